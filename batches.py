@@ -1,0 +1,170 @@
+"""Rows as token ids, once, and length-grouped batches of them.
+
+A batch is a dict of tensors: `input_ids`, `attention_mask` (1 on real tokens), `token_type_ids`,
+all [B, L] int64, and `labels` [B] (int64 for integer labels, else float32; absent where the file
+has none). Under `bi` pair encoding a pair's two sentences are rows of their own: [2B, L], all first
+sentences, then all second ones.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Example
+
+Batch = dict[str, Tensor]
+
+PAIR_ENCODINGS = ("cross", "bi")
+TOKENIZER_CHUNK = 10_000  # rows; an Encoding takes some hundred times the memory of its ids
+MEGA_BATCHES = (
+    40  # batches sorted by length together: enough for even lengths, few enough to stay random
+)
+
+
+class TokenizedTask:
+    """A split's rows as token ids, held in flat arrays: some bytes a token, whatever the number of
+    rows.
+
+    ids: row ids, in file order. labels: [N] array or None. lengths: [N, S] tokens of each of a
+    row's S sequences, S = 2 for a pair under `bi`, else 1. num_truncated: rows that were cut to
+    max_length.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        examples: "list[Example]",
+        tokenizer: Tokenizer,
+        pad_token_id: int,
+        pair_encoding: str = "cross",
+        max_length: int = 128,
+    ) -> None:
+        self.task = task
+        self.ids = [example.id for example in examples]
+        self.labels = None
+        if examples[0].label is not None:
+            dtype = np.int64 if task.label_type is int else np.float32
+            self.labels = np.array([example.label for example in examples], dtype=dtype)
+        self.pad_token_id = pad_token_id
+        self.num_sequences = 2 if pair_encoding == "bi" and task.is_pair else 1
+        if self.num_sequences == 2:
+            texts = [text for example in examples for text in example.texts]
+        else:
+            texts = [example.texts if task.is_pair else example.texts[0] for example in examples]
+        self.tokenize(texts, tokenizer, max_length)
+
+    def tokenize(self, texts: list, tokenizer: Tokenizer, max_length: int) -> None:
+        """Fill the flat arrays; the longest sentence of a pair is cut first."""
+        tokenizer.enable_truncation(max_length, strategy="longest_first")
+        token_ids, type_ids, lengths, truncated = [], [], [], []
+        for start in range(0, len(texts), TOKENIZER_CHUNK):
+            for encoding in tokenizer.encode_batch(texts[start : start + TOKENIZER_CHUNK]):
+                token_ids.append(np.array(encoding.ids, dtype=np.int32))
+                type_ids.append(np.array(encoding.type_ids, dtype=np.uint8))
+                lengths.append(len(encoding.ids))
+                truncated.append(bool(encoding.overflowing))
+        self.token_ids, self.type_ids = np.concatenate(token_ids), np.concatenate(type_ids)
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.lengths = np.array(lengths).reshape(-1, self.num_sequences)
+        self.num_truncated = int(np.array(truncated).reshape(self.lengths.shape).any(axis=1).sum())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Collate row numbers [B], padded to the longest of them."""
+        # Sequences of a row lie side by side; a batch holds all first ones, then all second ones.
+        sequences = (rows * self.num_sequences + np.arange(self.num_sequences)[:, None]).reshape(-1)
+        lengths = self.offsets[sequences + 1] - self.offsets[sequences]
+        mask = np.arange(lengths.max()) < lengths[:, None]  # [B or 2B, L]
+        tokens = np.concatenate(
+            [np.arange(self.offsets[s], self.offsets[s + 1]) for s in sequences]
+        )
+        input_ids = np.full(mask.shape, self.pad_token_id, dtype=np.int64)
+        input_ids[mask] = self.token_ids[tokens]
+        token_type_ids = np.zeros(mask.shape, dtype=np.int64)
+        token_type_ids[mask] = self.type_ids[tokens]
+        batch = {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            "token_type_ids": torch.from_numpy(token_type_ids),
+        }
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels[rows])
+        return batch
+
+    def sequential_batches(
+        self, batch_size: int, rows: np.ndarray | None = None
+    ) -> Iterator[tuple]:
+        """Yield (row numbers [B], batch) over all rows, or the given ones, each once, sorted by
+        length.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        rows = rows[np.argsort(self.lengths[rows].max(axis=1), kind="stable")]
+        for start in range(0, len(rows), batch_size):
+            chunk = rows[start : start + batch_size]
+            yield chunk, self.batch(chunk)
+
+    def sample_rows(self, num_rows: int | None, seed: int) -> np.ndarray:
+        """A fixed seeded sample of row numbers without replacement; every row for None or enough of
+        them.
+        """
+        if num_rows is None or num_rows >= len(self):
+            return np.arange(len(self))
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(len(self), generator=generator)[:num_rows].sort().values.numpy()
+
+
+class BatchSampler:
+    """Endless length-grouped batches of row numbers from one split.
+
+    Each walk over the rows is without replacement and freshly shuffled: rows are permuted, cut into
+    mega-batches of `MEGA_BATCHES` batches, sorted by length within each, cut into batches, and the
+    batches shuffled. A walk's last batch may be smaller. All randomness comes from the sampler's
+    own generator, seeded with `seed`.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.start_walk()
+
+    @property
+    def mean_batch_size(self) -> float:
+        return len(self.lengths) / -(-len(self.lengths) // self.batch_size)
+
+    def start_walk(self) -> None:
+        self.walk_state = self.generator.get_state()
+        self.position = 0
+        permutation = torch.randperm(len(self.lengths), generator=self.generator).numpy()
+        size = self.batch_size * MEGA_BATCHES
+        batches = []
+        for start in range(0, len(permutation), size):
+            mega = permutation[start : start + size]
+            mega = mega[np.argsort(-self.lengths[mega], kind="stable")]
+            batches += [mega[i : i + self.batch_size] for i in range(0, len(mega), self.batch_size)]
+        order = torch.randperm(len(batches), generator=self.generator).tolist()
+        self.batches = [batches[i] for i in order]
+
+    def next_rows(self) -> np.ndarray:
+        """Row numbers [B] of the next batch."""
+        if self.position == len(self.batches):
+            self.start_walk()
+        self.position += 1
+        return self.batches[self.position - 1]
+
+    def state_dict(self) -> dict:
+        return {"walk_state": self.walk_state, "position": self.position}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.generator.set_state(state["walk_state"])
+        self.start_walk()
+        self.position = state["position"]

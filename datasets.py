@@ -1,0 +1,196 @@
+"""File -> checked examples -> token ids, once (`batches.TokenizedTask`): all that a run reads.
+
+Tab-separated UTF-8 with one header line, LF or CRLF, quoted as RFC 4180 says. Labels keep their
+type.
+"""
+
+import csv
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from batches import TokenizedTask
+from errors import InputError
+from tasks import TASKS, Task
+
+SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of the file's stem
+DATA_DIR = Path(__file__).resolve().parent / "data"
+SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row. `id` is opaque; `label` is None where the file has no label column."""
+
+    id: str
+    texts: tuple[str, ...]
+    label: int | float | None
+
+
+def default_data_dir() -> Path:
+    """The real files' directory if all of them are there, else the generated sample's."""
+    files = [
+        DATA_DIR / f"{task.stem}-{end}.csv" for task in TASKS.values() for end in SPLITS.values()
+    ]
+    return DATA_DIR if all(file.is_file() for file in files) else DATA_DIR / "sample"
+
+
+def read_examples(
+    path: Path | str, task: Task, require_labels: bool = False, skip_bad_rows: bool = False
+) -> list[Example]:
+    """Read one tab-separated file strictly; no record is lost silently.
+
+    Raises InputError `path:line: ...` at the first bad record, or, with skip_bad_rows, skips bad
+    records and prints how many and which lines. A missing column, an unreadable header or a file
+    without examples is always an error.
+    """
+    lines = read_lines(Path(path))
+    columns, num_columns = find_columns(path, lines[0], task, require_labels)
+    examples, bad_lines = [], []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            cells = split_record(line, num_columns)
+            examples.append(make_example(cells, columns, task))
+        except ValueError as error:
+            if not skip_bad_rows:
+                raise InputError(f"{path}:{number}: {error}") from None
+            bad_lines.append(number)
+    if bad_lines:
+        print(f"{path}: skipped {len(bad_lines)} bad rows, lines {', '.join(map(str, bad_lines))}")
+    if not examples:
+        raise InputError(f"{path}: no examples in it, expected one a line after the header")
+    return examples
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Lines without their LF or CRLF; empty lines at the end of the file are no records."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; name it with --data_dir or its own flag") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    lines = [
+        line.removesuffix(b"\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    ]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise InputError(f"{path}: the file is empty, expected a header line and rows")
+    return lines
+
+
+def find_columns(
+    path: Path | str, header: bytes, task: Task, require_labels: bool
+) -> tuple[dict[str, int], int]:
+    """Positions of the columns we read, by name, and the number of columns."""
+    names = header.decode("utf-8", errors="replace").split("\t")
+    wanted = ["id", *task.text_columns]
+    if require_labels or task.label_column in names:
+        wanted.append(task.label_column)
+    for name in wanted:
+        if names.count(name) != 1:
+            raise InputError(
+                f"{path}:1: column {name!r} is there {names.count(name)} times among {names}, "
+                f"expected the tab-separated columns {', '.join(wanted)}"
+            )
+    return {name: names.index(name) for name in wanted}, len(names)
+
+
+def split_record(line: bytes, num_columns: int) -> list[str]:
+    """Cells of one record, quoted as RFC 4180 says.
+
+    A quote that does not close on its line is taken literally if the number of columns then fits.
+    Raises ValueError.
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad_byte = line[error.start : error.start + 1]
+        raise ValueError(f"byte {error.start + 1} is {bad_byte!r}, expected UTF-8 text") from None
+    cells = text.split("\t")
+    if any(cell.startswith('"') for cell in cells):
+        cells = split_quoted(text, num_columns)
+    if len(cells) != num_columns:
+        raise ValueError(
+            f"{len(cells)} columns in {shorten(text)}, expected {num_columns}, tab-separated"
+        )
+    return cells
+
+
+def split_quoted(text: str, num_columns: int) -> list[str]:
+    try:
+        return next(csv.reader([text], delimiter="\t", strict=True))
+    except csv.Error as error:
+        if "unexpected end of data" not in str(error):
+            raise ValueError(
+                f"{error} in {shorten(text)}, expected quotes as RFC 4180 says"
+            ) from None
+    cells = text.split("\t")
+    if len(cells) != num_columns:
+        raise ValueError(
+            f"a quote is not closed on its line in {shorten(text)}, expected a closing quote"
+        )
+    # Only the cell with the stray quote is literal; its neighbours may be quoted well.
+    return [cell[1:-1].replace('""', '"') if is_quoted(cell) else cell for cell in cells]
+
+
+def is_quoted(cell: str) -> bool:
+    inner = cell[1:-1].replace('""', "")
+    return len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner
+
+
+def make_example(cells: list[str], columns: dict[str, int], task: Task) -> Example:
+    """Check one record's cells. Raises ValueError naming column, value and what was expected."""
+    texts = tuple(cells[columns[name]] for name in task.text_columns)
+    for name, text in zip(task.text_columns, texts):
+        if not text.strip():
+            raise ValueError(f"column {name!r} is {text!r}, expected a sentence")
+    label = None
+    if task.label_column in columns:
+        cell = cells[columns[task.label_column]]
+        try:
+            label = task.parse_label(cell)
+        except ValueError:
+            raise ValueError(
+                f"column {task.label_column!r} is {shorten(cell)}, expected {task.label_expected}"
+            ) from None
+    return Example(cells[columns["id"]], texts, label)
+
+
+def shorten(text: str, num_characters: int = 80) -> str:
+    return repr(text if len(text) <= num_characters else text[:num_characters] + "...")
+
+
+def task_file(args: Namespace, task: Task, split: str) -> Path:
+    """A split's file: the one named by its own flag, else the one in --data_dir."""
+    own = getattr(args, f"{task.name}_{split}")
+    return Path(own) if own else Path(args.data_dir) / f"{task.stem}-{SPLITS[split]}.csv"
+
+
+def load_data(
+    args: Namespace, tokenizer: Tokenizer, pad_token_id: int, splits: tuple[str, ...]
+) -> dict[str, dict[str, TokenizedTask]]:
+    """Read and tokenize split -> task name -> rows, for the tasks of the run; print sizes and
+    truncations.
+
+    Every file is read and checked before anything is tokenized, so that a bad row costs no time.
+    """
+    tasks = [TASKS[name] for name in args.tasks]
+    data: dict[str, dict[str, TokenizedTask]] = {}
+    examples = {}
+    for split in splits:
+        for task in tasks:
+            path = task_file(args, task, split)
+            rows = read_examples(path, task, split != "test", args.skip_bad_rows)
+            examples[split, task.name] = rows[: SMOKETEST_ROWS[split]] if args.smoketest else rows
+    for (split, name), rows in examples.items():
+        tokenized = TokenizedTask(
+            TASKS[name], rows, tokenizer, pad_token_id, args.pair_encoding, args.max_length
+        )
+        data.setdefault(split, {})[name] = tokenized
+        cut = f", {tokenized.num_truncated} truncated" if tokenized.num_truncated else ""
+        print(f"{name} {split}: {len(rows):,} examples{cut}")
+    return data

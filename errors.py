@@ -1,0 +1,36 @@
+"""The one error a user can mend, and how a command shows it: one line, no traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from interrupts import Interrupted
+
+
+class InputError(ValueError):
+    """Wrong input from the user. The message names what is wrong, its value, what is allowed and
+    what to do.
+    """
+
+
+def exit_status(command: Callable[[], None]) -> int:
+    """Run `command`; print what the user can mend as one line on stderr. Any other error keeps its
+    traceback.
+
+    Returns 0, 1 for an error, or 128 + signal number for an interrupted run (which is saved).
+    """
+    try:
+        command()
+    except BrokenPipeError:  # the reader of our output, `head` say, went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (InputError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

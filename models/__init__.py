@@ -1,0 +1,33 @@
+"""Registries of the model's parts, and `build_model`, which puts them together."""
+
+from argparse import Namespace
+
+from torch import nn
+
+from models.bert import BertModel
+from models.features import POOLINGS, Features
+from models.heads import HEADS
+from models.multitask import MultitaskBert
+from tasks import TASKS, Task
+
+__all__ = ["HEADS", "POOLINGS", "MultitaskBert", "build_model"]
+
+
+def build_model(args: Namespace, encoder: BertModel) -> MultitaskBert:
+    """Put features and heads for the run's tasks on `encoder`; freeze what the options say."""
+    if args.option == "pretrain":
+        encoder.requires_grad_(False)
+    features = Features(encoder.config.hidden_size, args.pooling)
+    heads = {name: build_head(args, TASKS[name], features.num_features) for name in args.tasks}
+    if not args.train_classifier:
+        for head in heads.values():
+            head.requires_grad_(False)
+    return MultitaskBert(encoder, features, heads, args.pair_encoding)
+
+
+def build_head(args: Namespace, task: Task, num_features: int) -> nn.Module:
+    num_hidden_layers = args.n_hidden_layers
+    if task.takes_added_layers:
+        num_hidden_layers += args.add_layers
+    head = HEADS[task.heads[args.pair_encoding]]
+    return head(num_features, task.num_outputs, num_hidden_layers, args.hidden_dropout_prob)

@@ -1,0 +1,92 @@
+"""Learning-rate schedules. Each counts updates; `plateau` alone looks at dev scores.
+
+A schedule has `after_update()`, `after_epoch(score)` and a state; a builder takes the optimizer,
+the number of updates of the whole run, and the options it reads.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+
+class UpdateSchedule(LambdaLR):
+    """The base learning rate times `factor(update)`, update = 0, 1, …"""
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
+        super().__init__(optimizer, factor)
+
+    def after_update(self) -> None:
+        self.step()
+
+    def after_epoch(self, score: float) -> None:
+        pass
+
+
+class PlateauSchedule(ReduceLROnPlateau):
+    """A tenth of the learning rate after more than two epochs without a better dev score."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer, mode="max", factor=0.1, patience=2)
+
+    def after_update(self) -> None:
+        pass
+
+    def after_epoch(self, score: float) -> None:
+        self.step(score)
+
+
+def linear_warmup(
+    optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
+) -> UpdateSchedule:
+    """Linear from 0 over the first `warmup_fraction` of all updates, then linear to 0."""
+    warmup_steps = int(warmup_fraction * num_updates)
+
+    def factor(update: int) -> float:
+        if update < warmup_steps:
+            return update / warmup_steps
+        return max(0.0, (num_updates - update) / max(1, num_updates - warmup_steps))
+
+    return UpdateSchedule(optimizer, factor)
+
+
+def cosine(
+    optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
+) -> UpdateSchedule:
+    """The same warm-up, then a half cosine to 0, begun anew `restarts` times (Loshchilov & Hutter,
+    1608.03983).
+    """
+    warmup_steps = int(warmup_fraction * num_updates)
+
+    def factor(update: int) -> float:
+        if update < warmup_steps:
+            return update / warmup_steps
+        progress = (update - warmup_steps) / max(1, num_updates - warmup_steps)
+        if progress >= 1:
+            return 0.0
+        return 0.5 * (1 + math.cos(math.pi * (progress * (restarts + 1) % 1)))
+
+    return UpdateSchedule(optimizer, factor)
+
+
+def plateau(
+    optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
+) -> PlateauSchedule:
+    """Constant until the mean dev score stalls; no warm-up."""
+    return PlateauSchedule(optimizer)
+
+
+def constant(
+    optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
+) -> UpdateSchedule:
+    """The base learning rate throughout."""
+    return UpdateSchedule(optimizer, lambda update: 1.0)
+
+
+LR_SCHEDULES = {
+    "linear_warmup": linear_warmup,
+    "cosine": cosine,
+    "plateau": plateau,
+    "none": constant,
+}

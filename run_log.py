@@ -1,0 +1,159 @@
+"""What a run reports while it trains: metrics.jsonl, TensorBoard events, a profile."""
+
+import json
+import resource
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from checkpoint import atomic_write
+from run_directory import json_values
+from tasks import TASKS
+
+
+class NullWriter:
+    """Stands in for TensorBoard's writer under --no_tensorboard, so that the loop has no `if`."""
+
+    def add_scalar(self, *args: object, **options: object) -> None:
+        pass
+
+    add_hparams = add_figure = add_scalar
+
+    def flush(self) -> None:
+        pass
+
+    close = flush
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak of the GPU's allocated memory, or of this process's resident memory, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+
+
+def open_writer(events_dir: Path, resumed_update: int) -> object:
+    """TensorBoard's writer; events after `resumed_update` of an earlier process become void."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+    purge_step = resumed_update + 1 if resumed_update else None
+    return SummaryWriter(str(events_dir), purge_step=purge_step, flush_secs=30)
+
+
+def build_run_log(args: Namespace, resumed_epoch: int, resumed_update: int) -> "RunLog":
+    """The log of the run that the options name, from the given epoch and update on."""
+    run_dir = Path(args.run_dir)
+    events_dir = run_dir / args.tensorboard_subfolder if args.write_summary else None
+    return RunLog(run_dir, events_dir, resumed_epoch, resumed_update)
+
+
+class RunLog:
+    """metrics.jsonl (a line an epoch) and TensorBoard events of one run.
+
+    Step of events: updates since the run began. On resume, lines of later epochs are cut off and
+    later events are marked as void. events_dir: where the events go; None writes none.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        events_dir: Path | None,
+        resumed_epoch: int = 0,
+        resumed_update: int = 0,
+    ) -> None:
+        self.path = run_dir / "metrics.jsonl"
+        self.lines = []
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self.lines = [line for line in lines if json.loads(line)["epoch"] <= resumed_epoch]
+        self.writer = (
+            NullWriter() if events_dir is None else open_writer(events_dir, resumed_update)
+        )
+
+    def update(
+        self, step: int, losses: dict[str, float], grad_norm: float, lr: float, rate: float
+    ) -> None:
+        """One update's scalars: mean loss by task, gradient norm before clipping, learning rate."""
+        for name, loss in losses.items():
+            self.writer.add_scalar(f"loss/{name}", loss, step)
+        self.writer.add_scalar("train/grad_norm", grad_norm, step)
+        self.writer.add_scalar("train/learning_rate", lr, step)
+        self.writer.add_scalar("train/examples_per_second", rate, step)
+
+    def epoch(self, line: dict, step: int) -> None:
+        """Append an epoch's line to metrics.jsonl and its dev metrics to the events."""
+        self.lines.append(json.dumps(json_values(line)))
+        with atomic_write(self.path) as file:
+            file.write("\n".join(self.lines) + "\n")
+        for name, values in line["dev"].items():
+            for metric, value in values.items():
+                self.writer.add_scalar(f"dev_{name}/{metric}", value, step)
+            self.writer.add_scalar(f"share/{name}", line["updates"].get(name, 0), step)
+        self.writer.add_scalar("dev/mean", line["mean"], step)
+        self.writer.flush()
+
+    def finish(
+        self,
+        options: dict[str, object],
+        scores: dict[str, float],
+        mean: float,
+        confusions: dict[str, np.ndarray | None],
+        step: int,
+    ) -> None:
+        """Write hyper-parameters with the final metrics, and confusion matrices as figures."""
+        for name, confusion in confusions.items():
+            if confusion is not None:
+                figure = confusion_figure(confusion, TASKS[name].class_names)
+                self.writer.add_figure(f"confusion/{name}", figure, step)
+        options = {
+            key: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for key, value in options.items()
+            if not key.endswith(("dir", "path", "_train", "_dev", "_test"))
+        }
+        finals = {f"final/{name}": score for name, score in (scores | {"mean": mean}).items()}
+        self.writer.add_hparams(options, finals, run_name=".")
+        self.writer.close()
+
+
+def confusion_figure(confusion: np.ndarray, class_names: tuple[str, ...]) -> object:
+    """Counts and shares of each true class, a row a true class."""
+    from matplotlib.figure import Figure
+
+    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=30, ha="right")
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    for (row, column), count in np.ndenumerate(confusion):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{count}\n{shares[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    figure.colorbar(image, label="share of the true class")
+    return figure
+
+
+@contextmanager
+def profiler(trace_path: Path | None) -> Iterator[Callable[[], None]]:
+    """Record updates 3 to 5 from here on: a trace for chrome://tracing, and a printed table.
+
+    Yields the function to call after every update. None records nothing.
+    """
+    if trace_path is None:
+        yield lambda: None
+        return
+
+    def write(result: torch.profiler.profile) -> None:
+        result.export_chrome_trace(str(trace_path))
+        print(result.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+        print(f"profile written to {trace_path}")
+
+    updates = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)
+    with torch.profiler.profile(schedule=updates, on_trace_ready=write) as profile:
+        yield profile.step

@@ -1,0 +1,298 @@
+"""Train one BERT encoder on all tasks jointly: every task in every update.
+
+python train_multitask.py                                  # the generated sample, bundled encoder
+python train_multitask.py --data_dir data --run_name joint --seed 1
+python train_multitask.py --task sst --pooling max --epochs 3
+python train_multitask.py --resume runs/joint
+python train_multitask.py @options.txt                     # arguments from a file
+"""
+
+import argparse
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import checkpoint
+from batches import PAIR_ENCODINGS, TokenizedTask
+from datasets import SPLITS, default_data_dir, load_data
+from engine import Training, build_training, fit
+from errors import InputError, exit_status
+from evaluation import (
+    baselines,
+    evaluate,
+    format_table,
+    scores,
+    select_device,
+    write_outputs,
+)
+from interrupts import stop_on_signals
+from models import POOLINGS, build_model
+from models.bert import BertConfig, BertModel
+from models.pretrained import (
+    BUNDLED,
+    HUB_IDS,
+    find_checkpoint,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+)
+from optimizers import LR_SCHEDULES, OPTIMIZERS, default_lr
+from options import (
+    ArgumentParser,
+    count,
+    non_negative_float,
+    parse_args,
+    plain_name,
+    positive_float,
+    positive_int,
+    probability,
+    task_weight,
+)
+from run_directory import make_run_dir, name_run_dir, resumed_options
+from run_log import RunLog, build_run_log
+from tasks import TASKS, mean_score
+
+
+def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
+    """Every option both entry scripts share."""
+    parser = ArgumentParser(
+        description=__doc__.splitlines()[0],
+        add_help=add_help,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--data_dir",
+        help="where the nine files are; unset: data if all are there, else data/sample",
+    )
+    for task in TASKS.values():
+        for split in SPLITS:
+            flags = [f"--{name}_{split}" for name in (task.name, *task.aliases)]
+            dest = f"{task.name}_{split}"
+            add(*flags, dest=dest, metavar="FILE", help=f"{split} file of {task.name} alone")
+    add("--skip_bad_rows", action="store_true", help="skip bad rows and say which; off: an error")
+    choices = ["multitask", *TASKS]
+    add("--task", choices=choices, default="multitask", help="train and evaluate one task alone")
+    add(
+        "--max_length",
+        type=positive_int,
+        default=128,
+        help="tokens, specials included; rest is cut",
+    )
+
+    add = parser.add_argument_group("model").add_argument
+    names = ", ".join([BUNDLED, *HUB_IDS])
+    add("--model_name", default=BUNDLED, help=f"{names}, a hub id, or a local directory")
+    add("--local_files_only", action="store_true", help="never ask the hub, only its local cache")
+    add(
+        "--option",
+        choices=["finetune", "pretrain"],
+        default="finetune",
+        help="finetune: train everything; pretrain: freeze the encoder, train the heads",
+    )
+    add(
+        "--pair_encoding",
+        choices=PAIR_ENCODINGS,
+        default="cross",
+        help="cross: a pair is one sequence; bi: each sentence is encoded by itself",
+    )
+    add("--pooling", choices=POOLINGS, default="mean", help="token states to one vector")
+    add("--n_hidden_layers", type=count, default=0, help="hidden layers of each head")
+    add("--add_layers", type=count, default=0, help="more hidden layers for sst's head")
+    add(
+        "--hidden_dropout_prob",
+        type=probability,
+        default=0.1,
+        help="dropout of encoder (hidden states and attention) and heads; 0: off",
+    )
+    add(
+        "--no_train_classifier",
+        dest="train_classifier",
+        action="store_false",
+        help="freeze the heads as they were initialised",
+    )
+    add("--checkpoint", metavar="FILE", help="start from the weights of a best.pt or last.pt")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=positive_int, default=2, help="passes; see --samples_per_epoch")
+    add(
+        "--samples_per_epoch",
+        type=positive_int,
+        help="examples a task in an epoch, N times the tasks in all; unset: every task's file size",
+    )
+    add("--num_batches_per_epoch", type=positive_int, help="updates in an epoch, instead")
+    add("--batch_size", type=positive_int, default=32, help="examples of a task in an update")
+    add(
+        "--micro_batch_size",
+        type=positive_int,
+        help="examples in memory at once: same gradients, less memory; unset: the whole batch",
+    )
+    add(
+        "--task_weights",
+        nargs="+",
+        type=task_weight,
+        default=[],
+        metavar="TASK=WEIGHT",
+        help="factors of the tasks' losses; unset: 1 each",
+    )
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="update rule")
+    add(
+        "--lr",
+        type=positive_float,
+        help="peak learning rate; unset: 1e-4 for encoders narrower than 768, else 3e-5; "
+        "1e-3 with --option pretrain",
+    )
+    add("--weight_decay", type=non_negative_float, default=0.01, help="on matrices alone; 0: off")
+    add("--clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0: off")
+    add(
+        "--scheduler",
+        type=str.lower,
+        choices=LR_SCHEDULES,
+        default="linear_warmup",
+        help="learning-rate schedule; plateau looks at the mean dev score; none: constant",
+    )
+    add("--warmup_fraction", type=probability, default=0.1, help="of all updates; 0: no warm-up")
+    add("--restarts", type=count, default=0, help="restarts of --scheduler cosine; 0: none")
+    add("--patience", type=count, help="epochs without a better dev mean to bear; unset: no stop")
+    add("--seed", type=count, default=0, help="of everything random")
+    add("--use_gpu", action="store_true", help="train on CUDA, an error without it; off: CPU")
+    add("--use_amp", action="store_true", help="bfloat16 autocast on either device; off: float32")
+    add(
+        "--smoketest",
+        action="store_true",
+        help="tiny sizes, every part: 2 updates of 2 examples a task, 8 dev and 8 test rows",
+    )
+
+    add = parser.add_argument_group("evaluation and output").add_argument
+    add("--dev_samples", type=positive_int, help="dev rows a task after each epoch; unset: all")
+    add("--logdir", default="runs", help="where run directories are made")
+    add("--run_name", type=plain_name, help="name of the run's directory; unset: the time")
+    add(
+        "--tensorboard_subfolder",
+        type=plain_name,
+        default="tensorboard",
+        help="folder of the TensorBoard events inside the run directory",
+    )
+    add("--write_summary", action="store_true", default=True, help="write TensorBoard events")
+    add("--no_tensorboard", dest="write_summary", action="store_false", help="write no events")
+    add("--profiler", action="store_true", help="profile updates 3 to 5 of each epoch")
+    add("--filepath", metavar="DIR", help="checkpoints; unset: checkpoints in the run directory")
+    add(
+        "--predictions_path",
+        metavar="DIR",
+        help="prediction files; unset: predictions in the run directory",
+    )
+    add("--no_test_predictions", action="store_true", help="neither read nor predict test files")
+    add("--save_every", type=positive_int, help="updates between checkpoints; unset: an epoch")
+    add("--resume", metavar="DIR", help="go on with an interrupted run, exactly where it was")
+    parser.set_defaults(script="train_multitask.py")
+    return parser
+
+
+def main(args: Namespace) -> None:
+    """The whole run: read, build, train, evaluate the best checkpoint, write predictions."""
+    if args.resume is not None:
+        args = resumed_options(args)
+    device = select_device(args.use_gpu)
+    checkpoint.seed_everything(args.seed)
+    last = Path(args.filepath) / "last.pt" if args.resume else None
+    is_saved = last is not None and last.is_file()
+    # A saved run carries its own config and tokenizer, and needs its first weights no more.
+    directory = (
+        Path(args.run_dir) if is_saved else find_checkpoint(args.model_name, args.local_files_only)
+    )
+    config = load_config(directory)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = args.hidden_dropout_prob
+    tokenizer = load_tokenizer(directory, config)
+    resolve_options(args, config)
+
+    splits = ("train", "dev") if args.no_test_predictions else tuple(SPLITS)
+    data = load_data(args, tokenizer, config.pad_token_id, splits)
+    encoder = BertModel(config) if is_saved else load_encoder(directory, config)
+    model = build_model(args, encoder)
+    if args.checkpoint is not None and not is_saved:
+        checkpoint.load_weights(args.checkpoint, model)
+    training = build_training(args, model.to(device), data["train"])
+    if is_saved:
+        training.load_state_dict(checkpoint.load(last))
+    if args.resume is None:
+        make_run_dir(args, config, tokenizer)
+    print_start(args, training)
+
+    log = build_run_log(args, training.progress.epoch, training.progress.total_updates)
+    with stop_on_signals(
+        f"saved; go on with: python {args.script} --resume {args.run_dir}"
+    ) as stop:
+        fit(args, training, data["dev"], log, stop.check)
+        finish(args, training, data, log, stop.check)
+
+
+def resolve_options(args: Namespace, config: BertConfig) -> None:
+    """Fill in what depends on other options or on the encoder. Raises InputError."""
+    if args.max_length > config.max_tokens:
+        raise InputError(
+            f"--max_length is {args.max_length}, but this encoder has positions for "
+            f"{config.max_tokens}"
+        )
+    args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
+    if args.lr is None:
+        args.lr = default_lr(args.option, config.hidden_size)
+    if args.data_dir is None:
+        args.data_dir = str(default_data_dir())
+    if args.smoketest:
+        args.batch_size, args.num_batches_per_epoch, args.epochs = 2, 2, 1
+        args.samples_per_epoch = None
+        args.max_length = min(args.max_length, 32)
+    if args.resume is None:
+        name_run_dir(args)
+    print(f"data: {args.data_dir}")
+
+
+def print_start(args: Namespace, training: Training) -> None:
+    """Say what is about to run, with every default that was resolved."""
+    trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in training.model.parameters())
+    print(
+        f"model: {args.model_name}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained\n"
+        f"training: {args.epochs} epochs of {training.updates_per_epoch} updates, "
+        f"lr {args.lr:g}, batch {args.batch_size} a task, seed {args.seed}\n"
+        f"run: {args.run_dir}"
+    )
+    progress = training.progress
+    if progress.total_updates:
+        print(f"resumed after epoch {progress.epoch}, update {progress.update} of the next")
+
+
+def finish(
+    args: Namespace,
+    training: Training,
+    data: dict[str, dict[str, TokenizedTask]],
+    log: RunLog,
+    check: Callable[[], None],
+) -> None:
+    """Evaluate the best checkpoint on all of dev, predict test, and say where everything is."""
+    best = checkpoint.load_weights(Path(args.filepath) / "best.pt", training.model)
+    confusions = {}
+    for split in [split for split in data if split != "train"]:
+        metrics, predictions = evaluate(
+            training.model, data[split], use_amp=args.use_amp, check=check
+        )
+        write_outputs(args, split, data[split], metrics, predictions)
+        if split == "dev":
+            dev_metrics = metrics
+            for name, rows in data[split].items():
+                confusions[name] = rows.task.confusion(predictions[name], rows.labels)
+    finals = scores(dev_metrics)
+    log.finish(vars(args), finals, mean_score(finals), confusions, training.progress.total_updates)
+    print(f"\nbest checkpoint, epoch {best['epoch']}, on all of dev:")
+    print(format_table(dev_metrics, baselines(data["train"], data["dev"])))
+    print("baseline: the training set's majority class or mean; a constant has no Pearson")
+    print(
+        f"\nwritten to {args.run_dir}: args.json, metrics.jsonl, metrics-dev.json\n"
+        f"checkpoints: {args.filepath}\npredictions: {args.predictions_path}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(lambda: main(parse_args(get_args_parser()))))
