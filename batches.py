@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from errors import InputError
 from tasks import Task
 
 if TYPE_CHECKING:
@@ -61,7 +62,14 @@ class TokenizedTask:
         self.tokenize(texts, tokenizer, max_length)
 
     def tokenize(self, texts: list, tokenizer: Tokenizer, max_length: int) -> None:
-        """Fill the flat arrays; the longest sentence of a pair is cut first."""
+        """Fill the flat arrays; the longest sentence of a pair is cut first. Raises InputError."""
+        is_pair = self.task.is_pair and self.num_sequences == 1
+        shortest = tokenizer.num_special_tokens_to_add(is_pair) + 1 + is_pair
+        if max_length < shortest:  # the tokenizer would truncate nothing, without a word
+            raise InputError(
+                f"--max_length is {max_length}, but {self.task.name} needs at least {shortest}: "
+                "special tokens and one token a sentence"
+            )
         tokenizer.enable_truncation(max_length, strategy="longest_first")
         token_ids, type_ids, lengths, truncated = [], [], [], []
         for start in range(0, len(texts), TOKENIZER_CHUNK):

@@ -6,7 +6,7 @@ A checkpoint holds tensors and plain values alone, so that `torch.load(weights_o
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -45,13 +45,12 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise OSError(f"{path}: cannot be written: {reason}") from None
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def save(path: Path | str, state: dict) -> None:

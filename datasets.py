@@ -86,7 +86,10 @@ def find_columns(
     path: Path | str, header: bytes, task: Task, require_labels: bool
 ) -> tuple[dict[str, int], int]:
     """Positions of the columns we read, by name, and the number of columns."""
-    names = header.decode("utf-8", errors="replace").split("\t")
+    try:
+        names = split_record(header, header.count(b"\t") + 1)
+    except ValueError as error:
+        raise InputError(f"{path}:1: {error}") from None
     wanted = ["id", *task.text_columns]
     if require_labels or task.label_column in names:
         wanted.append(task.label_column)
@@ -111,7 +114,8 @@ def split_record(line: bytes, num_columns: int) -> list[str]:
         bad_byte = line[error.start : error.start + 1]
         raise ValueError(f"byte {error.start + 1} is {bad_byte!r}, expected UTF-8 text") from None
     cells = text.split("\t")
-    if any(cell.startswith('"') for cell in cells):
+    # Outside quotes a lone CR could be another system's end of line: the reader of quotes says so.
+    if "\r" in text or any(cell.startswith('"') for cell in cells):
         cells = split_quoted(text, num_columns)
     if len(cells) != num_columns:
         raise ValueError(
@@ -125,8 +129,9 @@ def split_quoted(text: str, num_columns: int) -> list[str]:
         return next(csv.reader([text], delimiter="\t", strict=True))
     except csv.Error as error:
         if "unexpected end of data" not in str(error):
+            reason = str(error).partition(" - ")[0].replace("\t", "\\t")  # without csv's advice
             raise ValueError(
-                f"{error} in {shorten(text)}, expected quotes as RFC 4180 says"
+                f"{reason} in {shorten(text)}, expected quotes as RFC 4180 says"
             ) from None
     cells = text.split("\t")
     if len(cells) != num_columns:

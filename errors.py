@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from interrupts import Interrupted
@@ -19,6 +20,7 @@ def exit_status(command: Callable[[], None]) -> int:
 
     Returns 0, 1 for an error, or 128 + signal number for an interrupted run (which is saved).
     """
+    warnings.showwarning = show_warning
     try:
         command()
     except BrokenPipeError:  # the reader of our output, `head` say, went away
@@ -34,3 +36,8 @@ def exit_status(command: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def show_warning(message: Warning | str, *where: object) -> None:
+    """One line, without the place in our source that a user cannot mend."""
+    print(f"warning: {message}", file=sys.stderr)

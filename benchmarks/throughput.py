@@ -1,0 +1,314 @@
+"""Training speed and memory of our loop against transformers' encoder, in one process, as ratios.
+
+    python benchmarks/throughput.py --data_dir data
+    python benchmarks/throughput.py --data_dir data --arms abcd --profile
+
+Arms, all on the same real examples, encoder weights, batch size, dropout, AdamW and clipping:
+  a  our training loop, as it runs for a user
+  b  transformers' BertModel, random batches padded to their longest example
+  c  the same with our length-grouped batches
+  d  our loop with dropout 0 (not comparable with the others; shows what dropout costs)
+Arms take turns, round by round, so that a busy machine slows all of them. Tokenizing is outside the
+clock, collating inside. Useful rate: 6 · non-embedding parameters · real tokens / second, as a
+share of what the machine's own matrix multiplication reaches on the encoder's shapes in the same
+rounds.
+"""
+
+import argparse
+import ctypes
+import gc
+import os
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from batches import Batch, BatchSampler, TokenizedTask  # noqa: E402
+from datasets import load_data  # noqa: E402
+from engine import Training, build_training, train_one_epoch  # noqa: E402
+from models import MultitaskBert, build_model  # noqa: E402
+from models.pretrained import (  # noqa: E402
+    BUNDLED,
+    find_checkpoint,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+)
+from optimizers import build_optimizer  # noqa: E402
+from options import parse_args, positive_int  # noqa: E402
+from run_log import RunLog  # noqa: E402
+from tasks import TASKS, Task  # noqa: E402
+from train_multitask import get_args_parser  # noqa: E402
+
+ARMS = {
+    "a": "our loop",
+    "b": "transformers, random batches",
+    "c": "transformers, length-grouped",
+    "d": "our loop, dropout 0",
+}
+OPERATIONS = {  # group -> names of the operations it sums up, for --profile
+    "matrix products of the layers": ("aten::mm", "aten::addmm"),
+    "attention products": ("aten::bmm", "aten::baddbmm"),
+    "dropout masks": ("aten::random_", "aten::ge"),
+    "gelu": ("aten::gelu", "aten::gelu_backward"),
+    "softmax": ("aten::_softmax", "aten::_softmax_backward_data"),
+    "layer norm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
+    "optimizer and clipping": ("aten::_fused_adamw_", "aten::linalg_vector_norm"),
+    "fresh zeros": ("aten::fill_", "aten::zero_"),
+    "embedding gradient": ("aten::embedding_dense_backward",),
+}
+
+
+class ReferenceModel(nn.Module):
+    """transformers' encoder under our features and heads."""
+
+    def __init__(self, encoder: nn.Module, ours: MultitaskBert) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.features = ours.features
+        self.heads = ours.heads
+
+    def forward(self, task: Task, batch: Batch) -> Tensor:
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
+        states = self.features(self.encoder(**inputs), batch["attention_mask"])  # [B, F]
+        return self.heads[task.name](states)
+
+
+class OurArm:
+    """The real loop over a real scheduler; rows come in the order of the sampler's seed."""
+
+    def __init__(self, args: Namespace, dropout: float, data: dict[str, TokenizedTask]) -> None:
+        self.training: Training = build_training(args, our_model(args, dropout), data)
+        self.events = tempfile.TemporaryDirectory()
+        events_dir = Path(self.events.name)
+        self.log = RunLog(events_dir, events_dir)
+
+    def run(self, updates: list[dict[str, np.ndarray]]) -> None:
+        self.training.updates_per_epoch = len(updates)
+        self.training.progress.update = 0
+        train_one_epoch(self.training, self.log, save=lambda: None)
+
+
+class ReferenceArm:
+    """A plain loop around transformers' encoder, over the given rows."""
+
+    def __init__(
+        self, args: Namespace, dropout: float, data: dict[str, TokenizedTask], shuffle: bool
+    ) -> None:
+        from transformers import BertModel
+
+        encoder = BertModel.from_pretrained(
+            find_checkpoint(args.model_name),
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+        self.model = ReferenceModel(encoder, our_model(args, dropout)).train()
+        self.optimizer = build_optimizer(args, self.model)
+        self.clip = args.clip
+        self.data = data
+        self.shuffle = shuffle
+        self.random = np.random.default_rng(args.seed)
+
+    def run(self, updates: list[dict[str, np.ndarray]]) -> None:
+        if self.shuffle:
+            updates = self.shuffled(updates)
+        for update in updates:
+            self.optimizer.zero_grad()
+            for name, rows in update.items():
+                batch = self.data[name].batch(rows)
+                TASKS[name].loss(self.model(TASKS[name], batch), batch["labels"]).backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.optimizer.step()
+
+    def shuffled(self, updates: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """The same rows in random batches of the same sizes."""
+        result: list[dict[str, np.ndarray]] = [{} for _ in updates]
+        for name in self.data:
+            sizes = [len(update[name]) for update in updates]
+            rows = self.random.permutation(np.concatenate([update[name] for update in updates]))
+            for update, part in zip(result, np.split(rows, np.cumsum(sizes)[:-1])):
+                update[name] = part
+        return result
+
+
+def our_model(args: Namespace, dropout: float) -> MultitaskBert:
+    directory = find_checkpoint(args.model_name)
+    config = load_config(directory)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    args.hidden_dropout_prob = dropout
+    torch.manual_seed(args.seed)
+    return build_model(args, load_encoder(directory, config))
+
+
+def build_arm(name: str, args: Namespace, data: dict[str, TokenizedTask]) -> OurArm | ReferenceArm:
+    if name in "ad":
+        return OurArm(args, 0.1 if name == "a" else 0.0, data)
+    return ReferenceArm(args, 0.1, data, shuffle=name == "b")
+
+
+def plan_updates(
+    args: Namespace, data: dict[str, TokenizedTask], num_updates: int
+) -> list[dict[str, np.ndarray]]:
+    """The rows that the scheduler of our arm will draw, update by update."""
+    samplers = {
+        name: BatchSampler(
+            rows.lengths.max(axis=1), args.batch_size, args.seed + list(TASKS).index(name)
+        )
+        for name, rows in data.items()
+    }
+    return [
+        {name: sampler.next_rows() for name, sampler in samplers.items()}
+        for _ in range(num_updates)
+    ]
+
+
+def sgemm_rate(hidden_size: int, intermediate_size: int, num_tokens: int) -> float:
+    """Floating-point operations a second of one layer's matrix products, weighted as it uses
+    them.
+    """
+    shapes = [(hidden_size, hidden_size)] * 4
+    shapes += [(hidden_size, intermediate_size), (intermediate_size, hidden_size)]
+    flops, seconds = 0, 0.0
+    for inner, outer in shapes:
+        x, w = torch.randn(num_tokens, inner), torch.randn(inner, outer)
+        out = torch.empty(num_tokens, outer)
+        torch.mm(x, w, out=out)
+        started = time.perf_counter()
+        for _ in range(10):
+            torch.mm(x, w, out=out)
+        seconds += time.perf_counter() - started
+        flops += 10 * 2 * num_tokens * inner * outer
+    return flops / seconds
+
+
+def resident_mib(field: str) -> float:
+    """VmRSS or VmHWM of this process (Linux), in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def trim_memory() -> None:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def peak_memory(name: str, args: Namespace, data, updates) -> float:
+    """Peak MiB of building an arm and training on `updates`, above what the process held before."""
+    trim_memory()
+    before = resident_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    arm = build_arm(name, args, data)
+    arm.run(updates)
+    peak = resident_mib("VmHWM") - before
+    del arm
+    trim_memory()
+    return peak
+
+
+def print_profile(arm: OurArm, updates) -> None:
+    """Where the time of our updates goes, by group of operations."""
+    with torch.profiler.profile() as profile:
+        arm.run(updates)
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    total = sum(times.values())
+    print(f"\nprofile of {len(updates)} updates of arm a")
+    rest = total
+    for group, names in OPERATIONS.items():
+        share = sum(times.get(name, 0.0) for name in names)
+        rest -= share
+        print(f"  {group:<32}{share / total:>7.1%}")
+    print(f"  {'everything else':<32}{rest / total:>7.1%}")
+
+
+def get_benchmark_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", required=True, help="where the nine files are")
+    parser.add_argument("--model_name", default=BUNDLED, help="a BERT checkpoint")
+    parser.add_argument("--batch_size", type=positive_int, default=64, help="examples a batch")
+    parser.add_argument("--rounds", type=positive_int, default=4, help="turns of each arm")
+    parser.add_argument("--updates", type=positive_int, default=4, help="updates an arm and round")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads")
+    parser.add_argument("--arms", default="abc", help=f"which of {''.join(ARMS)} to run")
+    parser.add_argument("--profile", action="store_true", help="say where our time goes")
+    return parser
+
+
+def main(options: Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    flags = ["--data_dir", options.data_dir, "--model_name", options.model_name]
+    args = parse_args(get_args_parser(), [*flags, "--batch_size", str(options.batch_size)])
+    args.tasks, args.lr = list(TASKS), 1e-5
+    directory = find_checkpoint(args.model_name)
+    config = load_config(directory)
+    data = load_data(args, load_tokenizer(directory, config), config.pad_token_id, ("train",))
+    data = data["train"]
+    updates = plan_updates(args, data, (options.rounds + 1) * options.updates)
+    rounds = [
+        updates[start : start + options.updates]
+        for start in range(0, len(updates), options.updates)
+    ]
+
+    peak_memory("b", args, data, rounds[0][:1])  # libraries' own buffers, once
+    peaks = {name: peak_memory(name, args, data, rounds[0]) for name in options.arms}
+    arms = {name: build_arm(name, args, data) for name in options.arms}
+    seconds = {name: [] for name in arms}
+    gemm = []
+    for arm in arms.values():
+        arm.run(rounds[0])
+    mean_tokens = int(np.mean([real_tokens(data, [update]) / len(data) for update in updates]))
+    for round_updates in rounds[1:]:
+        for name, arm in arms.items():
+            started = time.perf_counter()
+            arm.run(round_updates)
+            seconds[name].append(time.perf_counter() - started)
+        gemm.append(sgemm_rate(config.hidden_size, config.intermediate_size, mean_tokens))
+    report(options, config, data, rounds[1:], arms, seconds, gemm, peaks)
+    if options.profile and "a" in arms:
+        print_profile(arms["a"], rounds[1])
+
+
+def real_tokens(data: dict[str, TokenizedTask], updates: list[dict[str, np.ndarray]]) -> int:
+    return sum(int(data[name].lengths[rows].sum()) for u in updates for name, rows in u.items())
+
+
+def report(options, config, data, rounds, arms, seconds, gemm, peaks) -> None:
+    """Print speed, memory and ratios; ratios are medians over the rounds, with their range."""
+    examples = [sum(len(rows) for u in part for rows in u.values()) for part in rounds]
+    print(
+        f"\n{sum(examples)} examples in {len(rounds)} rounds, batch {options.batch_size}, float32, "
+        f"{options.threads} threads"
+    )
+    for name in arms:
+        rate = sum(examples) / sum(seconds[name])
+        print(
+            f"  ({name}) {ARMS[name]:<30}{rate:>8.1f} examples/s   peak {peaks[name]:>7.0f} MiB"
+            f"   memory/(b) {peaks[name] / peaks.get('b', np.nan):.2f}"
+        )
+    for name in [name for name in "bcd" if name in arms and "a" in arms]:
+        ratios = np.array(seconds[name]) / np.array(seconds["a"])
+        print(
+            f"  (a)/({name}) {np.median(ratios):.2f}   rounds {ratios.min():.2f} to {ratios.max():.2f}"
+        )
+    if "a" in arms:
+        encoder = arms["a"].training.model.encoder
+        parameters = sum(p.numel() for p in encoder.layer.parameters())
+        tokens = np.array([real_tokens(data, part) for part in rounds])
+        shares = 6 * parameters * tokens / np.array(seconds["a"]) / np.array(gemm)
+        print(
+            f"  useful rate of (a): {np.median(shares):.1%} of sgemm   "
+            f"rounds {shares.min():.1%} to {shares.max():.1%}"
+        )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main(get_benchmark_parser().parse_args())

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Run the tests, offline, and print the coverage of our own code. The environment is made on the first run.
+#   bash run_tests.sh                            # everything
+#   bash run_tests.sh tests/test_tasks.py -k sst # pytest's own arguments
+set -euo pipefail
+
+repository=$(dirname "$(readlink -f "$0")")
+# sbatch runs a copy of this file, far from the repository.
+[[ -f $repository/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
+cd "$repository"
+source ./environment.sh
+
+find_environment
+export HF_HUB_OFFLINE=1 # a test that needs the network is a bug
+exec "$python" -m pytest --cov --cov-report=term "$@"

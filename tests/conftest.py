@@ -1,0 +1,95 @@
+"""Fixtures: a tiny BERT checkpoint as transformers writes it, and the generated sample files."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test asks a network
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import BertConfig, BertModel  # noqa: E402
+
+from datasets import SPLITS, read_examples  # noqa: E402
+from tasks import TASKS  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "data" / "sample"
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(2)
+
+
+def sample_vocabulary() -> list[str]:
+    """Special tokens, letters as pieces, and the words of the sample's training files."""
+    words: dict[str, None] = {}
+    for task in TASKS.values():
+        for example in read_examples(SAMPLE / f"{task.stem}-train.csv", task):
+            words |= dict.fromkeys(" ".join(example.texts).lower().split())
+    words = dict.fromkeys(word for word in words if word.isalpha() and word.isascii())
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [f"##{letter}" for letter in letters]
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return list(dict.fromkeys(specials + letters + pieces + list(words)))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A directory with a random BERT of two layers, H = 32, and a WordPiece vocabulary."""
+    directory = tmp_path_factory.mktemp("tiny-bert")
+    vocabulary = sample_vocabulary()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return directory
+
+
+@pytest.fixture
+def parse(tiny_model, tmp_path):
+    """Options of entry 1 from flags, on the tiny encoder and the sample, runs in tmp_path."""
+    from options import parse_args
+    from train_multitask import get_args_parser
+
+    def parse_flags(*flags: object) -> Namespace:
+        defaults = ["--model_name", tiny_model, "--data_dir", SAMPLE, "--logdir", tmp_path / "runs"]
+        resumed = "--resume" in flags
+        return parse_args(
+            get_args_parser(), [str(f) for f in [*(defaults * (not resumed)), *flags]]
+        )
+
+    return parse_flags
+
+
+@pytest.fixture
+def train(parse):
+    """Run entry 1 in this process on tiny sizes; returns its run directory."""
+    import train_multitask
+
+    def run(*flags: object) -> Path:
+        args = parse(*flags)
+        train_multitask.main(args)
+        return Path(args.resume or args.run_dir)
+
+    return run
+
+
+@pytest.fixture
+def data_copy(tmp_path) -> Path:
+    """A writable copy of the nine sample files."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    for task in TASKS.values():
+        for end in SPLITS.values():
+            name = f"{task.stem}-{end}.csv"
+            (directory / name).write_bytes((SAMPLE / name).read_bytes())
+    return directory

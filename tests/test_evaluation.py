@@ -1,0 +1,144 @@
+"""The evaluation command: metrics and predictions anew, labels for new text."""
+
+import csv
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import evaluation
+from batches import TokenizedTask
+from datasets import Example, read_examples
+from errors import InputError
+from evaluation import load_run, predict_logits
+from models.pretrained import load_config, load_tokenizer
+from tasks import TASKS
+
+FLAGS = ["--num_batches_per_epoch", "2", "--batch_size", "4", "--epochs", "1", "--no_tensorboard"]
+FLAGS += ["--dev_samples", "8", "--run_name", "a"]
+
+
+def command(*flags: object) -> None:
+    evaluation.main(evaluation.get_args_parser().parse_args([str(flag) for flag in flags]))
+
+
+def test_rewrites_the_same_metrics_and_predictions(train, capsys):
+    run = train(*FLAGS)
+    outputs = [run / "metrics-dev.json", *sorted((run / "predictions").iterdir())]
+    assert len(outputs) == 1 + 2 * len(TASKS)
+    before = [path.read_bytes() for path in outputs]
+    for path in outputs:
+        path.unlink()
+    command("--run", run, "--split", "dev")
+    assert "sts   spearman" in capsys.readouterr().out
+    command("--run", run, "--split", "test")
+    assert "test has no labels: predictions only" in capsys.readouterr().out
+    assert [path.read_bytes() for path in outputs] == before
+
+
+def test_metrics_are_those_of_the_prediction_file(train):
+    run = train(*FLAGS)
+    metrics = json.loads((run / "metrics-dev.json").read_text())["metrics"]
+    _, _, args = load_run(run)
+    for task in TASKS.values():
+        path = run / "predictions" / f"{task.stem}-dev-output.csv"
+        with path.open(newline="", encoding="utf-8") as file:
+            values = [row[1] for row in csv.reader(file, delimiter="\t")][1:]
+        predictions = np.array([task.label_type(value) for value in values])
+        examples = read_examples(f"{args.data_dir}/{task.stem}-dev.csv", task)
+        labels = np.array([example.label for example in examples])
+        assert metrics[task.name] == pytest.approx(task.evaluate(predictions, labels), nan_ok=True)
+
+
+def test_other_data_may_be_evaluated(train, data_copy):
+    run = train(*FLAGS)
+    for task in TASKS.values():
+        path = data_copy / f"{task.stem}-dev.csv"
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
+    command("--run", run, "--data_dir", data_copy)
+    lines = (run / "predictions" / "sts-similarity-dev-output.csv").read_text().splitlines()
+    assert len(lines) == 6
+
+
+def test_predictions_come_in_the_rows_order_whatever_the_batches(train, monkeypatch):
+    """Rows are batched by length; order and values do not show it."""
+    model, tokenizer, args = load_run(train(*FLAGS))
+    task = TASKS["para"]
+    texts = ["a", "a b c d e f", "who is there ?", "b c", "a b c d e f g h i"]
+    examples = [Example(str(i), (text, text[::-1]), None) for i, text in enumerate(texts)]
+    data = TokenizedTask(task, examples, tokenizer, 0)
+    together = predict_logits(model, data)
+    alone = [predict_logits(model, TokenizedTask(task, [e], tokenizer, 0)) for e in examples]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+    some = predict_logits(model, data, np.array([3, 1]))
+    np.testing.assert_allclose(some, together[[3, 1]], atol=1e-5)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_labels_new_text_from_a_file(train, tmp_path, capsys, name):
+    run, task = train(*FLAGS), TASKS[name]
+    rows = [[f"sentence {i} {column}" for column in task.text_columns] for i in range(3)]
+    path = tmp_path / "text.txt"
+    path.write_text("".join("\t".join(row) + "\r\n" for row in rows), newline="")
+    capsys.readouterr()
+    command("--run", run, "--task", name, "--input", path)
+    header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    columns = [*task.text_columns, task.prediction_column]
+    assert header == columns + ["Probability"] * (task.probability is not None)
+    assert [line[: len(task.text_columns)] for line in lines] == rows
+    low, high = task.label_range
+    assert all(low <= float(line[len(task.text_columns)]) <= high for line in lines)
+    if task.probability is not None:
+        assert all(0 < float(line[-1]) <= 1 for line in lines)
+
+
+def test_labels_standard_input(train, capsys, monkeypatch):
+    run = train(*FLAGS)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("très bien\n".encode())))
+    command("--run", run, "--task", "sst", "--input", "-")
+    assert capsys.readouterr().out.splitlines()[1].startswith("très bien\t")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "it is empty, expected a line an example"),
+        (b"one\n", r":1: 1 sentences in 'one', expected 2, separated by tabs"),
+        (b"one\ttwo\n\ta\n", r":2: 2 sentences in '\\ta', expected 2, .* not empty"),
+        (b"one\t\xff\n", "byte 5 is not UTF-8 text"),
+    ],
+)
+def test_bad_text_is_one_line(train, tmp_path, content, message):
+    run = train(*FLAGS)
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        command("--run", run, "--task", "para", "--input", path)
+
+
+def test_what_is_no_run_is_one_line(train, tmp_path):
+    with pytest.raises(InputError, match="no args.json in it, expected the directory of a run"):
+        command("--run", tmp_path)
+    (tmp_path / "args.json").write_text('{"options": {}}')
+    with pytest.raises(InputError, match="args.json: holds no options of a run"):
+        command("--run", tmp_path)
+    run = train(*FLAGS, "--task", "sst")
+    with pytest.raises(InputError, match="--task sts: this run was trained on sst"):
+        command("--run", run, "--task", "sts", "--input", "-")
+    (run / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(InputError, match="best.pt: no such checkpoint"):
+        command("--run", run)
+
+
+def test_tokenizer_and_config_of_a_run_are_its_models(train, tiny_model):
+    run = train(*FLAGS)
+    config = load_config(tiny_model)
+    ours = load_tokenizer(run, load_config(run))
+    theirs = load_tokenizer(tiny_model, config)
+    assert ours.encode("a fine film", "or two").ids == theirs.encode("a fine film", "or two").ids
+    assert load_config(run).to_dict() == config.to_dict()

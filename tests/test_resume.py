@@ -1,0 +1,201 @@
+"""A run that is stopped anywhere and resumed ends in the very bits of a run that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint
+import interrupts
+from errors import InputError
+from optimizers import LR_SCHEDULES
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = ["--samples_per_epoch", "24", "--batch_size", "8", "--epochs", "3", "--dev_samples", "16"]
+SIZES += ["--no_test_predictions", "--no_tensorboard"]
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Make the n-th check for signals, from now on, find a SIGTERM. 0: never."""
+
+    def arm(num_checks: int) -> None:
+        calls = iter(range(1, 10_000))
+
+        def check(self) -> None:
+            if next(calls) == num_checks:
+                raise interrupts.Interrupted("stopped by SIGTERM", signal.SIGTERM)
+
+        monkeypatch.setattr(interrupts.StopSignal, "check", check)
+
+    return arm
+
+
+def final_state(run: Path) -> tuple[dict, dict, list[dict]]:
+    """Last and best checkpoint, and metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["examples_per_second"], line["peak_memory_mib"]
+    last = checkpoint.load(run / "checkpoints" / "last.pt")
+    return last, checkpoint.load(run / "checkpoints" / "best.pt"), lines
+
+
+def assert_same(one: object, other: object, where: str = "") -> None:
+    """Equal to the last bit, tensors and all."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, (left, right) in enumerate(zip(one, other)):
+            assert_same(left, right, f"{where}/{i}")
+    elif not where.endswith("/seconds"):
+        assert one == other, where
+
+
+def flags_of(scheduler: str) -> list[str]:
+    return ["--scheduler", scheduler, *(["--restarts", "1"] if scheduler == "cosine" else [])]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [*map(flags_of, LR_SCHEDULES), ["--micro_batch_size", "3"], ["--pair_encoding", "bi"]],
+    ids=" ".join,
+)
+def test_stopped_and_resumed_equals_uninterrupted(train, stop_after, flags):
+    stop_after(0)
+    whole = train(*SIZES, *flags, "--run_name", "whole")
+    stop_after(5)  # in epoch 2, among its updates or its evaluation
+    with pytest.raises(interrupts.Interrupted):
+        train(*SIZES, *flags, "--run_name", "parts")
+    run = whole.parent / "parts"
+    stop_after(4)  # once more
+    with pytest.raises(interrupts.Interrupted):
+        train("--resume", run)
+    stop_after(0)
+    train("--resume", run)
+    for one, other in zip(final_state(whole), final_state(run)):
+        assert_same(one, other)
+
+
+def test_stopped_while_evaluating_evaluates_again(train, stop_after, tmp_path):
+    stop_after(4)  # 3 updates an epoch: the fourth check is evaluation's first
+    with pytest.raises(interrupts.Interrupted):
+        train(*SIZES, "--run_name", "a")
+    run = tmp_path / "runs" / "a"
+    progress = checkpoint.load(run / "checkpoints" / "last.pt")["progress"]
+    assert (progress["epoch"], progress["update"]) == (0, 3)
+    stop_after(0)
+    train("--resume", run)
+    assert [line["update"] for line in final_state(run)[2]] == [3, 6, 9]
+
+
+def test_more_epochs_may_be_asked_for(train):
+    run = train(*SIZES[:-2], "--no_tensorboard", "--run_name", "a")
+    train("--resume", run, "--epochs", "4")
+    epochs = [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()]
+    assert epochs == [1, 2, 3, 4]
+
+
+def test_resume_of_nothing_is_one_line(train, tmp_path):
+    with pytest.raises(InputError, match="no args.json in it, expected the directory of a run"):
+        train("--resume", tmp_path)
+
+
+def test_resume_before_the_first_checkpoint_starts_over(train):
+    whole = train(*SIZES, "--run_name", "whole")
+    run = train(*SIZES, "--run_name", "a")
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    train("--resume", run)
+    for one, other in zip(final_state(whole), final_state(run)):
+        assert_same(one, other)
+
+
+def test_checkpoint_flag_takes_weights_alone(train):
+    first = train(*SIZES, "--run_name", "first")
+    best = first / "checkpoints" / "best.pt"
+    frozen = ["--option", "pretrain", "--lr", "1e-9", "--checkpoint", best]
+    second = train(*SIZES, *frozen, "--run_name", "second")
+    start, end = checkpoint.load(best)["model"], final_state(second)[0]["model"]
+    encoder = [name for name in start if name.startswith("encoder.")]
+    assert all(torch.equal(start[name], end[name]) for name in encoder)
+
+
+def run_script(*flags: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-u", ROOT / "train_multitask.py", *flags]
+    return subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, text=True, **options
+    )
+
+
+def wait_for(process: subprocess.Popen, start: str) -> None:
+    """Read the process's output until a line that starts so."""
+    for line in process.stdout:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"ended with status {process.wait()} before a line {start!r}")
+
+
+@pytest.mark.slow
+def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
+    """kill -9 loses time alone, SIGTERM not even that; real processes, killed in an epoch."""
+    whole = train(*SIZES, "--save_every", "2", "--run_name", "whole")
+    logdir = tmp_path / "killed"
+    flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample"]
+    flags += [*SIZES, "--save_every", "2", "--logdir", logdir, "--run_name", "whole"]
+    run = logdir / "whole"
+    with run_script(*flags) as process:
+        wait_for(process, "epoch 1/3")
+        process.send_signal(signal.SIGKILL)
+    with run_script("--resume", run, stderr=subprocess.PIPE) as process:
+        wait_for(process, "epoch 2/3")
+        process.send_signal(signal.SIGTERM)
+        message = process.stderr.read()
+    if process.wait() != 0:  # 0 if it was faster than the signal
+        assert process.returncode == 128 + signal.SIGTERM
+        assert f"--resume {run}" in message and "Traceback" not in message
+    with run_script("--resume", run) as process:
+        process.communicate()
+    assert process.returncode == 0
+    for one, other in zip(final_state(whole), final_state(run)):
+        assert_same(one, other)
+
+
+def test_a_signal_stops_after_the_update_and_restores_the_handlers():
+    before = signal.getsignal(signal.SIGTERM)
+    with interrupts.stop_on_signals("go on so") as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(interrupts.Interrupted, match="stopped by SIGUSR1; go on so") as caught:
+            stop.check()
+    assert caught.value.signum == signal.SIGUSR1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):
+    """A resumed run's events hold each update once, though one was trained twice."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = [flag for flag in SIZES if flag != "--no_tensorboard"]
+    run = tmp_path / "runs" / "a"
+    stop_after(8)
+    with pytest.raises(interrupts.Interrupted):
+        train(*flags, "--run_name", "a")
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    assert state["progress"]["total_updates"] == 4
+    (run / "checkpoints" / "last.pt").unlink()
+    stop_after(0)
+    train("--resume", run)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("train/learning_rate")]
+    assert steps == list(range(1, 10))
