@@ -27,6 +27,7 @@ class MultitaskBert(nn.Module):
         self.encoder = encoder
         self.features = features
         self.heads = nn.ModuleDict(heads)
+        self.train()
 
     def train(self, mode: bool = True) -> "MultitaskBert":
         super().train(mode)

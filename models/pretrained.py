@@ -10,7 +10,6 @@ import json
 import re
 from pathlib import Path
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
@@ -130,6 +129,8 @@ def load_config(directory: Path) -> BertConfig:
                 raise ValueError(f"{name} is missing")
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise ValueError("position_embedding_type is not 'absolute', the only one known")
+        if values.get("model_type") == "roberta":
+            values.setdefault("pad_token_id", 1)
         return BertConfig.from_dict(values)
     except InputError:
         raise
@@ -160,7 +161,7 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel:
         raise InputError(
             f"{path}: truncated or not a safetensors file, fetch it again: {error}"
         ) from None
-    weights = {rename(name): tensor.to(torch.float32) for name, tensor in published.items()}
+    weights = {rename(name): tensor for name, tensor in published.items()}
     own = encoder.state_dict()
     missing = [name for name in own if name not in weights]
     unexpected = [name for name in weights if name not in own and not name.endswith(BUFFERS)]
@@ -173,10 +174,12 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel:
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, config.json asks for "
                 f"{tuple(tensor.shape)}"
             )
+    # Copied into our float32 parameters, whatever the published precision.
     encoder.load_state_dict({name: weights.get(name, tensor) for name, tensor in own.items()})
     for kind, names in (("missing, initialised", missing), ("unexpected, not used", unexpected)):
         if names:
-            print(f"{path}: {len(names)} weights {kind}: {', '.join(names[:4])}, ...")
+            shown = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+            print(f"{path}: {len(names)} weights {kind}: {shown}")
     return encoder
 
 
@@ -203,9 +206,11 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
             f"{path}: no tokenizer can be read from it: {error}; expected tokenizer.json, "
             "vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa) beside config.json"
         ) from None
-    if tokenizer.get_vocab_size() > config.vocab_size:
+    # The largest id, not the number of tokens: where a vocabulary repeats one, ids have gaps.
+    num_tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if num_tokens > config.vocab_size:
         raise InputError(
-            f"{path}: {tokenizer.get_vocab_size()} tokens, but config.json has embeddings for "
+            f"{path}: {num_tokens} tokens, but config.json has embeddings for "
             f"{config.vocab_size}; tokenizer and weights do not belong together"
         )
     tokenizer.no_padding()

@@ -1,6 +1,7 @@
 """Fixtures: a tiny BERT checkpoint as transformers writes it, and the generated sample files."""
 
 import os
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ SAMPLE = ROOT / "data" / "sample"
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # tiny models: a second thread only waits
 
 
 def sample_vocabulary() -> list[str]:
@@ -81,6 +82,25 @@ def train(parse):
         return Path(args.resume or args.run_dir)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_model, tmp_path_factory) -> Path:
+    """A run of one short epoch on the tiny encoder; shared, so look but do not touch."""
+    import train_multitask
+    from options import parse_args
+
+    logdir = tmp_path_factory.mktemp("finished")
+    flags = f"--model_name {tiny_model} --data_dir {SAMPLE} --logdir {logdir} --run_name done"
+    flags += " --num_batches_per_epoch 2 --batch_size 4 --epochs 1 --dev_samples 8 --no_tensorboard"
+    train_multitask.main(parse_args(train_multitask.get_args_parser(), flags.split()))
+    return logdir / "done"
+
+
+@pytest.fixture
+def run_copy(finished_run, tmp_path) -> Path:
+    """A copy of the finished run that may be damaged."""
+    return Path(shutil.copytree(finished_run, tmp_path / "logs" / "done"))
 
 
 @pytest.fixture

@@ -25,26 +25,24 @@ def command(*flags: object) -> None:
     evaluation.main(evaluation.get_args_parser().parse_args([str(flag) for flag in flags]))
 
 
-def test_rewrites_the_same_metrics_and_predictions(train, capsys):
-    run = train(*FLAGS)
-    outputs = [run / "metrics-dev.json", *sorted((run / "predictions").iterdir())]
+def test_rewrites_the_same_metrics_and_predictions(run_copy, capsys):
+    outputs = [run_copy / "metrics-dev.json", *sorted((run_copy / "predictions").iterdir())]
     assert len(outputs) == 1 + 2 * len(TASKS)
     before = [path.read_bytes() for path in outputs]
     for path in outputs:
         path.unlink()
-    command("--run", run, "--split", "dev")
+    command("--run", run_copy, "--split", "dev")
     assert "sts   spearman" in capsys.readouterr().out
-    command("--run", run, "--split", "test")
+    command("--run", run_copy, "--split", "test")
     assert "test has no labels: predictions only" in capsys.readouterr().out
     assert [path.read_bytes() for path in outputs] == before
 
 
-def test_metrics_are_those_of_the_prediction_file(train):
-    run = train(*FLAGS)
-    metrics = json.loads((run / "metrics-dev.json").read_text())["metrics"]
-    _, _, args = load_run(run)
+def test_metrics_are_those_of_the_prediction_file(run_copy):
+    metrics = json.loads((run_copy / "metrics-dev.json").read_text())["metrics"]
+    _, _, args = load_run(run_copy)
     for task in TASKS.values():
-        path = run / "predictions" / f"{task.stem}-dev-output.csv"
+        path = run_copy / "predictions" / f"{task.stem}-dev-output.csv"
         with path.open(newline="", encoding="utf-8") as file:
             values = [row[1] for row in csv.reader(file, delimiter="\t")][1:]
         predictions = np.array([task.label_type(value) for value in values])
@@ -53,19 +51,18 @@ def test_metrics_are_those_of_the_prediction_file(train):
         assert metrics[task.name] == pytest.approx(task.evaluate(predictions, labels), nan_ok=True)
 
 
-def test_other_data_may_be_evaluated(train, data_copy):
-    run = train(*FLAGS)
+def test_other_data_may_be_evaluated(run_copy, data_copy):
     for task in TASKS.values():
         path = data_copy / f"{task.stem}-dev.csv"
         path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
-    command("--run", run, "--data_dir", data_copy)
-    lines = (run / "predictions" / "sts-similarity-dev-output.csv").read_text().splitlines()
+    command("--run", run_copy, "--data_dir", data_copy)
+    lines = (run_copy / "predictions" / "sts-similarity-dev-output.csv").read_text().splitlines()
     assert len(lines) == 6
 
 
-def test_predictions_come_in_the_rows_order_whatever_the_batches(train, monkeypatch):
+def test_predictions_come_in_the_rows_order_whatever_the_batches(run_copy, monkeypatch):
     """Rows are batched by length; order and values do not show it."""
-    model, tokenizer, args = load_run(train(*FLAGS))
+    model, tokenizer, args = load_run(run_copy)
     task = TASKS["para"]
     texts = ["a", "a b c d e f", "who is there ?", "b c", "a b c d e f g h i"]
     examples = [Example(str(i), (text, text[::-1]), None) for i, text in enumerate(texts)]
@@ -79,13 +76,13 @@ def test_predictions_come_in_the_rows_order_whatever_the_batches(train, monkeypa
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_labels_new_text_from_a_file(train, tmp_path, capsys, name):
-    run, task = train(*FLAGS), TASKS[name]
+def test_labels_new_text_from_a_file(run_copy, tmp_path, capsys, name):
+    task = TASKS[name]
     rows = [[f"sentence {i} {column}" for column in task.text_columns] for i in range(3)]
     path = tmp_path / "text.txt"
     path.write_text("".join("\t".join(row) + "\r\n" for row in rows), newline="")
     capsys.readouterr()
-    command("--run", run, "--task", name, "--input", path)
+    command("--run", run_copy, "--task", name, "--input", path)
     header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     columns = [*task.text_columns, task.prediction_column]
     assert header == columns + ["Probability"] * (task.probability is not None)
@@ -96,11 +93,10 @@ def test_labels_new_text_from_a_file(train, tmp_path, capsys, name):
         assert all(0 < float(line[-1]) <= 1 for line in lines)
 
 
-def test_labels_standard_input(train, capsys, monkeypatch):
-    run = train(*FLAGS)
+def test_labels_standard_input(run_copy, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("très bien\n".encode())))
-    command("--run", run, "--task", "sst", "--input", "-")
+    command("--run", run_copy, "--task", "sst", "--input", "-")
     assert capsys.readouterr().out.splitlines()[1].startswith("très bien\t")
 
 
@@ -113,12 +109,11 @@ def test_labels_standard_input(train, capsys, monkeypatch):
         (b"one\t\xff\n", "byte 5 is not UTF-8 text"),
     ],
 )
-def test_bad_text_is_one_line(train, tmp_path, content, message):
-    run = train(*FLAGS)
+def test_bad_text_is_one_line(run_copy, tmp_path, content, message):
     path = tmp_path / "text.txt"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        command("--run", run, "--task", "para", "--input", path)
+        command("--run", run_copy, "--task", "para", "--input", path)
 
 
 def test_what_is_no_run_is_one_line(train, tmp_path):
@@ -127,18 +122,17 @@ def test_what_is_no_run_is_one_line(train, tmp_path):
     (tmp_path / "args.json").write_text('{"options": {}}')
     with pytest.raises(InputError, match="args.json: holds no options of a run"):
         command("--run", tmp_path)
-    run = train(*FLAGS, "--task", "sst")
+    other = train(*FLAGS, "--task", "sst")
     with pytest.raises(InputError, match="--task sts: this run was trained on sst"):
-        command("--run", run, "--task", "sts", "--input", "-")
-    (run / "checkpoints" / "best.pt").unlink()
+        command("--run", other, "--task", "sts", "--input", "-")
+    (other / "checkpoints" / "best.pt").unlink()
     with pytest.raises(InputError, match="best.pt: no such checkpoint"):
-        command("--run", run)
+        command("--run", other)
 
 
-def test_tokenizer_and_config_of_a_run_are_its_models(train, tiny_model):
-    run = train(*FLAGS)
+def test_tokenizer_and_config_of_a_run_are_its_models(run_copy, tiny_model):
     config = load_config(tiny_model)
-    ours = load_tokenizer(run, load_config(run))
+    ours = load_tokenizer(run_copy, load_config(run_copy))
     theirs = load_tokenizer(tiny_model, config)
     assert ours.encode("a fine film", "or two").ids == theirs.encode("a fine film", "or two").ids
-    assert load_config(run).to_dict() == config.to_dict()
+    assert load_config(run_copy).to_dict() == config.to_dict()

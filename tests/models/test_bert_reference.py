@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from models.bert import ACTIVATIONS, BertModel
+from models.bert import ACTIVATIONS, BertModel, Dropout
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer, rename
 
 REFERENCES = {
@@ -91,6 +91,20 @@ def test_bundled_weights_on_real_sentences_equal_transformers():
     }
     reference = transformers.BertModel.from_pretrained(directory, attn_implementation="eager")
     assert_same_states(reference.eval(), load_encoder(directory, config).eval(), batch)
+
+
+def test_dropout_stands_where_transformers_has_it(pair, make_batch, monkeypatch):
+    """With every dropout of both made a halving, the states are the same."""
+
+    def halve(x, *_, **__):
+        return 0.5 * x
+
+    reference, encoder = pair
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: halve(x))
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: halve(x))
+    monkeypatch.setattr(torch.nn.functional, "dropout", halve)
+    batch = make_batch([3, 8, 5], 400, encoder.config.pad_token_id)
+    assert_same_states(reference, encoder, batch)
 
 
 def test_gradients_equal_transformers(pair, make_batch):

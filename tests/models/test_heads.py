@@ -88,9 +88,15 @@ def test_hidden_layers_take_part(head_class):
     assert torch.equal(head(*inputs), head.output.bias.expand(4, 1))
 
 
-def test_classify_head_is_a_linear_map():
+@pytest.fixture
+def halving_dropout(monkeypatch):
+    """Make every dropout a halving, to be seen in the output."""
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: 0.5 * x)
+
+
+def test_classify_head_is_a_linear_map_of_dropped_out_features(halving_dropout):
     head, (u,) = make_head("classify"), vectors("classify")
-    torch.testing.assert_close(head(u), u @ head.output.weight.T + head.output.bias)
+    torch.testing.assert_close(head(u), 0.5 * u @ head.output.weight.T + head.output.bias)
 
 
 def test_pair_head_is_symmetric():
@@ -99,14 +105,14 @@ def test_pair_head_is_symmetric():
     assert not torch.allclose(head(u, v), head(u, u))
 
 
-def test_pair_head_follows_its_formula():
-    """A shared layer, |u - v| and |u + v| side by side, two layers, a logit."""
+def test_pair_head_follows_its_formula(halving_dropout):
+    """Dropout, a shared layer, |u - v| and |u + v| side by side, two layers, a logit."""
     head, (u, v) = make_head("pair"), vectors("pair")
 
     def layer(linear, x):
         return np.maximum(x @ linear.weight.detach().numpy().T + linear.bias.detach().numpy(), 0)
 
-    a, b = layer(head.shared, u.numpy()), layer(head.shared, v.numpy())
+    a, b = layer(head.shared, u.numpy() / 2), layer(head.shared, v.numpy() / 2)
     x = np.concatenate([np.abs(a - b), np.abs(a + b)], axis=1)
     x = layer(head.second, layer(head.first, x))
     expected = x @ head.output.weight.detach().numpy().T + head.output.bias.detach().numpy()

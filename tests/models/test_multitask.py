@@ -86,10 +86,12 @@ def test_embeddings_replace_the_token_ids(build, make_batch):
     assert torch.equal(logits, model(task, batch))
 
 
-def test_logits_are_float32_under_autocast(build, make_batch):
-    model, batch = build().eval(), make_batch([6, 4], 400)
+@pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_logits_are_float32_under_autocast(build, make_batch, task, pair_encoding):
+    model, batch = build("--pair_encoding", pair_encoding).eval(), make_batch([6, 4], 400)
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(TASKS["sst"], batch).dtype == torch.float32
+        assert model(task, batch).dtype == torch.float32
 
 
 @pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)

@@ -119,8 +119,10 @@ def test_roberta_equals_transformers(tmp_path, bpe, with_tokenizer_json, sizes):
     assert tokens == ["<s>", "a", "</s>", "</s>", "the", "</s>"]
 
 
-def test_more_tokens_than_embeddings(bert, one_line, sizes):
-    (bert / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n" + "\n".join(map(str, range(400))))
+@pytest.mark.parametrize("words", [map(str, range(400)), ["twice"] * 400], ids=["words", "gaps"])
+def test_more_tokens_than_embeddings(bert, sizes, one_line, words):
+    """Counted by the largest id: a word that vocab.txt repeats leaves gaps."""
+    (bert / "vocab.txt").write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", *words]))
     message = one_line(load_tokenizer, bert, BertConfig(**sizes))
     assert f"{bert / 'vocab.txt'}: 403 tokens, but config.json has embeddings for 400" in message
 

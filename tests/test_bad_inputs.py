@@ -1,0 +1,234 @@
+"""Bad input from end to end: one line that says what to mend, no traceback, nothing half-written.
+
+`python -m pytest tests/test_bad_inputs.py -rP` prints what a user sees in every case.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import checkpoint
+import evaluation
+import train_multitask
+from errors import exit_status
+from options import parse_args
+
+SST = "sst-sentiment-train.csv"
+STS = "sts-similarity-dev.csv"
+PARA = "quora-paraphrase-test-student.csv"
+
+
+class Place(NamedTuple):
+    """What a case may damage: copies of data and model, a finished run, an empty folder."""
+
+    data: Path
+    model: Path
+    run: Path
+    folder: Path
+
+
+def append(name: str, line: bytes) -> Callable[[Place], None]:
+    def damage(place: Place) -> None:
+        with (place.data / name).open("ab") as file:
+            file.write(line)
+
+    return damage
+
+
+def replace(part: str, name: str, content: bytes | None) -> Callable[[Place], None]:
+    """Overwrite a file of data, model or run; None deletes it."""
+
+    def damage(place: Place) -> None:
+        path = getattr(place, part) / name
+        path.unlink() if content is None else path.write_bytes(content)
+
+    return damage
+
+
+def truncate(part: str, name: str) -> Callable[[Place], None]:
+    def damage(place: Place) -> None:
+        path = getattr(place, part) / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return damage
+
+
+def edit_config(name: str, value: object) -> Callable[[Place], None]:
+    def damage(place: Place) -> None:
+        config = json.loads((place.model / "config.json").read_text())
+        (place.model / "config.json").write_text(json.dumps(config | {name: value}))
+
+    return damage
+
+
+def nothing(place: Place) -> None:
+    pass
+
+
+HEADER = b"id\tsentence\tsentiment\n"
+CASES = {  # what is wrong: (damage, flags, what the line must say)
+    "a label out of range": (
+        append(SST, b"i\ta film\t5\r\n"),
+        "",
+        rf"{SST}:602: column 'sentiment'",
+    ),
+    "a label of words": (
+        append(STS, b"i\ta\tb\tclose\r\n"),
+        "",
+        rf"{STS}:202: .* is 'close', expec",
+    ),
+    "an empty label": (append(STS, b"i\ta\tb\t\r\n"), "", r"is '', expected a number in \[0, 5\]"),
+    "an empty sentence": (append(SST, b"i\t \t1\r\n"), "", "column 'sentence' is ' ', expected a"),
+    "too few columns": (
+        append(PARA, b"i\tonly one\n"),
+        "",
+        rf"{PARA}:202: 2 columns .* expected 3",
+    ),
+    "too many columns": (append(SST, b"i\ta\t1\t\r\n"), "", "4 columns in .* expected 3"),
+    "bytes that are no UTF-8": (append(SST, b"i\t\xff\t1\r\n"), "", "expected UTF-8 text"),
+    "an unclosed quote": (append(SST, b'i\t"a\r\n'), "", "a quote is not closed on its line"),
+    "a missing column": (
+        replace("data", SST, b"id\tsentence\nx\ty\n"),
+        "",
+        "1: column 'sentiment'",
+    ),
+    "an empty file": (replace("data", SST, b""), "", "the file is empty, expected a header"),
+    "a header alone": (replace("data", SST, HEADER), "", "no examples in it"),
+    "a missing file": (replace("data", STS, None), "", rf"{STS}: no such file; name it with"),
+    "a folder for a file": (nothing, "--sst_dev {folder}", "cannot be read: Is a directory"),
+    "a missing data folder": (nothing, "--data_dir {folder}/none", "no such file; name it with"),
+    "a max_length too short": (nothing, "--max_length 4", "--max_length is 4, but para needs at"),
+    "a max_length too long": (nothing, "--max_length 999", "this encoder has positions for 128"),
+    "a batch of nothing": (nothing, "--batch_size 0", "'0' is not a positive integer"),
+    "contradictory flags": (nothing, "--restarts 2", "--restarts is for --scheduler cosine alone"),
+    "an unknown flag": (nothing, "--poolling max", "unrecognized arguments: --poolling"),
+    "a run name that escapes": (nothing, "--run_name ../x", "is not a plain name"),
+    "a run name that is taken": (nothing, "--run_name done", "a run of this name exists"),
+    "no GPU": (nothing, "--use_gpu", "torch finds no CUDA device"),
+    "a missing model folder": (
+        nothing,
+        "--model_name ./none",
+        "no such directory; use --model_name",
+    ),
+    "an unreachable hub": (nothing, "--model_name some/model", "cannot be had from the hub"),
+    "a model without weights": (
+        replace("model", "model.safetensors", None),
+        "",
+        "no such file; only",
+    ),
+    "truncated weights": (truncate("model", "model.safetensors"), "", "truncated or not a safet"),
+    "weights of another shape": (edit_config("hidden_size", 64), "", r"has shape .* asks for"),
+    "another architecture": (edit_config("model_type", "gpt2"), "", "'gpt2', known: bert, roberta"),
+    "a config that is no JSON": (truncate("model", "config.json"), "", "cannot be read as JSON"),
+    "a model without vocabulary": (replace("model", "vocab.txt", None), "", "no tokenizer can be"),
+    "a truncated checkpoint": (
+        truncate("run", "checkpoints/last.pt"),
+        "--checkpoint {run}/checkpoints/last.pt",
+        "truncated or not a checkpoint",
+    ),
+    "a missing checkpoint": (nothing, "--checkpoint {folder}/a.pt", "no such checkpoint"),
+    "a checkpoint of other options": (
+        nothing,
+        "--checkpoint {run}/checkpoints/best.pt --n_hidden_layers 1",
+        "weights do not fit this model",
+    ),
+    "to resume what is no run": (nothing, "--resume {folder}", "no args.json in it"),
+    "to resume from a truncated state": (
+        truncate("run", "checkpoints/last.pt"),
+        "--resume {run}",
+        "truncated or not a checkpoint",
+    ),
+    "to resume with other options": (nothing, "--resume {run} --lr 1", "takes --lr from the run's"),
+    "a file where runs should go": (
+        nothing,
+        "--logdir {data}/" + SST,
+        "no run directory can be made",
+    ),
+}
+SMALL = "--num_batches_per_epoch 1 --batch_size 2 --epochs 1 --dev_samples 4 --no_tensorboard"
+
+
+@pytest.fixture
+def place(tmp_path, data_copy, tiny_model, run_copy) -> Place:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    return Place(data_copy, model, run_copy, folder)
+
+
+def run_command(place: Place, flags: str, capfd) -> tuple[int, str]:
+    """Exit status and stderr of entry 1."""
+    words = shlex.split(flags.format(**place._asdict()))
+    if "--resume" not in words:
+        defaults = ["--data_dir", place.data, "--model_name", place.model]
+        words = [*map(str, defaults), "--logdir", str(place.run.parent), *SMALL.split(), *words]
+    capfd.readouterr()
+    try:
+        args = parse_args(train_multitask.get_args_parser(), words)
+        status = exit_status(lambda: train_multitask.main(args))
+    except SystemExit as stop:
+        status = stop.code
+    return status, capfd.readouterr().err
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line(case, place, capfd, monkeypatch):
+    damage, flags, message = CASES[case]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    damage(place)
+    before = sorted(path for path in place.folder.parent.rglob("*"))
+    status, err = run_command(place, flags, capfd)
+    lines = [line for line in err.splitlines() if "error: " in line]
+    assert status in (1, 2) and len(lines) == 1 and "Traceback" not in err, err
+    assert status == 2 or len(err.splitlines()) == 1, err
+    assert re.search(message, lines[0])
+    print(f"{case}: {lines[0].replace(str(place.folder.parent) + '/', '')}")
+    assert sorted(path for path in place.folder.parent.rglob("*")) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 KiB; needs to be root."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_partial_file(place, small_disk, capfd):
+    status, err = run_command(place, f"--logdir {small_disk} --run_name a", capfd)
+    assert status == 1 and len(err.splitlines()) == 1
+    assert "No space left on device" in err or "cannot be written" in err
+    assert not [path for path in small_disk.rglob("*") if "partial" in path.name]
+    assert not list(small_disk.rglob("*.pt"))
+
+
+def test_a_disk_that_fills_later_keeps_the_last_good_checkpoint(place, small_disk, capfd):
+    """Checkpoints go to the full disk; the run's own files stay whole and it can be resumed."""
+    (small_disk / "ballast").write_bytes(bytes(100 * 1024))
+    flags = f"--filepath {small_disk}/ckpt --run_name a"
+    status, err = run_command(place, flags, capfd)
+    assert status == 1 and "cannot be written" in err and len(err.splitlines()) == 1
+    (small_disk / "ballast").unlink()
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    status, err = run_command(place, f"--resume {place.run.parent / 'a'}", capfd)
+    assert (status, err) == (0, "")
+    assert checkpoint.load(small_disk / "ckpt" / "last.pt")["progress"]["epoch"] == 1
+
+
+def test_a_damaged_run_is_one_line_for_evaluation(place, capfd):
+    truncate("run", "checkpoints/best.pt")(place)
+    args = evaluation.get_args_parser().parse_args(["--run", str(place.run)])
+    assert exit_status(lambda: evaluation.main(args)) == 1
+    assert "best.pt: truncated or not a checkpoint" in capfd.readouterr().err
