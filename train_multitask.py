@@ -140,7 +140,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add(
         "--lr",
         type=positive_float,
-        help="peak learning rate; unset: 1e-4 for encoders narrower than 768, else 3e-5; "
+        help="peak learning rate; unset: 2e-4 for encoders narrower than 768, else 3e-5; "
         "1e-3 with --option pretrain",
     )
     add("--weight_decay", type=non_negative_float, default=0.01, help="on matrices alone; 0: off")

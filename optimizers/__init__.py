@@ -33,7 +33,7 @@ def default_lr(option: str, hidden_size: int) -> float:
     """
     if option == "pretrain":
         return 1e-3
-    return 1e-4 if hidden_size < 768 else 3e-5
+    return 2e-4 if hidden_size < 768 else 3e-5
 
 
 def build_optimizer(args: Namespace, model: nn.Module) -> Optimizer:

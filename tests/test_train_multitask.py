@@ -35,7 +35,7 @@ def test_smoketest_writes_a_self_contained_run(train, capsys):
             check_prediction_file(run, task, split)
     record = json.loads((run / "args.json").read_text())
     assert record["script"] == "train_multitask.py" and record["seed"] == 0
-    assert record["options"]["lr"] == 1e-4 and record["versions"]["torch"]
+    assert record["options"]["lr"] == 2e-4 and record["versions"]["torch"]
     [line] = metrics_of(run)
     assert line["updates"] == dict.fromkeys(TASKS, 2) == {name: 2 for name in line["dev"]}
     assert line["examples"] == dict.fromkeys(TASKS, 4)

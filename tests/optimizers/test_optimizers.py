@@ -115,8 +115,8 @@ def test_state_resumes_exactly(optimizer, tmp_path):
 @pytest.mark.parametrize(
     "option, hidden_size, lr",
     [
-        ("finetune", 384, 1e-4),
-        ("finetune", 767, 1e-4),
+        ("finetune", 384, 2e-4),
+        ("finetune", 767, 2e-4),
         ("finetune", 768, 3e-5),
         ("finetune", 1024, 3e-5),
         ("pretrain", 384, 1e-3),
