@@ -122,7 +122,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         help="examples a task in an epoch, N times the tasks in all; unset: every task's file size",
     )
     add("--num_batches_per_epoch", type=positive_int, help="updates in an epoch, instead")
-    add("--batch_size", type=positive_int, default=32, help="examples of a task in an update")
+    add("--batch_size", type=positive_int, default=16, help="examples of a task in an update")
     add(
         "--micro_batch_size",
         type=positive_int,
