@@ -170,9 +170,15 @@ class BatchSampler:
         return self.batches[self.position - 1]
 
     def state_dict(self) -> dict:
-        return {"walk_state": self.walk_state, "position": self.position}
+        num_rows = len(self.lengths)
+        return {"walk_state": self.walk_state, "position": self.position, "num_rows": num_rows}
 
     def load_state_dict(self, state: dict) -> None:
+        if state["num_rows"] != len(self.lengths):
+            raise InputError(
+                f"the training file has {len(self.lengths)} rows now, {state['num_rows']} when the "
+                "run was saved; resume with the same files"
+            )
         self.generator.set_state(state["walk_state"])
         self.start_walk()
         self.position = state["position"]

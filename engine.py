@@ -5,185 +5,87 @@ them.
 import math
 import time
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 import checkpoint
 from batches import TokenizedTask
-from evaluation import Metrics, evaluate, scores
+from evaluation import evaluate, scores
 from interrupts import Interrupted
 from models import MultitaskBert
-from optimizers import build_lr_schedule, build_optimizer
-from optimizers.lr_schedules import PlateauSchedule, UpdateSchedule
-from optimizers.projections import PROJECTIONS, PlainSum
+from optimizers.smart import Smart
+from optimizers.sophia import SophiaH
+from optimizers.task_gradients import SummedGradients, TaskGradients
 from run_log import RunLog, peak_memory_mib, profiler
-from task_schedulers import TASK_SCHEDULERS, Joint, Update
+from task_schedulers import Update
 from tasks import mean_score
-
-
-@dataclass
-class Progress:
-    """How far a run is: finished epochs, updates of the current one, and its sums by task so
-    far.
-    """
-
-    epoch: int = 0
-    update: int = 0
-    total_updates: int = 0
-    best_score: float = -1.0
-    best_epoch: int = 0
-    seconds: float = 0.0
-    loss_sums: dict[str, float] = field(default_factory=dict)
-    examples: dict[str, int] = field(default_factory=dict)
-    updates: dict[str, int] = field(default_factory=dict)
-
-    def count(self, update: Update, losses: dict[str, float], seconds: float) -> int:
-        """Add one update's losses (means by task), examples and time; return its examples."""
-        self.update += 1
-        self.total_updates += 1
-        self.seconds += seconds
-        for name, loss in losses.items():
-            self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss
-            self.updates[name] = self.updates.get(name, 0) + 1
-        for task, batch, _ in update:
-            self.examples[task.name] = self.examples.get(task.name, 0) + len(batch["labels"])
-        return sum(len(batch["labels"]) for _, batch, _ in update)
-
-    def finish_epoch(self, metrics: Metrics, mean: float, lr: float, peak_memory: float) -> dict:
-        """Count the epoch, note a best score, start anew; return the epoch's line for
-        metrics.jsonl.
-        """
-        self.epoch += 1
-        if mean > self.best_score:
-            self.best_score, self.best_epoch = mean, self.epoch
-        line = {
-            "epoch": self.epoch,
-            "update": self.total_updates,
-            "loss": {name: total / self.updates[name] for name, total in self.loss_sums.items()},
-            "dev": metrics,
-            "mean": mean,
-            "learning_rate": lr,
-            "examples": self.examples,
-            "updates": self.updates,
-            "examples_per_second": sum(self.examples.values()) / self.seconds,
-            "peak_memory_mib": round(peak_memory, 1),
-        }
-        self.update, self.seconds = 0, 0.0
-        self.loss_sums, self.examples, self.updates = {}, {}, {}
-        return line
-
-
-@dataclass
-class Training:
-    """Everything that an update changes, and so everything that a checkpoint holds; and how to
-    change it.
-
-    clip: largest gradient norm, 0 for any. save_every: updates between checkpoints, None for an
-    epoch.
-    """
-
-    model: MultitaskBert
-    task_scheduler: Joint
-    projection: PlainSum
-    optimizer: Optimizer
-    lr_schedule: UpdateSchedule | PlateauSchedule
-    num_epochs: int
-    updates_per_epoch: int
-    clip: float = 1.0
-    use_amp: bool = False
-    save_every: int | None = None
-    progress: Progress = field(default_factory=Progress)
-
-    def state_dict(self) -> dict:
-        parts = {name: getattr(self, name).state_dict() for name in self.parts}
-        progress = asdict(self.progress)
-        return parts | {"progress": progress, "random": checkpoint.random_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        for name in self.parts:
-            getattr(self, name).load_state_dict(state[name])
-        self.progress = Progress(**state["progress"])
-        checkpoint.set_random_state(state["random"])
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return "model", "task_scheduler", "projection", "optimizer", "lr_schedule"
-
-
-def build_training(
-    args: Namespace, model: MultitaskBert, train_data: dict[str, TokenizedTask]
-) -> Training:
-    """Put together what the options name, ready for the first update."""
-    task_scheduler = TASK_SCHEDULERS["joint"](
-        train_data, args.batch_size, args.micro_batch_size, args.task_weights, args.seed
-    )
-    if args.num_batches_per_epoch is not None:
-        updates_per_epoch = args.num_batches_per_epoch
-    else:
-        num_examples = sum(len(rows) for rows in train_data.values())
-        if args.samples_per_epoch is not None:
-            num_examples = args.samples_per_epoch * len(train_data)
-        updates_per_epoch = task_scheduler.updates_per_epoch(num_examples)
-    optimizer = build_optimizer(args, model)
-    return Training(
-        model,
-        task_scheduler,
-        PROJECTIONS["none"](model.parameters()),
-        optimizer,
-        build_lr_schedule(args, optimizer, args.epochs * updates_per_epoch),
-        args.epochs,
-        updates_per_epoch,
-        args.clip,
-        args.use_amp,
-        args.save_every,
-    )
+from training import Progress, Training
 
 
 def train_step(
     model: MultitaskBert,
     update: Update,
-    projection: PlainSum,
+    projection: SummedGradients | TaskGradients,
     optimizer: Optimizer,
     clip: float,
     use_amp: bool = False,
+    smart: Smart | None = None,
     where: str = "",
 ) -> tuple[dict[str, float], float]:
     """Train on one update: [(task, batch, weight)].
 
-    Each task's graph lives alone: forward, backward, freed. Returns mean loss by task, and the
-    gradient's norm before clipping. The one host read comes before `optimizer.step`. clip: largest
-    norm; 0 leaves gradients as they are. Raises FloatingPointError naming the task and `where` for
-    a loss or gradient that is not finite; the weights then are still those of the update before.
+    Each task's graph lives alone: forward, backward, freed. Returns mean loss by task (without
+    SMART's terms), and the gradient's norm before clipping. The one host read comes before
+    `optimizer.step`. clip: largest norm; 0 leaves gradients as they are. Raises FloatingPointError
+    naming the task and `where` for a loss or gradient that is not finite; the weights then are
+    still those of the update before.
     """
     device = next(model.parameters()).device
+    is_hessian_due = isinstance(optimizer, SophiaH) and optimizer.hessian_due
     optimizer.zero_grad()
     losses = []
     for task, batch, weight in update:
         batch = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
-            logits = model(task, batch)  # [B, C] float32
-        loss = task.loss(logits, batch["labels"])
-        projection.backward(task, weight * loss)
+        with precision(device, use_amp, is_hessian_due):
+            logits = model(task, batch) if smart is None else smart.logits(task, batch)
+            loss = task.loss(logits, batch["labels"])  # [B, C] -> []
+            penalty = 0.0 if smart is None else smart.penalty(task, batch, logits)
+        if loss.requires_grad:  # a cosine head on a frozen encoder has nothing to train
+            if is_hessian_due:
+                optimizer.accumulate_hessian(weight * loss)
+            projection.backward(task, weight * (loss + penalty))
         losses.append(loss.detach())
     projection.combine()
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
-    *values, norm = torch.stack([*losses, grad_norm]).tolist()
+    hessian_norm = optimizer.hessian_norm() if is_hessian_due else torch.zeros_like(grad_norm)
+    *values, norm, curvature = torch.stack([*losses, grad_norm, hessian_norm]).tolist()
     means = mean_losses(update, values)
     for name, loss in means.items():
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss of task {name} is {loss} in {where}; try a lower --lr")
-    if not math.isfinite(norm):
-        names = ", ".join(means)
-        raise FloatingPointError(
-            f"gradient norm is {norm} in {where} on tasks {names}; try a lower --lr"
-        )
+    for what, value in (("gradient norm", norm), ("Hessian estimate's norm", curvature)):
+        if not math.isfinite(value):
+            names = ", ".join(means)
+            raise FloatingPointError(
+                f"{what} is {value} in {where} on tasks {names}; try a lower --lr"
+            )
     optimizer.step()
     return means, norm
+
+
+@contextmanager
+def precision(device: torch.device, use_amp: bool, is_hessian_due: bool) -> Iterator[None]:
+    """bfloat16 if asked for; float32 and attention that has second derivatives for SophiaH."""
+    attention = sdpa_kernel(SDPBackend.MATH) if is_hessian_due else nullcontext()
+    is_amp = use_amp and not is_hessian_due
+    with torch.autocast(device.type, torch.bfloat16, is_amp), attention:
+        yield
 
 
 def mean_losses(update: Update, values: list[float]) -> dict[str, float]:
@@ -210,6 +112,7 @@ def train_one_epoch(
     """
     progress = training.progress
     training.model.train()
+    training.task_scheduler.start_epoch(progress.epoch + 1)
     bar = tqdm(
         desc=f"epoch {progress.epoch + 1}/{training.num_epochs}",
         total=training.updates_per_epoch,
@@ -231,11 +134,14 @@ def train_one_epoch(
                 training.optimizer,
                 training.clip,
                 training.use_amp,
+                training.smart,
                 where,
             )
             training.lr_schedule.after_update()
             seconds = time.perf_counter() - started
             num_examples = progress.count(update, losses, seconds)
+            if training.smart is not None:
+                training.smart.after_step(training.share_done)
             rate = num_examples / seconds
             log.update(progress.total_updates, losses, grad_norm, lr, rate)
             profile_step()
@@ -274,7 +180,8 @@ def fit(
         except Interrupted:
             save()
             raise
-        mean = mean_score(scores(metrics))
+        deciding = {name: scores(metrics)[name] for name in training.task_scheduler.names}
+        mean = mean_score(deciding)
         training.lr_schedule.after_epoch(mean)
         lr = training.optimizer.param_groups[0]["lr"]
         line = progress.finish_epoch(
@@ -284,6 +191,8 @@ def fit(
             best = {"model": training.model.state_dict(), "epoch": progress.epoch, "score": mean}
             checkpoint.save(checkpoints / "best.pt", best)
         log.epoch(line, progress.total_updates)
+        if training.conflicts is not None:
+            log.conflicts(training.conflicts, progress.total_updates - training.updates_per_epoch)
         save()
         print(format_epoch(line, args.epochs))
 

@@ -109,9 +109,9 @@ def baselines(train: dict[str, TokenizedTask], dev: dict[str, TokenizedTask]) ->
     return metrics
 
 
-def format_table(metrics: Metrics, baseline: Metrics | None = None) -> str:
+def format_table(metrics: Metrics, baseline: Metrics | None = None, split: str = "dev") -> str:
     """A plain table, a line a metric, the deciding one of each task first."""
-    header = f"{'task':<6}{'metric':<12}{'dev':>8}" + (f"{'baseline':>11}" if baseline else "")
+    header = f"{'task':<6}{'metric':<12}{split:>8}" + (f"{'baseline':>11}" if baseline else "")
     lines = [header]
     for name, values in metrics.items():
         for metric, value in values.items():
@@ -174,7 +174,11 @@ def evaluate_run(run: str, split: str, data_dir: str | None, use_gpu: bool) -> N
     data = load_data(args, tokenizer, model.encoder.config.pad_token_id, (split,))[split]
     metrics, predictions = evaluate(model, data, use_amp=args.use_amp)
     write_outputs(args, split, data, metrics, predictions)
-    print(format_table(metrics) if metrics else f"{split} has no labels: predictions only")
+    print(
+        format_table(metrics, split=split)
+        if metrics
+        else f"{split} has no labels: predictions only"
+    )
     print(f"written to {args.predictions_path}")
 
 

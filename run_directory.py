@@ -143,10 +143,20 @@ def read_options(directory: Path | str) -> Namespace:
 
 
 def resumed_options(given: Namespace) -> Namespace:
-    """The run's own options, with those that the command line gives anew. Raises InputError."""
+    """The run's own options, with those of the command line. Raises InputError.
+
+    The device is that of this command line; the script is the run's own, whichever resumes it.
+    """
     args = read_options(given.resume)
-    if args.script != given.script:
-        raise InputError(f"{given.resume}: a run of {args.script}; resume it with that script")
     for name in given.given:
         setattr(args, name, getattr(given, name))
+    args.use_gpu = given.use_gpu
+    if "filepath" in given.given and not (Path(args.filepath) / "last.pt").is_file():
+        raise InputError(f"--filepath {args.filepath}: no last.pt in it to go on from")
     return args
+
+
+def keep_options(args: Namespace) -> None:
+    """Write what --resume gave anew into the run's args.json, for whoever reads it next."""
+    path = Path(args.run_dir) / "args.json"
+    write_json(path, read_json(path) | {"options": vars(args)})

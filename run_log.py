@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from checkpoint import atomic_write
+from optimizers.conflicts import ConflictLog
 from run_directory import json_values
 from tasks import TASKS
 
@@ -36,11 +37,11 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
 
 
-def open_writer(events_dir: Path, resumed_update: int) -> object:
+def open_writer(events_dir: Path, resumed_update: int | None) -> object:
     """TensorBoard's writer; events after `resumed_update` of an earlier process become void."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-    purge_step = resumed_update + 1 if resumed_update else None
+    purge_step = None if resumed_update is None else resumed_update + 1
     return SummaryWriter(str(events_dir), purge_step=purge_step, flush_secs=30)
 
 
@@ -48,7 +49,8 @@ def build_run_log(args: Namespace, resumed_epoch: int, resumed_update: int) -> "
     """The log of the run that the options name, from the given epoch and update on."""
     run_dir = Path(args.run_dir)
     events_dir = run_dir / args.tensorboard_subfolder if args.write_summary else None
-    return RunLog(run_dir, events_dir, resumed_epoch, resumed_update)
+    is_new = args.resume is None
+    return RunLog(run_dir, events_dir, resumed_epoch, None if is_new else resumed_update)
 
 
 class RunLog:
@@ -63,7 +65,7 @@ class RunLog:
         run_dir: Path,
         events_dir: Path | None,
         resumed_epoch: int = 0,
-        resumed_update: int = 0,
+        resumed_update: int | None = None,
     ) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.lines = []
@@ -95,6 +97,16 @@ class RunLog:
             self.writer.add_scalar(f"share/{name}", line["updates"].get(name, 0), step)
         self.writer.add_scalar("dev/mean", line["mean"], step)
         self.writer.flush()
+
+    def conflicts(self, conflicts: ConflictLog, first_update: int) -> None:
+        """Write the cosines of the updates after `first_update` to the events."""
+        for tag, cosine, step in conflicts.scalars(first_update):
+            self.writer.add_scalar(tag, cosine, step)
+
+    def conflict_figure(self, conflicts: ConflictLog) -> None:
+        """Write the whole run's cosines as conflicts.png beside metrics.jsonl."""
+        with atomic_write(self.path.with_name("conflicts.png"), "wb") as file:
+            conflicts.figure().savefig(file, format="png", dpi=120)
 
     def finish(
         self,

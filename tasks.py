@@ -46,6 +46,31 @@ def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(logits[:, 0], labels.to(logits.dtype))
 
 
+def check_pair(logits: Tensor, others: Tensor, num_outputs: int) -> None:
+    """As `check_shapes`: a [B, 1] against [B] is a [B, B] divergence of all with all."""
+    expected = (len(logits), num_outputs)
+    assert logits.shape == others.shape == expected, f"{logits.shape=} for {others.shape=}"
+
+
+def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
+    """Σ (p − q)(log p − log q) over the classes, for two sets of logits [B, C] -> [B]."""
+    check_pair(logits, others, logits.shape[-1])
+    log_p, log_q = logits.log_softmax(1), others.log_softmax(1)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1)
+
+
+def bernoulli_symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
+    """`symmetric_kl` of the Bernoulli distributions of one logit, [B, 1] twice -> [B]."""
+    check_pair(logits, others, 1)
+    return ((logits.sigmoid() - others.sigmoid()) * (logits - others))[:, 0]
+
+
+def squared_difference(logits: Tensor, others: Tensor) -> Tensor:
+    """Squared difference of two outputs [B, 1] -> [B]."""
+    check_pair(logits, others, 1)
+    return (logits - others).square()[:, 0]
+
+
 def decode_class(logits: np.ndarray) -> np.ndarray:
     return logits.argmax(axis=1)
 
@@ -107,9 +132,10 @@ class Task:
     """One task. Its files are `<stem>-{train,dev,test-student}.csv`.
 
     label_type: int or float; labels outside `label_range` (both ends included) are errors.
-    num_outputs: C. loss: (logits [B, C], labels [B]) -> mean loss []. decode: logits [N, C] ->
-    predictions [N], as in the prediction file. probability: logits [N, C] -> [N], or None where the
-    prediction is a score itself. metric: what the task is judged by, higher is better;
+    num_outputs: C. loss: (logits [B, C], labels [B]) -> mean loss []. divergence: (logits [B, C],
+    other logits [B, C]) -> how far apart each example's outputs are [B]; symmetric. decode: logits
+    [N, C] -> predictions [N], as in the prediction file. probability: logits [N, C] -> [N], or None
+    where the prediction is a score itself. metric: what the task is judged by, higher is better;
     other_metrics are reported beside it. heads: pair encoding -> key of `models.heads.HEADS`.
     aliases: other prefixes of its file flags. takes_added_layers: --add_layers applies.
     class_names: for the confusion matrix, None without one.
@@ -124,6 +150,7 @@ class Task:
     prediction_column: str
     num_outputs: int
     loss: Callable[[Tensor, Tensor], Tensor]
+    divergence: Callable[[Tensor, Tensor], Tensor]
     decode: Callable[[np.ndarray], np.ndarray]
     probability: Callable[[np.ndarray], np.ndarray] | None
     metric_name: str
@@ -186,6 +213,7 @@ TASKS: dict[str, Task] = {
         prediction_column="Predicted_Sentiment",
         num_outputs=5,
         loss=cross_entropy,
+        divergence=symmetric_kl,
         decode=decode_class,
         probability=class_probability,
         metric_name="accuracy",
@@ -205,6 +233,7 @@ TASKS: dict[str, Task] = {
         prediction_column="Predicted_Is_Paraphrase",
         num_outputs=1,
         loss=binary_cross_entropy,
+        divergence=bernoulli_symmetric_kl,
         decode=decode_binary,
         probability=positive_probability,
         metric_name="accuracy",
@@ -223,6 +252,7 @@ TASKS: dict[str, Task] = {
         prediction_column="Predicted_Similarity",
         num_outputs=1,
         loss=mean_squared_error,
+        divergence=squared_difference,
         decode=decode_score,
         probability=None,
         metric_name="pearson",

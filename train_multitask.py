@@ -8,27 +8,24 @@ python train_multitask.py @options.txt                     # arguments from a fi
 """
 
 import argparse
+import shlex
 import sys
+import warnings
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 import checkpoint
-from batches import PAIR_ENCODINGS, TokenizedTask
+from batches import PAIR_ENCODINGS
 from datasets import SPLITS, default_data_dir, load_data
-from engine import Training, build_training, fit
+from engine import fit
 from errors import InputError, exit_status
-from evaluation import (
-    baselines,
-    evaluate,
-    format_table,
-    scores,
-    select_device,
-    write_outputs,
-)
+from evaluation import select_device
 from interrupts import stop_on_signals
 from models import POOLINGS, build_model
 from models.bert import BertConfig, BertModel
+from models.pal import default_pal_size
 from models.pretrained import (
     BUNDLED,
     HUB_IDS,
@@ -39,6 +36,7 @@ from models.pretrained import (
 )
 from optimizers import LR_SCHEDULES, OPTIMIZERS, default_lr
 from options import (
+    JOINT_DEFAULTS,
     ArgumentParser,
     count,
     non_negative_float,
@@ -49,9 +47,11 @@ from options import (
     probability,
     task_weight,
 )
-from run_directory import make_run_dir, name_run_dir, resumed_options
-from run_log import RunLog, build_run_log
-from tasks import TASKS, mean_score
+from report import finish, print_start
+from run_directory import keep_options, make_run_dir, name_run_dir, resumed_options
+from run_log import build_run_log
+from tasks import TASKS
+from training import build_training
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -143,6 +143,18 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         help="peak learning rate; unset: 2e-4 for encoders narrower than 768, else 3e-5; "
         "1e-3 with --option pretrain",
     )
+    add(
+        "--rho",
+        type=positive_float,
+        default=0.01,
+        help="SophiaH's gamma, the curvature's weight; larger: smaller steps (paper: 0.01)",
+    )
+    add(
+        "--hess_interval",
+        type=positive_int,
+        default=10,
+        help="SophiaH's updates a Hessian (paper: 10)",
+    )
     add("--weight_decay", type=non_negative_float, default=0.01, help="on matrices alone; 0: off")
     add("--clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0: off")
     add(
@@ -186,7 +198,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add("--no_test_predictions", action="store_true", help="neither read nor predict test files")
     add("--save_every", type=positive_int, help="updates between checkpoints; unset: an epoch")
     add("--resume", metavar="DIR", help="go on with an interrupted run, exactly where it was")
-    parser.set_defaults(script="train_multitask.py")
+    parser.set_defaults(script="train_multitask.py", **JOINT_DEFAULTS)
     return parser
 
 
@@ -218,12 +230,13 @@ def main(args: Namespace) -> None:
         training.load_state_dict(checkpoint.load(last))
     if args.resume is None:
         make_run_dir(args, config, tokenizer)
+    else:
+        keep_options(args)
     print_start(args, training)
 
     log = build_run_log(args, training.progress.epoch, training.progress.total_updates)
-    with stop_on_signals(
-        f"saved; go on with: python {args.script} --resume {args.run_dir}"
-    ) as stop:
+    command = f"{sys.executable} {args.script} --resume {shlex.quote(args.run_dir)}"
+    with stop_on_signals(f"saved; go on with: {command}") as stop:
         fit(args, training, data["dev"], log, stop.check)
         finish(args, training, data, log, stop.check)
 
@@ -238,60 +251,20 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
     args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
     if args.lr is None:
         args.lr = default_lr(args.option, config.hidden_size)
+    if args.use_pal and args.pal_size is None:
+        args.pal_size = default_pal_size(config.hidden_size)
+    if args.use_amp and not args.use_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
     if args.data_dir is None:
         args.data_dir = str(default_data_dir())
     if args.smoketest:
-        args.batch_size, args.num_batches_per_epoch, args.epochs = 2, 2, 1
-        args.samples_per_epoch = None
+        # Four rows a task: two updates of every task, whatever the task scheduler.
+        args.batch_size, args.epochs = 2, 1
+        args.samples_per_epoch = args.num_batches_per_epoch = args.micro_batch_size = None
         args.max_length = min(args.max_length, 32)
     if args.resume is None:
         name_run_dir(args)
     print(f"data: {args.data_dir}")
-
-
-def print_start(args: Namespace, training: Training) -> None:
-    """Say what is about to run, with every default that was resolved."""
-    trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in training.model.parameters())
-    print(
-        f"model: {args.model_name}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained\n"
-        f"training: {args.epochs} epochs of {training.updates_per_epoch} updates, "
-        f"lr {args.lr:g}, batch {args.batch_size} a task, seed {args.seed}\n"
-        f"run: {args.run_dir}"
-    )
-    progress = training.progress
-    if progress.total_updates:
-        print(f"resumed after epoch {progress.epoch}, update {progress.update} of the next")
-
-
-def finish(
-    args: Namespace,
-    training: Training,
-    data: dict[str, dict[str, TokenizedTask]],
-    log: RunLog,
-    check: Callable[[], None],
-) -> None:
-    """Evaluate the best checkpoint on all of dev, predict test, and say where everything is."""
-    best = checkpoint.load_weights(Path(args.filepath) / "best.pt", training.model)
-    confusions = {}
-    for split in [split for split in data if split != "train"]:
-        metrics, predictions = evaluate(
-            training.model, data[split], use_amp=args.use_amp, check=check
-        )
-        write_outputs(args, split, data[split], metrics, predictions)
-        if split == "dev":
-            dev_metrics = metrics
-            for name, rows in data[split].items():
-                confusions[name] = rows.task.confusion(predictions[name], rows.labels)
-    finals = scores(dev_metrics)
-    log.finish(vars(args), finals, mean_score(finals), confusions, training.progress.total_updates)
-    print(f"\nbest checkpoint, epoch {best['epoch']}, on all of dev:")
-    print(format_table(dev_metrics, baselines(data["train"], data["dev"])))
-    print("baseline: the training set's majority class or mean; a constant has no Pearson")
-    print(
-        f"\nwritten to {args.run_dir}: args.json, metrics.jsonl, metrics-dev.json\n"
-        f"checkpoints: {args.filepath}\npredictions: {args.predictions_path}"
-    )
 
 
 if __name__ == "__main__":

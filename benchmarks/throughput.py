@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from batches import Batch, BatchSampler, TokenizedTask  # noqa: E402
 from datasets import load_data  # noqa: E402
-from engine import Training, build_training, train_one_epoch  # noqa: E402
+from engine import train_one_epoch  # noqa: E402
 from models import MultitaskBert, build_model  # noqa: E402
 from models.pretrained import (  # noqa: E402
     BUNDLED,
@@ -46,6 +48,7 @@ from options import parse_args, positive_int  # noqa: E402
 from run_log import RunLog  # noqa: E402
 from tasks import TASKS, Task  # noqa: E402
 from train_multitask import get_args_parser  # noqa: E402
+from training import Training, build_training  # noqa: E402
 
 ARMS = {
     "a": "our loop",
@@ -99,9 +102,7 @@ class OurArm:
 class ReferenceArm:
     """A plain loop around transformers' encoder, over the given rows."""
 
-    def __init__(
-        self, args: Namespace, dropout: float, data: dict[str, TokenizedTask], shuffle: bool
-    ) -> None:
+    def __init__(self, args: Namespace, dropout: float, data: dict[str, TokenizedTask]) -> None:
         from transformers import BertModel
 
         encoder = BertModel.from_pretrained(
@@ -113,12 +114,8 @@ class ReferenceArm:
         self.optimizer = build_optimizer(args, self.model)
         self.clip = args.clip
         self.data = data
-        self.shuffle = shuffle
-        self.random = np.random.default_rng(args.seed)
 
     def run(self, updates: list[dict[str, np.ndarray]]) -> None:
-        if self.shuffle:
-            updates = self.shuffled(updates)
         for update in updates:
             self.optimizer.zero_grad()
             for name, rows in update.items():
@@ -127,15 +124,17 @@ class ReferenceArm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
 
-    def shuffled(self, updates: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """The same rows in random batches of the same sizes."""
-        result: list[dict[str, np.ndarray]] = [{} for _ in updates]
-        for name in self.data:
-            sizes = [len(update[name]) for update in updates]
-            rows = self.random.permutation(np.concatenate([update[name] for update in updates]))
-            for update, part in zip(result, np.split(rows, np.cumsum(sizes)[:-1])):
-                update[name] = part
-        return result
+
+def shuffled(updates: list[dict[str, np.ndarray]], seed: int) -> list[dict[str, np.ndarray]]:
+    """The same rows of each task in random batches of the same sizes."""
+    random = np.random.default_rng(seed)
+    result: list[dict[str, np.ndarray]] = [{} for _ in updates]
+    for name in updates[0]:
+        sizes = [len(update[name]) for update in updates]
+        rows = random.permutation(np.concatenate([update[name] for update in updates]))
+        for update, part in zip(result, np.split(rows, np.cumsum(sizes)[:-1])):
+            update[name] = part
+    return result
 
 
 def our_model(args: Namespace, dropout: float) -> MultitaskBert:
@@ -150,7 +149,7 @@ def our_model(args: Namespace, dropout: float) -> MultitaskBert:
 def build_arm(name: str, args: Namespace, data: dict[str, TokenizedTask]) -> OurArm | ReferenceArm:
     if name in "ad":
         return OurArm(args, 0.1 if name == "a" else 0.0, data)
-    return ReferenceArm(args, 0.1, data, shuffle=name == "b")
+    return ReferenceArm(args, 0.1, data)
 
 
 def plan_updates(
@@ -201,12 +200,12 @@ def trim_memory() -> None:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def peak_memory(name: str, args: Namespace, data, updates) -> float:
+def peak_memory(build: Callable[[], object], updates: list) -> float:
     """Peak MiB of building an arm and training on `updates`, above what the process held before."""
     trim_memory()
     before = resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    arm = build_arm(name, args, data)
+    arm = build()
     arm.run(updates)
     peak = resident_mib("VmHWM") - before
     del arm
@@ -234,10 +233,10 @@ def get_benchmark_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", required=True, help="where the nine files are")
     parser.add_argument("--model_name", default=BUNDLED, help="a BERT checkpoint")
     parser.add_argument("--batch_size", type=positive_int, default=64, help="examples a batch")
-    parser.add_argument("--rounds", type=positive_int, default=4, help="turns of each arm")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="turns of each arm")
     parser.add_argument("--updates", type=positive_int, default=4, help="updates an arm and round")
     parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads")
-    parser.add_argument("--arms", default="abc", help=f"which of {''.join(ARMS)} to run")
+    parser.add_argument("--arms", choices=["ab", "abc", "abcd"], default="abc", help="which arms")
     parser.add_argument("--profile", action="store_true", help="say where our time goes")
     return parser
 
@@ -251,62 +250,68 @@ def main(options: Namespace) -> None:
     config = load_config(directory)
     data = load_data(args, load_tokenizer(directory, config), config.pad_token_id, ("train",))
     data = data["train"]
-    updates = plan_updates(args, data, (options.rounds + 1) * options.updates)
-    rounds = [
-        updates[start : start + options.updates]
-        for start in range(0, len(updates), options.updates)
-    ]
+    num_warmup = options.updates
+    updates = plan_updates(args, data, num_warmup + options.rounds * options.updates)
+    warmup, updates = updates[:num_warmup], updates[num_warmup:]
+    # (b) draws its random batches from the rows of all rounds: those of one round alone are
+    # too alike in length.
+    plans = {name: updates for name in ARMS} | {"b": shuffled(updates, args.seed)}
 
-    peak_memory("b", args, data, rounds[0][:1])  # libraries' own buffers, once
-    peaks = {name: peak_memory(name, args, data, rounds[0]) for name in options.arms}
-    arms = {name: build_arm(name, args, data) for name in options.arms}
+    builders = {name: partial(build_arm, name, args, data) for name in options.arms}
+    peak_memory(builders["a"], warmup[:1])  # libraries' own buffers, once
+    peaks = {name: peak_memory(build, warmup) for name, build in builders.items()}
+    arms = {name: build() for name, build in builders.items()}
     seconds = {name: [] for name in arms}
     gemm = []
     for arm in arms.values():
-        arm.run(rounds[0])
+        arm.run(warmup)
     mean_tokens = int(np.mean([real_tokens(data, [update]) / len(data) for update in updates]))
-    for round_updates in rounds[1:]:
+    for start in range(0, len(updates), options.updates):
         for name, arm in arms.items():
             started = time.perf_counter()
-            arm.run(round_updates)
+            arm.run(plans[name][start : start + options.updates])
             seconds[name].append(time.perf_counter() - started)
         gemm.append(sgemm_rate(config.hidden_size, config.intermediate_size, mean_tokens))
-    report(options, config, data, rounds[1:], arms, seconds, gemm, peaks)
-    if options.profile and "a" in arms:
-        print_profile(arms["a"], rounds[1])
+    report(options, data, updates, arms, seconds, gemm, peaks)
+    if options.profile:
+        print_profile(arms["a"], updates[: options.updates])
 
 
 def real_tokens(data: dict[str, TokenizedTask], updates: list[dict[str, np.ndarray]]) -> int:
     return sum(int(data[name].lengths[rows].sum()) for u in updates for name, rows in u.items())
 
 
-def report(options, config, data, rounds, arms, seconds, gemm, peaks) -> None:
-    """Print speed, memory and ratios; ratios are medians over the rounds, with their range."""
-    examples = [sum(len(rows) for u in part for rows in u.values()) for part in rounds]
+def report(
+    options: Namespace,
+    data: dict[str, TokenizedTask],
+    updates: list[dict[str, np.ndarray]],
+    arms: dict[str, OurArm | ReferenceArm],
+    seconds: dict[str, list[float]],
+    gemm: list[float],
+    peaks: dict[str, float],
+) -> None:
+    """Print speed, memory and ratios, over all rounds and as the range of the single ones."""
+    num_examples = sum(len(rows) for update in updates for rows in update.values())
     print(
-        f"\n{sum(examples)} examples in {len(rounds)} rounds, batch {options.batch_size}, float32, "
-        f"{options.threads} threads"
+        f"\n{num_examples} examples in {options.rounds} rounds, batch {options.batch_size}, "
+        f"float32, {options.threads} threads"
     )
     for name in arms:
-        rate = sum(examples) / sum(seconds[name])
-        print(
-            f"  ({name}) {ARMS[name]:<30}{rate:>8.1f} examples/s   peak {peaks[name]:>7.0f} MiB"
-            f"   memory/(b) {peaks[name] / peaks.get('b', np.nan):.2f}"
-        )
-    for name in [name for name in "bcd" if name in arms and "a" in arms]:
-        ratios = np.array(seconds[name]) / np.array(seconds["a"])
-        print(
-            f"  (a)/({name}) {np.median(ratios):.2f}   rounds {ratios.min():.2f} to {ratios.max():.2f}"
-        )
-    if "a" in arms:
-        encoder = arms["a"].training.model.encoder
-        parameters = sum(p.numel() for p in encoder.layer.parameters())
-        tokens = np.array([real_tokens(data, part) for part in rounds])
-        shares = 6 * parameters * tokens / np.array(seconds["a"]) / np.array(gemm)
-        print(
-            f"  useful rate of (a): {np.median(shares):.1%} of sgemm   "
-            f"rounds {shares.min():.1%} to {shares.max():.1%}"
-        )
+        rate = num_examples / sum(seconds[name])
+        memory = f"peak {peaks[name]:.0f} MiB, {peaks[name] / peaks.get('b', np.nan):.2f} of (b)"
+        print(f"  ({name}) {ARMS[name]:<30}{rate:>8.1f} examples/s   {memory}")
+    for name in [name for name in "bcd" if name in arms]:
+        ratio = sum(seconds[name]) / sum(seconds["a"])
+        rounds = np.array(seconds[name]) / np.array(seconds["a"])
+        print(f"  (a)/({name}) {ratio:.2f}   rounds {rounds.min():.2f} to {rounds.max():.2f}")
+    parameters = sum(p.numel() for p in arms["a"].training.model.encoder.layer.parameters())
+    size = options.updates
+    tokens = [real_tokens(data, updates[i : i + size]) for i in range(0, len(updates), size)]
+    shares = 6 * parameters * np.array(tokens) / np.array(seconds["a"]) / np.array(gemm)
+    print(
+        f"  useful rate of (a): {np.median(shares):.1%} of sgemm, median of the rounds   "
+        f"rounds {shares.min():.1%} to {shares.max():.1%}"
+    )
 
 
 if __name__ == "__main__":

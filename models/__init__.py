@@ -8,6 +8,7 @@ from models.bert import BertModel
 from models.features import POOLINGS, Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert
+from models.pal import ProjectedAttentionLayers
 from tasks import TASKS, Task
 
 __all__ = ["HEADS", "POOLINGS", "MultitaskBert", "build_model"]
@@ -17,12 +18,18 @@ def build_model(args: Namespace, encoder: BertModel) -> MultitaskBert:
     """Put features and heads for the run's tasks on `encoder`; freeze what the options say."""
     if args.option == "pretrain":
         encoder.requires_grad_(False)
+        for module in encoder.modules() if args.use_pal else ():
+            if isinstance(module, nn.LayerNorm):  # trained beside the adapters, as is usual
+                module.requires_grad_(True)
     features = Features(encoder.config.hidden_size, args.pooling)
     heads = {name: build_head(args, TASKS[name], features.num_features) for name in args.tasks}
     if not args.train_classifier:
         for head in heads.values():
             head.requires_grad_(False)
-    return MultitaskBert(encoder, features, heads, args.pair_encoding)
+    pals = None
+    if args.use_pal:
+        pals = {n: ProjectedAttentionLayers(encoder.config, args.pal_size) for n in args.tasks}
+    return MultitaskBert(encoder, features, heads, args.pair_encoding, pals)
 
 
 def build_head(args: Namespace, task: Task, num_features: int) -> nn.Module:

@@ -11,8 +11,9 @@ from tasks import Task
 class MultitaskBert(nn.Module):
     """Encoder -> features -> the task's head.
 
-    heads: task name -> head. What has no trainable parameter runs in eval mode, always: a frozen
-    encoder gives the same states every time.
+    heads: task name -> head. pals: task name -> projected attention layers, the encoder's residual
+    for that task; None for the plain encoder. What has no trainable parameter runs in eval mode,
+    always: a frozen encoder gives the same states every time.
     """
 
     def __init__(
@@ -21,12 +22,14 @@ class MultitaskBert(nn.Module):
         features: Features,
         heads: dict[str, nn.Module],
         pair_encoding: str = "cross",
+        pals: dict[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.pair_encoding = pair_encoding
         self.encoder = encoder
         self.features = features
         self.heads = nn.ModuleDict(heads)
+        self.pals = nn.ModuleDict(pals or {})
         self.train()
 
     def train(self, mode: bool = True) -> "MultitaskBert":
@@ -43,10 +46,61 @@ class MultitaskBert(nn.Module):
         """
         attention_mask = batch["attention_mask"]
         output = self.encoder(
-            batch["input_ids"], attention_mask, batch["token_type_ids"], embeddings=embeddings
+            batch["input_ids"],
+            attention_mask,
+            batch["token_type_ids"],
+            embeddings=embeddings,
+            residual=self.pals[task.name] if self.pals else None,
         )
         x = self.features(output, attention_mask)  # [B, F], or [2B, F] for a pair under bi
         head = self.heads[task.name]
         if task.is_pair and self.pair_encoding == "bi":
             return head(*x.chunk(2)).float()
         return head(x).float()
+
+    def named_shared_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What all tasks train together, with names; the order is that of the modules.
+
+        Without the pooler: no features read it, so no loss reaches it.
+        """
+        return [
+            (name, p)
+            for name, p in self.named_parameters()
+            if name.startswith(("encoder.", "features."))
+            and not name.startswith("encoder.pooler.")
+            and p.requires_grad
+        ]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters of encoder and features; flattened and joined, they are the
+        shared vector [P].
+        """
+        return [p for _, p in self.named_shared_parameters()]
+
+    def task_parameters(self, task: Task) -> list[nn.Parameter]:
+        """The trainable parameters of the task's own head and projected attention layers."""
+        modules = [parts[task.name] for parts in (self.heads, self.pals) if parts]
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def parameter_groups(self) -> dict[str, slice]:
+        """Name -> slice of the shared vector: embeddings, layer.0 …, features; no group is
+        empty.
+        """
+        groups: dict[str, slice] = {}
+        end = 0
+        for name, p in self.named_shared_parameters():
+            group = group_name(name)
+            start = groups[group].start if group in groups else end
+            end += p.numel()
+            groups[group] = slice(start, end)
+        return groups
+
+
+def group_name(name: str) -> str:
+    """encoder.layer.3.output.bias -> layer.3; the encoder's other parts and the features by
+    name.
+    """
+    part, *path = name.split(".")
+    if part == "features":
+        return part
+    return ".".join(path[:2]) if path[0] == "layer" else path[0]

@@ -1,13 +1,35 @@
-"""Registries of optimizers and learning-rate schedules, and their builders."""
+"""Registries of optimizers, projections and learning-rate schedules, and their builders."""
 
 from argparse import Namespace
+from functools import partial
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from models import MultitaskBert
+from optimizers.aggregators import AGGREGATORS, Aggregator
+from optimizers.conflicts import ConflictLog
 from optimizers.lr_schedules import LR_SCHEDULES, PlateauSchedule, UpdateSchedule
+from optimizers.projections import GradVac, Groups, PCGrad, PlainSum
+from optimizers.smart import Smart
+from optimizers.sophia import SophiaH
+from optimizers.task_gradients import SummedGradients, TaskGradients
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "build_lr_schedule", "build_optimizer", "default_lr"]
+__all__ = [
+    "LR_SCHEDULES",
+    "OPTIMIZERS",
+    "PROJECTIONS",
+    "GradVac",
+    "PCGrad",
+    "Smart",
+    "SophiaH",
+    "build_lr_schedule",
+    "build_optimizer",
+    "build_projection",
+    "build_smart",
+    "default_lr",
+]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -24,7 +46,61 @@ def build_adamw(args: Namespace, model: nn.Module) -> Optimizer:
     return AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
 
 
-OPTIMIZERS = {"adamw": build_adamw}
+def build_sophiah(args: Namespace, model: nn.Module) -> Optimizer:
+    """SophiaH (Liu et al., 2023, arXiv:2305.14342)."""
+    groups = parameter_groups(model, args.weight_decay)
+    optimizer = SophiaH(groups, args.lr, gamma=args.rho, hessian_interval=args.hess_interval)
+    optimizer.generator.manual_seed(args.seed)
+    return optimizer
+
+
+OPTIMIZERS = {"adamw": build_adamw, "sophiah": build_sophiah}
+
+
+def build_pcgrad(args: Namespace, num_tasks: int, groups: Groups) -> PCGrad:
+    return PCGrad(num_tasks, torch.Generator().manual_seed(args.seed))
+
+
+def build_gradvac(args: Namespace, num_tasks: int, groups: Groups) -> GradVac:
+    generator = torch.Generator().manual_seed(args.seed)
+    by_layer = args.vaccine_groups == "layer"
+    return GradVac(num_tasks, args.beta_vaccine, generator, groups if by_layer else None)
+
+
+def build_aggregator(key: str, args: Namespace, num_tasks: int, groups: Groups) -> Aggregator:
+    return Aggregator(key, num_tasks)
+
+
+PROJECTIONS = {
+    "none": lambda args, num_tasks, groups: PlainSum(),
+    "pcgrad": build_pcgrad,
+    "vaccine": build_gradvac,
+} | {key: partial(build_aggregator, key) for key in AGGREGATORS}
+
+
+def build_projection(
+    args: Namespace, model: MultitaskBert, names: list[str]
+) -> tuple[SummedGradients | TaskGradients, ConflictLog | None]:
+    """What becomes of the gradients of the tasks `names`, and the log of their conflicts."""
+    if args.projection == "none" and not args.log_conflicts:
+        return SummedGradients(), None
+    groups = model.parameter_groups()
+    projection = PROJECTIONS[args.projection](args, len(names), groups)
+    conflicts = ConflictLog(names, groups)
+    return TaskGradients(projection, model.shared_parameters(), names, conflicts.observe), conflicts
+
+
+def build_smart(args: Namespace, model: MultitaskBert) -> Smart | None:
+    if not args.use_smart_regularization:
+        return None
+    generator = torch.Generator().manual_seed(args.seed)
+    return Smart(
+        model,
+        args.smart_weight_regularization,
+        args.smart_radius,
+        args.smart_mu,
+        generator=generator,
+    )
 
 
 def default_lr(option: str, hidden_size: int) -> float:

@@ -23,6 +23,16 @@ class UpdateSchedule(LambdaLR):
     def after_epoch(self, score: float) -> None:
         pass
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on where the state was, at the rate that this schedule has there: with another number
+        of epochs not the saved one.
+        """
+        super().load_state_dict(state_dict)
+        for group, base_lr, factor in zip(
+            self.optimizer.param_groups, self.base_lrs, self.lr_lambdas
+        ):
+            group["lr"] = base_lr * factor(self.last_epoch)
+
 
 class PlateauSchedule(ReduceLROnPlateau):
     """A tenth of the learning rate after more than two epochs without a better dev score."""

@@ -1,34 +1,156 @@
-"""How the tasks' gradients of the shared parameters become one update."""
+"""Gradient surgery: how the tasks' gradients of the shared parameters become one update.
 
-from collections.abc import Iterable
+J stacks the task gradients of the shared parameters, [T, P]: T tasks, P shared parameters in a
+fixed order. Heads and other task parameters always get their own task's plain gradient. A
+projection maps J to [P], the sum of the projected gradients. All of it follows from the Gramian J
+Jᵀ, [T, T]: beyond the backward passes, a projection costs one Gramian and one weighted sum of rows.
+Everything runs in float32 on unscaled gradients; the small algebra on the Gramian in float64.
+"""
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from tasks import Task
+Orders = list[list[int]]  # orders[i]: a permutation of the tasks other than i
+Groups = dict[str, slice]  # name -> part of the shared vector
+
+
+def gramians(J: Tensor, groups: list[slice]) -> Tensor:
+    """Inner products of the rows of J [T, P], for each group of columns: [G, T, T] float64."""
+    return torch.stack([(part @ part.T).double() for part in (J[:, group] for group in groups)])
+
+
+def weighted_sum(J: Tensor, weights: Tensor, groups: list[slice]) -> Tensor:
+    """The rows of J [T, P], weighted by weights [G, T] group by group: [P]."""
+    return torch.cat([w.to(J.dtype) @ J[:, group] for w, group in zip(weights, groups)])
+
+
+class Projection:
+    """What the projections share: random orders from a generator of their own, and its state.
+
+    Seed the generator; None makes one with seed 0.
+    """
+
+    def __init__(self, num_tasks: int, generator: torch.Generator | None = None) -> None:
+        self.num_tasks = num_tasks
+        self.generator = generator or torch.Generator().manual_seed(0)
+
+    def draw_orders(self) -> Orders:
+        orders = []
+        for i in range(self.num_tasks):
+            others = [j for j in range(self.num_tasks) if j != i]
+            shuffled = torch.randperm(len(others), generator=self.generator).tolist()
+            orders.append([others[k] for k in shuffled])
+        return orders
+
+    def state_dict(self) -> dict:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.generator.set_state(state["generator"])
+
+
+class PCGrad(Projection):
+    """Projecting Conflicting Gradients (Yu et al., NeurIPS 2020, arXiv:2001.06782).
+
+    p ← g_i; for every other task j in random order: if p·g_j < 0, p ← p − (p·g_j / ‖g_j‖²) g_j,
+    with the original g_j. The update is the sum of the p, as in the paper's code, not their mean.
+    """
+
+    def __call__(self, J: Tensor, orders: Orders | None = None) -> Tensor:
+        """J [T, P] -> [P]. orders pins the order of the projections; None draws it."""
+        groups = [slice(0, J.shape[1])]
+        [gramian] = gramians(J, groups)
+        weights = self.weights(gramian, orders or self.draw_orders())
+        return weighted_sum(J, weights[None], groups)
+
+    def weights(self, gramian: Tensor, orders: Orders) -> Tensor:
+        """Weights [T] of the rows of J in the sum; row i of `mix` holds p in terms of the g."""
+        mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
+        for i, others in enumerate(orders):
+            for j in others:
+                dot, norm2 = mix[i] @ gramian[:, j], gramian[j, j]
+                mix[i, j] -= torch.where(dot < 0, dot / norm2, 0)  # dot < 0 implies norm2 > 0
+        return mix.sum(0)
+
+
+class GradVac(Projection):
+    """Gradient Vaccine (Wang et al., ICLR 2021, arXiv:2010.05874).
+
+    Keeps a running target cosine φ̂ for each ordered pair of tasks and turns p toward g_j when
+    their cosine φ is below it: p ← p + ‖p‖ (φ̂ √(1−φ²) − φ √(1−φ̂²)) / (‖g_j‖ √(1−φ̂²)) · g_j. The
+    target follows φ after every pair, turned or not; it starts at 0, so the first update equals
+    PCGrad's. A pair with a zero norm is left out.
+
+    beta: rate of the target's moving average in (0, 1]; larger forgets faster. groups: parts of the
+    shared vector that are treated by themselves, `target` then being [G, T, T]; None treats all of
+    it at once, `target` [T, T]. Raises ValueError if beta is outside (0, 1].
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        beta: float = 0.01,
+        generator: torch.Generator | None = None,
+        groups: Groups | None = None,
+    ) -> None:
+        super().__init__(num_tasks, generator)
+        if not 0 < beta <= 1:
+            raise ValueError(f"beta is {beta}, expected 0 < beta <= 1")
+        self.beta = beta
+        self.groups = None if groups is None else list(groups.values())
+        shape = (num_tasks, num_tasks) if groups is None else (len(groups), num_tasks, num_tasks)
+        self.target = torch.zeros(shape, dtype=torch.float64)
+
+    def __call__(self, J: Tensor, orders: Orders | None = None) -> Tensor:
+        """J [T, P] -> [P]; moves `target`. orders pins the order of the pairs; None draws it."""
+        groups = self.groups or [slice(0, J.shape[1])]
+        orders = orders or self.draw_orders()
+        self.target = self.target.to(J.device)
+        targets = self.target.view(len(groups), self.num_tasks, self.num_tasks)
+        weights = [
+            self.weights(gramian, target, orders)
+            for gramian, target in zip(gramians(J, groups), targets)
+        ]
+        return weighted_sum(J, torch.stack(weights), groups)
+
+    def weights(self, gramian: Tensor, target: Tensor, orders: Orders) -> Tensor:
+        """Weights [T] of the rows of J in the sum; moves `target` [T, T] in place."""
+        mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
+        norms = gramian.diagonal().sqrt()
+        for i, others in enumerate(orders):
+            for j in others:
+                dot = mix[i] @ gramian[:, j]
+                p_norm = (mix[i] @ gramian @ mix[i]).clamp(min=0).sqrt()
+                is_pair = (p_norm > 0) & (norms[j] > 0)
+                cosine = (dot / (p_norm * norms[j])).clamp(-1, 1)
+                turn = self.turn(cosine, target[i, j]) * p_norm / norms[j]
+                mix[i, j] += torch.where(is_pair & (cosine < target[i, j]), turn, 0)
+                moved = target[i, j] + self.beta * (cosine - target[i, j])
+                target[i, j] = torch.where(is_pair, moved, target[i, j])
+        return mix.sum(0)
+
+    @staticmethod
+    def turn(cosine: Tensor, target: Tensor) -> Tensor:
+        """(φ̂ √(1−φ²) − φ √(1−φ̂²)) / √(1−φ̂²)."""
+        sine, target_sine = (1 - cosine**2).sqrt(), (1 - target**2).clamp(min=1e-12).sqrt()
+        return (target * sine - cosine * target_sine) / target_sine
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"target": self.target.cpu()}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.target = state["target"].clone()
 
 
 class PlainSum:
-    """The gradient of the summed loss: no projection. Each task's graph is freed by its own
-    backward pass.
-    """
+    """The sum of the task gradients; where nothing reads J, `SummedGradients` saves making it."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
-
-    def backward(self, task: Task, loss: Tensor) -> None:
-        """Add the gradient of `loss` [] to every parameter's."""
-        loss.backward()
-
-    def combine(self) -> None:
-        """Leave in `p.grad` what the optimizer shall use: here, what the backward passes summed
-        up.
-        """
+    def __call__(self, J: Tensor) -> Tensor:
+        return J.sum(0)
 
     def state_dict(self) -> dict:
         return {}
 
     def load_state_dict(self, state: dict) -> None:
         pass
-
-
-PROJECTIONS = {"none": PlainSum}

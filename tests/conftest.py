@@ -57,11 +57,15 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def parse(tiny_model, tmp_path):
-    """Options of entry 1 from flags, on the tiny encoder and the sample, runs in tmp_path."""
+    """Options of an entry script from flags, on the tiny encoder and the sample, in tmp_path."""
+    import train_multitask
+    import train_multitask_pal
     from options import parse_args
-    from train_multitask import get_args_parser
 
     def parse_flags(*flags: object) -> Namespace:
+        is_pal = flags[:1] == ("train_multitask_pal.py",)
+        flags = flags[is_pal:]
+        get_args_parser = (train_multitask_pal if is_pal else train_multitask).get_args_parser
         defaults = ["--model_name", tiny_model, "--data_dir", SAMPLE, "--logdir", tmp_path / "runs"]
         resumed = "--resume" in flags
         return parse_args(
@@ -73,7 +77,10 @@ def parse(tiny_model, tmp_path):
 
 @pytest.fixture
 def train(parse):
-    """Run entry 1 in this process on tiny sizes; returns its run directory."""
+    """Run entry 1 in this process on tiny sizes; returns its run directory.
+
+    Entry 2 if its name is the first argument.
+    """
     import train_multitask
 
     def run(*flags: object) -> Path:
@@ -101,6 +108,16 @@ def finished_run(tiny_model, tmp_path_factory) -> Path:
 def run_copy(finished_run, tmp_path) -> Path:
     """A copy of the finished run that may be damaged."""
     return Path(shutil.copytree(finished_run, tmp_path / "logs" / "done"))
+
+
+@pytest.fixture(scope="session")
+def few_rows(tmp_path_factory) -> Path:
+    """The nine files with twenty rows each, for runs whose data does not matter."""
+    directory = tmp_path_factory.mktemp("few-rows")
+    for path in SAMPLE.glob("*.csv"):
+        lines = path.read_bytes().splitlines(keepends=True)[:21]
+        (directory / path.name).write_bytes(b"".join(lines))
+    return directory
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ CASES = {  # what is wrong: (damage, flags, what the line must say)
     "a max_length too short": (nothing, "--max_length 4", "--max_length is 4, but para needs at"),
     "a max_length too long": (nothing, "--max_length 999", "this encoder has positions for 128"),
     "a batch of nothing": (nothing, "--batch_size 0", "'0' is not a positive integer"),
-    "contradictory flags": (nothing, "--restarts 2", "--restarts is for --scheduler cosine alone"),
+    "contradictory flags": (nothing, "--restarts 2", "--restarts does nothing without --sch"),
     "an unknown flag": (nothing, "--poolling max", "unrecognized arguments: --poolling"),
     "a run name that escapes": (nothing, "--run_name ../x", "is not a plain name"),
     "a run name that is taken": (nothing, "--run_name done", "a run of this name exists"),

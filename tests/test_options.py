@@ -6,26 +6,41 @@ from pathlib import Path
 
 import pytest
 
-from options import CONTRADICTIONS, RESUME_OPTIONS, parse_args
+from options import CONTRADICTIONS, JOINT_DEFAULTS, NEEDS, RESUME_OPTIONS, parse_args
 from train_multitask import get_args_parser
+from train_multitask_pal import get_args_parser as get_pal_args_parser
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def parse(flags: str):
-    return parse_args(get_args_parser(), shlex.split(flags))
+def parse(flags: str, get_parser=get_args_parser):
+    return parse_args(get_parser(), shlex.split(flags))
 
 
 @pytest.mark.parametrize("contradiction", CONTRADICTIONS, ids=lambda c: c.flags)
 def test_contradictions_end_in_one_line(contradiction, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse(contradiction.flags)
+        parse(contradiction.flags, get_pal_args_parser)
     assert stop.value.code == 2
     assert capsys.readouterr().err.strip().endswith(f"error: {contradiction.message}")
 
 
-def test_defaults_contradict_nothing():
-    args = parse("")
+VALUES = {"restarts": 1, "vaccine_groups": "layer", "pal_size": 6, "hess_interval": 5}
+VALUES |= {"batches_per_update": 5}  # the others take any number
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_an_option_that_would_do_nothing_is_refused(name, capsys):
+    needed, _ = NEEDS[name]
+    flags = "--scheduler none " if name == "warmup_fraction" else ""
+    with pytest.raises(SystemExit):
+        parse(f"{flags}--{name} {VALUES.get(name, 0.5)}", get_pal_args_parser)
+    assert f"--{name} does nothing without {needed}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("get_parser", [get_args_parser, get_pal_args_parser])
+def test_defaults_contradict_nothing(get_parser):
+    args = parse("", get_parser)
     assert args.given == []
     assert (args.lr, args.data_dir, args.run_name) == (None, None, None)
 
@@ -80,17 +95,24 @@ def test_resume_takes_only_its_own_options(capsys):
 
 
 def test_readme_lists_every_flag_with_its_default():
-    """The README's flag table and the parser say the same, flag by flag."""
+    """The README's flag table and the larger parser say the same, flag by flag."""
     rows = re.findall(r"^\| `(--[^|]*)` \| ([^|]*) \|", README.read_text(encoding="utf-8"), re.M)
     written = {flag.split()[0]: default.strip() for flag, default in rows}
     expected = {}
-    for action in get_args_parser()._actions:
-        if action.dest == "help":
-            continue
+    for action in get_pal_args_parser()._actions:
         default = action.default
-        if action.nargs == 0 or default in (None, []):
-            default = "on" if action.dest == "write_summary" and default and action.const else ""
-        expected[action.option_strings[0]] = (
-            f"`{default}`" if default not in ("", "on") else default
-        )
+        is_plain = action.nargs == 0 or default in (None, [])
+        shown = "on" if action.dest == "write_summary" and action.const else ""
+        expected[action.option_strings[-1]] = shown if is_plain else f"`{default}`"
+    del expected["--help"]
+    names = {flag.removeprefix("--quora_"): flag for flag in expected if "quora" in flag}
+    expected |= {f"--para_{split}": expected.pop(flag) for split, flag in names.items()}
     assert written == expected
+
+
+def test_entry_2_has_every_option_of_entry_1():
+    joint = {action.dest for action in get_args_parser()._actions}
+    pal = {action.dest for action in get_pal_args_parser()._actions}
+    assert joint < pal and pal - joint == set(JOINT_DEFAULTS)
+    args = parse("")
+    assert all(getattr(args, name) == default for name, default in JOINT_DEFAULTS.items())

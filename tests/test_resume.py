@@ -65,17 +65,34 @@ def flags_of(scheduler: str) -> list[str]:
     return ["--scheduler", scheduler, *(["--restarts", "1"] if scheduler == "cosine" else [])]
 
 
+PAL = ["train_multitask_pal.py"]
+VACCINE = [*PAL, "--projection", "vaccine", "--task_scheduler", "pal"]
+VACCINE += ["--combine_strategy", "force", "--batches_per_update", "4"]
+SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
+
+
 @pytest.mark.parametrize(
     "flags",
-    [*map(flags_of, LR_SCHEDULES), ["--micro_batch_size", "3"], ["--pair_encoding", "bi"]],
+    [
+        *map(flags_of, LR_SCHEDULES),
+        ["--micro_batch_size", "3"],
+        ["--pair_encoding", "bi"],
+        ["--optimizer", "sophiah", "--hess_interval", "2"],
+        [*PAL, "--projection", "pcgrad"],
+        [*PAL, "--task_scheduler", "random", "--use_pal"],
+        VACCINE,
+        SMART,
+    ],
     ids=" ".join,
 )
 def test_stopped_and_resumed_equals_uninterrupted(train, stop_after, flags):
+    entry = flags[:1] if flags[:1] == PAL else []
+    flags = [*entry, *SIZES, *flags[len(entry) :]]
     stop_after(0)
-    whole = train(*SIZES, *flags, "--run_name", "whole")
+    whole = train(*flags, "--run_name", "whole")
     stop_after(5)  # in epoch 2, among its updates or its evaluation
     with pytest.raises(interrupts.Interrupted):
-        train(*SIZES, *flags, "--run_name", "parts")
+        train(*flags, "--run_name", "parts")
     run = whole.parent / "parts"
     stop_after(4)  # once more
     with pytest.raises(interrupts.Interrupted):
@@ -103,6 +120,34 @@ def test_more_epochs_may_be_asked_for(train):
     train("--resume", run, "--epochs", "4")
     epochs = [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()]
     assert epochs == [1, 2, 3, 4]
+
+
+def test_options_given_on_resume_are_kept(train, stop_after):
+    """The next resume, bare, goes on to the same end."""
+    run = train(*SIZES, "--run_name", "a")
+    stop_after(2)
+    with pytest.raises(interrupts.Interrupted):
+        train("--resume", run, "--epochs", "5")
+    stop_after(0)
+    train("--resume", run)
+    assert [line["epoch"] for line in final_state(run)[2]] == [1, 2, 3, 4, 5]
+
+
+def test_resume_with_other_files_is_one_line(train, stop_after, data_copy):
+    stop_after(5)
+    with pytest.raises(interrupts.Interrupted):
+        train(*SIZES, "--run_name", "a", "--data_dir", data_copy)
+    stop_after(0)
+    path = data_copy / "sst-sentiment-train.csv"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:100]))
+    with pytest.raises(InputError, match="has 99 rows now, 600 when the run was saved"):
+        train("--resume", data_copy.parent / "runs" / "a")
+
+
+def test_a_moved_checkpoint_folder_must_hold_one(train, tmp_path):
+    run = train(*SIZES, "--run_name", "a")
+    with pytest.raises(InputError, match="no last.pt in it to go on from"):
+        train("--resume", run, "--filepath", tmp_path / "empty")
 
 
 def test_resume_of_nothing_is_one_line(train, tmp_path):
@@ -191,7 +236,7 @@ def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):
     with pytest.raises(interrupts.Interrupted):
         train(*flags, "--run_name", "a")
     state = checkpoint.load(run / "checkpoints" / "last.pt")
-    assert state["progress"]["total_updates"] == 4
+    assert state["progress"]["total_updates"] == 5
     (run / "checkpoints" / "last.pt").unlink()
     stop_after(0)
     train("--resume", run)

@@ -36,6 +36,13 @@ LOSSES = {  # one example's loss by its formula
     "para": lambda row, label: -math.log(sigmoid(row[0] if label else -row[0])),
     "sts": lambda row, label: (row[0] - label) ** 2,
 }
+DIVERGENCES = {  # one example's divergence by its formula
+    "sst": lambda row, other: sum(
+        (math.exp(p) - math.exp(q)) * (p - q) for p, q in zip(log_softmax(row), log_softmax(other))
+    ),
+    "para": lambda row, other: (sigmoid(row[0]) - sigmoid(other[0])) * (row[0] - other[0]),
+    "sts": lambda row, other: (row[0] - other[0]) ** 2,
+}
 PROBABILITIES = {
     "sst": lambda row: math.exp(max(log_softmax(row))),
     "para": lambda row: sigmoid(row[0]),
@@ -76,7 +83,7 @@ def logits_and_labels(task, num_rows=6):
 
 
 def test_every_task_has_its_reference():
-    for references in (MIXED, LOSSES, DECODED, METRICS):
+    for references in (MIXED, LOSSES, DIVERGENCES, DECODED, METRICS):
         assert list(references) == list(TASKS)
     assert [name for name, task in TASKS.items() if task.probability] == list(PROBABILITIES)
     assert [task.name for task in TASKS.values()] == list(TASKS)
@@ -115,6 +122,35 @@ def test_loss_refuses_shapes_that_would_broadcast(name):
     for trap in traps:
         with pytest.raises(AssertionError, match="logits.shape="):
             task.loss(*trap)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_divergence_is_its_formula_example_by_example(name):
+    task = TASKS[name]
+    logits, _ = logits_and_labels(task)
+    others = logits.flip(0)
+    pairs = zip(logits.tolist(), others.tolist())
+    expected = [DIVERGENCES[name](row, other) for row, other in pairs]
+    divergences = task.divergence(logits, others)
+    assert divergences.tolist() == pytest.approx(expected, rel=1e-4) and min(expected) > 0
+    assert torch.equal(task.divergence(others, logits), divergences)
+    assert task.divergence(logits, logits).tolist() == [0] * 6
+    assert task.divergence(logits.double(), others.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_divergence_refuses_shapes_that_would_broadcast(name):
+    task = TASKS[name]
+    logits, _ = logits_and_labels(task)
+    traps = [(logits, logits[:, 0]), (logits[:, 0], logits[:, 0]), (logits, logits[:1])]
+    traps += [(logits[:1], logits), (logits[None], logits[None]), (logits[:, 0], logits)]
+    if task.num_outputs == 1:
+        traps.append((logits.expand(-1, 2), logits.expand(-1, 2)))
+    else:
+        traps.append((logits, logits[:, :1]))
+    for trap in traps:
+        with pytest.raises(AssertionError, match="logits.shape="):
+            task.divergence(*trap)
 
 
 @pytest.mark.parametrize("name", TASKS)

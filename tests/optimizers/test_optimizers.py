@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import OPTIMIZERS, build_optimizer, default_lr
+from optimizers import OPTIMIZERS, SophiaH, build_optimizer, default_lr
 
 LR, WEIGHT_DECAY = 0.01, 0.3
 
@@ -37,7 +37,8 @@ def new_model():
 
 
 def build(model, name="adamw", weight_decay=WEIGHT_DECAY):
-    return build_optimizer(Namespace(optimizer=name, lr=LR, weight_decay=weight_decay), model)
+    options = {"optimizer": name, "lr": LR, "weight_decay": weight_decay}
+    return build_optimizer(Namespace(**options, rho=0.01, hess_interval=2, seed=0), model)
 
 
 def train(model, optimizer, num_steps=5):
@@ -47,7 +48,10 @@ def train(model, optimizer, num_steps=5):
         input_ids = torch.randint(0, 8, (6, 3), generator=generator)
         labels = torch.randn(6, 1, generator=generator)
         optimizer.zero_grad()
-        (model(input_ids) - labels).square().mean().backward()
+        loss = (model(input_ids) - labels).square().mean()
+        if isinstance(optimizer, SophiaH):
+            optimizer.accumulate_hessian(loss)
+        loss.backward()
         optimizer.step()
 
 

@@ -1,0 +1,226 @@
+"""Gradient surgery against known numbers, torchjd's implementations and hand computations."""
+
+import pytest
+import torch
+from torch import nn
+
+import checkpoint
+from optimizers import PROJECTIONS
+from optimizers.projections import GradVac, PCGrad, PlainSum
+from optimizers.task_gradients import SummedGradients, TaskGradients
+from tasks import TASKS
+
+aggregation = pytest.importorskip("torchjd.aggregation")
+
+G1, G2 = [1, 2, -1, 0.5], [-1.5, 0.5, 1, -2]
+PAIR = torch.tensor([G1, G2], dtype=torch.float64)
+
+
+def test_pcgrad_of_a_pair():
+    expected = [-0.6, 3.4666666667, -0.0666666667, -1.9666666667]
+    torch.testing.assert_close(PCGrad(2)(PAIR).tolist(), expected, atol=1e-9, rtol=0)
+
+
+def test_gradvac_of_a_pair_and_its_target():
+    gradvac = GradVac(2)
+    gradvac.target[:] = 0.3
+    expected = [-0.6801783726, 4.2417242682, -0.120118915, -2.3408324053]
+    torch.testing.assert_close(gradvac(PAIR).tolist(), expected, atol=1e-9, rtol=0)
+    off_diagonal = gradvac.target[0, 1], gradvac.target[1, 0]
+    assert all(abs(float(phi) - 0.2933485163) < 1e-9 for phi in off_diagonal)
+
+
+def replayed_orders(num_tasks: int, seed: int, drops_self: bool) -> list[list[int]]:
+    """The orders that torchjd draws from the global generator at this seed."""
+    torch.manual_seed(seed)
+    orders = []
+    for i in range(num_tasks):
+        if drops_self:
+            orders.append([j for j in torch.randperm(num_tasks).tolist() if j != i])
+        else:
+            others = [j for j in range(num_tasks) if j != i]
+            orders.append([others[k] for k in torch.randperm(num_tasks - 1).tolist()])
+    return orders
+
+
+def conflicting_rows(seed: int, num_tasks: int) -> torch.Tensor:
+    """Random J [T, P], P from 3 on, some rows of it parallel, some against each other."""
+    generator = torch.Generator().manual_seed(seed)
+    J = torch.randn(num_tasks, 3 + seed % 20, dtype=torch.float64, generator=generator)
+    if seed % 4 == 0:
+        J[1] = -2 * J[0] + 0.1 * J[1]
+    return J * (10 ** torch.randn(num_tasks, 1, dtype=torch.float64, generator=generator))
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 4, 5, 6])
+def test_pcgrad_equals_torchjd(num_tasks):
+    for seed in range(40):
+        J = conflicting_rows(seed, num_tasks)
+        orders = replayed_orders(num_tasks, seed, drops_self=True)
+        torch.manual_seed(seed)
+        oracle = aggregation.PCGrad()(J)
+        torch.testing.assert_close(PCGrad(num_tasks)(J, orders), oracle, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 4, 5, 6])
+def test_gradvac_equals_torchjd_over_many_updates(num_tasks):
+    """The oracle keeps its target over the updates, as ours does; β large, so that it matters."""
+    ours, oracle = GradVac(num_tasks, beta=0.3), aggregation.GradVac(beta=0.3, eps=0.0)
+    for seed in range(40):
+        J = conflicting_rows(seed, num_tasks)
+        orders = replayed_orders(num_tasks, seed, drops_self=False)
+        torch.manual_seed(seed)
+        expected = oracle(J)
+        torch.testing.assert_close(ours(J, orders), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_gradvacs_target_rises_on_aligned_gradients():
+    gradvac = GradVac(2, beta=0.1)
+    J = torch.tensor([[1.0, 0.1], [1.0, -0.1]])
+    targets = []
+    for _ in range(20):
+        torch.testing.assert_close(gradvac(J), J.sum(0))  # nothing to turn: cosine above target
+        targets.append(float(gradvac.target[0, 1]))
+    assert targets == sorted(targets) and targets[-1] > 0.8
+
+
+def test_gradvac_turns_gradients_that_merely_agree_less_than_usual():
+    gradvac = GradVac(2)
+    gradvac.target[:] = 0.9
+    J = torch.tensor([[1.0, 0.5], [1.0, -0.5]])
+    turned = gradvac(J)
+    assert turned[0] > J.sum(0)[0]
+    torch.testing.assert_close(PCGrad(2)(J), J.sum(0))
+
+
+def test_gradvac_by_groups_is_gradvac_of_each_part():
+    groups = {"first": slice(0, 2), "rest": slice(2, 4)}
+    J, orders = PAIR.float(), [[1], [0]]
+    together = GradVac(2, groups=groups)
+    parts = [GradVac(2), GradVac(2)]
+    for _ in range(3):
+        expected = torch.cat([part(J[:, g], orders) for part, g in zip(parts, groups.values())])
+        torch.testing.assert_close(together(J, orders), expected)
+    torch.testing.assert_close(together.target, torch.stack([part.target for part in parts]))
+
+
+@pytest.mark.parametrize("projection", [PCGrad(3), GradVac(3)], ids=["pcgrad", "vaccine"])
+def test_a_task_without_gradient_changes_nothing(projection):
+    J = torch.stack([torch.tensor(G1), torch.zeros(4), torch.tensor(G2)])
+    alone = type(projection)(2)(PAIR.float())
+    torch.testing.assert_close(projection(J), alone)
+    if isinstance(projection, GradVac):
+        assert not projection.target[1].any() and not projection.target[:, 1].any()
+
+
+@pytest.mark.parametrize("projection", [PCGrad(4), GradVac(4)], ids=["pcgrad", "vaccine"])
+def test_a_thousand_times_the_losses_is_a_thousand_times_the_update(projection):
+    J, orders = conflicting_rows(4, 4).float(), projection.draw_orders()
+    once = projection(J, orders)
+    if isinstance(projection, GradVac):
+        projection.target.zero_()
+    torch.testing.assert_close(projection(1000 * J, orders), 1000 * once)
+
+
+def test_beta_outside_its_range_is_refused():
+    for beta in (0, 1.1, -1):
+        with pytest.raises(ValueError, match="expected 0 < beta <= 1"):
+            GradVac(2, beta=beta)
+
+
+@pytest.mark.parametrize("projection", [PCGrad, GradVac])
+def test_state_resumes_exactly_and_orders_are_seeded(projection, tmp_path):
+    rows = [conflicting_rows(seed, 4) for seed in range(6)]
+    whole = projection(4, generator=torch.Generator().manual_seed(3))
+    expected = [whole(J) for J in rows]
+    part = projection(4, generator=torch.Generator().manual_seed(3))
+    for J in rows[:3]:
+        part(J)
+    checkpoint.save(tmp_path / "state.pt", part.state_dict())
+    resumed = projection(4)
+    resumed.load_state_dict(checkpoint.load(tmp_path / "state.pt"))
+    assert all(torch.equal(resumed(J), e) for J, e in zip(rows[3:], expected[3:]))
+    torch.rand(3)  # the global generator has no part in it
+    again = projection(4, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(again(rows[0]), expected[0])
+
+
+class Toy(nn.Module):
+    """Two shared parameters, one of them for the first task alone, and a head a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared = nn.ParameterList(
+            [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.ones(2))]
+        )
+        self.heads = nn.ParameterDict({name: nn.Parameter(torch.randn(2)) for name in TASKS})
+
+    def loss(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        h = x @ self.shared[0] + (self.shared[1] if name == "sst" else 0)
+        return (h * self.heads[name]).tanh().sum()
+
+
+def gradients(feeder, model: Toy, inputs: dict, parts: int = 1) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    for name, x in inputs.items():
+        for part in x.chunk(parts):
+            feeder.backward(TASKS[name], model.loss(name, part))
+    feeder.combine()
+    named = model.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+@pytest.fixture
+def toy_inputs():
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.randn(6, 3, generator=generator) for name in TASKS}
+
+
+def test_collecting_j_changes_nothing_by_itself(toy_inputs):
+    """Summing J's rows gives what the backward passes sum up; heads keep their own gradient."""
+    model = Toy()
+    plain = gradients(SummedGradients(), model, toy_inputs)
+    feeder = TaskGradients(PlainSum(), list(model.shared), list(TASKS))
+    for parts in (1, 2, 4):  # uneven: 6 rows in 4 parts
+        for _ in range(2):  # J does not remember the last update
+            torch.testing.assert_close(gradients(feeder, model, toy_inputs, parts), plain)
+
+
+def test_j_holds_each_tasks_gradient_and_zeros_where_it_touches_nothing(toy_inputs):
+    model, seen = Toy(), []
+    feeder = TaskGradients(
+        PCGrad(3), list(model.shared), list(TASKS), lambda J: seen.append(J.clone())
+    )
+    projected = gradients(feeder, model, toy_inputs)
+    [J] = seen
+    assert J.shape == (3, 8)
+    for row, name in enumerate(TASKS):
+        own = torch.autograd.grad(
+            model.loss(name, toy_inputs[name]), list(model.shared), allow_unused=True
+        )
+        own = [torch.zeros_like(p) if g is None else g for g, p in zip(own, model.shared)]
+        torch.testing.assert_close(J[row], torch.cat([g.flatten() for g in own]))
+    expected = PCGrad(3)(J)
+    torch.testing.assert_close(
+        torch.cat([projected["shared.0"].flatten(), projected["shared.1"]]), expected
+    )
+    plain = gradients(SummedGradients(), model, toy_inputs)
+    assert all(torch.equal(projected[n], plain[n]) for n in plain if n.startswith("heads"))
+    seen.clear()
+    gradients(feeder, model, {"sts": toy_inputs["sts"]})
+    assert not seen[0][:2].any() and seen[0][2].any()
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_every_projection_keeps_the_scale_of_agreeing_tasks(name, parse):
+    """T equal gradients: the update is their sum, so that a learning rate keeps its meaning."""
+    from train_multitask_pal import get_args_parser
+
+    args = get_args_parser().parse_args([])
+    projection = PROJECTIONS[name](args, 3, {"all": slice(0, 4)})
+    J = torch.tensor([G1] * 3)
+    torch.testing.assert_close(projection(J), J.sum(0), rtol=1e-4, atol=1e-4)
+    random = conflicting_rows(7, 3).float()
+    assert projection(random).shape == (random.shape[1],)
+    assert projection(random).isfinite().all()

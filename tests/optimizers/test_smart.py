@@ -1,0 +1,292 @@
+"""SMART on an encoder: masks, random states, gradients, precision, the proximal term, its state."""
+
+import copy
+
+import pytest
+import torch
+
+import checkpoint
+from batches import PAIR_ENCODINGS
+from models.bert import BertConfig, BertModel
+from models.features import Features
+from models.heads import HEADS
+from models.multitask import MultitaskBert
+from optimizers.smart import Smart
+from tasks import TASKS
+
+SIZES = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
+LENGTHS = [7, 4, 9, 2, 6, 3]
+every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+every_pairing = pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
+
+
+def new_batch(vocab_size=200, lengths=LENGTHS):
+    generator = torch.Generator().manual_seed(1)
+    shape = len(lengths), max(lengths)
+    mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(1, vocab_size, shape, generator=generator) * mask
+    types = torch.randint(2, shape, generator=generator) * mask
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def new_model(pair_encoding="cross", encoder=None):
+    """Training mode, dropout .1; on a small random encoder."""
+    torch.manual_seed(0)
+    if encoder is None:
+        config = BertConfig(vocab_size=200, num_hidden_layers=2, initializer_range=0.2, **SIZES)
+        encoder = BertModel(config)
+    size = encoder.config.hidden_size
+    heads = {
+        name: HEADS[task.heads[pair_encoding]](size, task.num_outputs, 0, 0.1)
+        for name, task in TASKS.items()
+    }
+    return MultitaskBert(encoder, Features(size, "mean"), heads, pair_encoding).train()
+
+
+def penalty_of(smart, task, batch, seed=3):
+    torch.manual_seed(seed)
+    return smart.penalty(task, batch, smart.logits(task, batch))
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+# The encoder: masks, states, gradients
+
+
+@every_task
+@every_pairing
+def test_penalty_changes_the_gradient(task, pair_encoding):
+    batch, found = new_batch(), []
+    for weight in (0.0, 1.0, None):
+        model = new_model(pair_encoding)
+        smart = Smart(model, weight or 0.0, radius=0.1)
+        torch.manual_seed(3)
+        logits = model(task, batch) if weight is None else smart.logits(task, batch)
+        penalty = 0.0 if weight is None else smart.penalty(task, batch, logits)
+        (logits.square().mean() + penalty).backward()
+        found.append(gradients(model))
+    without, with_penalty, plain = found
+    assert penalty_of(smart, task, batch) == 0
+    assert without.keys() == with_penalty.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert torch.equal(without[name], gradient), name
+        assert with_penalty[name].isfinite().all()
+    changed = [name for name in plain if not torch.allclose(with_penalty[name], plain[name])]
+    assert "encoder.embeddings.word_embeddings.weight" in changed
+    assert "encoder.layer.1.output.weight" in changed
+
+
+@every_task
+@every_pairing
+@pytest.mark.parametrize("mu", [0.0, 1.0])
+def test_all_passes_share_their_dropout_masks(task, pair_encoding, mu):
+    """Without a step, in input or in weights, training mode gives the same outputs, bit for bit."""
+    model, batch = new_model(pair_encoding), new_batch()
+    assert penalty_of(Smart(model, radius=0.0, mu=mu), task, batch) == 0
+    first, second = model(task, batch), model(task, batch)
+    assert not torch.equal(first, second)
+    assert penalty_of(Smart(model, radius=0.1), task, batch) > 0
+
+
+@pytest.mark.parametrize("mu", [0.0, 1.0])
+def test_random_state_is_that_of_a_plain_step(mu):
+    model, batch, task = new_model(), new_batch(), TASKS["para"]
+    torch.manual_seed(3)
+    logits = model(task, batch)
+    state = torch.get_rng_state()
+    smart = Smart(model, mu=mu)
+    torch.manual_seed(3)
+    assert torch.equal(smart.logits(task, batch), logits)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)  # whatever the caller draws in between stays drawn
+    state = torch.get_rng_state()
+    smart.penalty(task, batch, logits)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_penalty_computes_no_gradient_of_a_weight():
+    model, batch, task = new_model(), new_batch(), TASKS["sts"]
+    touched = []
+    for p in model.parameters():
+        p.register_hook(lambda gradient: touched.append(gradient))
+    penalty = penalty_of(Smart(model, mu=1.0), task, batch)
+    assert not touched and not gradients(model)
+    penalty.backward()
+    assert touched
+
+
+@pytest.mark.parametrize("mu, num_embeds, num_passes", [(0.0, 1, 3), (1.0, 2, 4)])
+def test_costs_an_ascent_a_second_output_and_no_more(mu, num_embeds, num_passes):
+    model, calls = new_model(), []
+    model.encoder.embeddings.register_forward_hook(lambda *_: calls.append("embed"))
+    model.encoder.layer[0].register_forward_hook(lambda *_: calls.append("pass"))
+    penalty_of(Smart(model, mu=mu), TASKS["para"], new_batch())
+    assert (calls.count("embed"), calls.count("pass")) == (num_embeds, num_passes)
+
+
+@every_task
+@every_pairing
+def test_every_real_token_moves_by_the_radius_and_padding_stays(task, pair_encoding):
+    model, batch = new_model(pair_encoding), new_batch()
+    smart = Smart(model, radius=0.25)
+    delta = smart.perturbation(task, batch, smart.logits(task, batch))
+    assert delta.dtype == torch.float32 and not delta.requires_grad
+    largest = delta.abs().amax(-1)  # [B, L]
+    torch.testing.assert_close(largest, 0.25 * batch["attention_mask"].float())
+    assert (largest[batch["attention_mask"] == 0] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return BertModel.from_pretrained("minilm-l6")
+
+
+@every_task
+@every_pairing
+def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_encoding):
+    """Against float64, token by token; up to the sign, since ℓ grows alike on both sides."""
+    model, batch = new_model(pair_encoding, minilm), new_batch(20_000)
+    torch.manual_seed(3)
+    smart = Smart(model)
+    logits = smart.logits(task, batch)
+    torch.manual_seed(3)
+    x = model.encoder.embed(**batch).detach().double()
+    state = torch.get_rng_state()
+    exact = copy.deepcopy(model).double()
+    outputs = []
+    generator = torch.Generator().manual_seed(0)
+    noise = 1e-5 * torch.randn(x.shape, generator=generator) * batch["attention_mask"][..., None]
+    start = (x + noise).requires_grad_()
+    for embeddings in (x, start):
+        torch.set_rng_state(state)
+        states = exact.encoder(**batch, embeddings=embeddings)
+        features = exact.features(states, batch["attention_mask"])
+        is_bi = task.is_pair and pair_encoding == "bi"
+        outputs.append(exact.heads[task.name](*(features.chunk(2) if is_bi else [features])))
+    divergence = task.divergence(outputs[0].detach(), outputs[1]).sum()
+    [gradient] = torch.autograd.grad(divergence, start)
+    delta = smart.perturbation(task, batch, logits)
+    real = batch["attention_mask"].bool()
+    directions = gradient[real] / gradient[real].abs().amax(-1, keepdim=True)
+    cosines = torch.cosine_similarity(delta[real].double(), directions).abs()
+    assert cosines.min() > 0.9, cosines
+
+
+def test_ascent_runs_in_float32_under_autocast():
+    model, batch, task = new_model(), new_batch(), TASKS["sst"]
+    smart = Smart(model, radius=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(3)
+        logits = smart.logits(task, batch)
+        delta = smart.perturbation(task, batch, logits)
+    smart.generator.manual_seed(0)
+    with smart.replay(smart.after_embedding), torch.no_grad():
+        exact = model(task, batch, embeddings=smart.x.float())
+    assert not torch.equal(exact, logits)
+    assert torch.equal(smart.perturbation(task, batch, exact), delta)
+
+
+@every_task
+@every_pairing
+def test_the_other_passes_keep_the_callers_precision(task, pair_encoding):
+    """In bfloat16 too, they differ by nothing where nothing moves."""
+    model, batch = new_model(pair_encoding), new_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert penalty_of(Smart(model, radius=0.0, mu=1.0), task, batch) == 0
+        penalty = penalty_of(Smart(model, radius=0.1, mu=1.0), task, batch)
+    penalty.backward()
+    assert penalty > 0 and penalty.dtype == torch.float32
+    assert gradients(model)["encoder.layer.0.attention.query.weight"].any()
+
+
+# The proximal term
+
+
+def move(model, step=0.01):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(step)
+
+
+@every_task
+def test_proximal_term_is_mu_times_the_divergence_from_the_average(task):
+    model, batch = new_model(), new_batch()
+    smart = Smart(model, weight=0.0, mu=0.5)
+    torch.manual_seed(3)
+    previous = model(task, batch).detach()
+    move(model)
+    penalty = penalty_of(smart, task, batch)
+    torch.manual_seed(3)
+    logits = model(task, batch)
+    expected = 0.5 * task.divergence(logits, previous).mean()
+    assert penalty > 0 and torch.equal(penalty, expected)
+    penalty.backward()
+    found = gradients(model)
+    model.zero_grad()
+    expected.backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient)
+    assert not any(average.requires_grad for average in smart.average.values())
+
+
+def test_average_follows_the_weights_slower_after_a_tenth():
+    model = new_model()
+    smart = Smart(model, mu=1.0)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    assert smart.average.keys() == start.keys()
+    share = 0.0
+    for progress, rate in ((0.05, 0.01), (0.0999, 0.01), (0.1, 0.001), (1.0, 0.001)):
+        move(model)
+        smart.after_step(progress)
+        moved = model.heads["sst"].output.bias[0] - start["heads.sst.output.bias"][0]
+        share += rate * (moved - share)
+        for name, average in smart.average.items():
+            assert average.dtype == torch.float32
+            found = average - start[name]
+            torch.testing.assert_close(found, share.expand_as(found), atol=3e-7, rtol=0)
+
+
+def test_without_mu_there_is_no_average():
+    smart = Smart(new_model())
+    smart.after_step(0.5)
+    assert smart.average == smart.state_dict()["average"] == {}
+
+
+# State
+
+
+def test_saved_state_gives_the_next_penalty_bit_for_bit(tmp_path):
+    model, batch, task = new_model(), new_batch(), TASKS["para"]
+    smart = Smart(model, mu=1.0)
+    penalty_of(smart, task, batch)
+    move(model)
+    smart.after_step(0.0)
+    state = {"smart": smart.state_dict(), "model": model.state_dict()}
+    checkpoint.save(tmp_path / "last.pt", state)
+    penalty = penalty_of(smart, task, batch)
+    state = checkpoint.load(tmp_path / "last.pt")
+    model = new_model()
+    resumed = Smart(model, mu=1.0, generator=torch.Generator().manual_seed(99))
+    model.load_state_dict(state["model"])
+    resumed.load_state_dict(state["smart"])
+    assert torch.equal(penalty_of(resumed, task, batch), penalty)
+
+
+@pytest.mark.parametrize("name", ["weight", "radius", "mu", "noise_std", "step_size"])
+def test_negative_numbers_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=-1"):
+        Smart(new_model(), **{name: -1.0})
+
+
+def test_no_noise_is_refused():
+    with pytest.raises(ValueError, match="noise_std > 0"):
+        Smart(new_model(), noise_std=0.0)
+
+
+def test_penalty_of_another_batch_is_refused():
+    smart, task = Smart(new_model()), TASKS["sst"]
+    logits = smart.logits(task, new_batch())
+    with pytest.raises(AssertionError, match="of another batch"):
+        smart.penalty(task, new_batch(lengths=[3] * 6), logits)

@@ -1,0 +1,121 @@
+"""Every technique with every other: a few updates on a tiny encoder, and what moved."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint
+import train_multitask
+from options import parse_args
+from task_schedulers import TASK_SCHEDULERS
+from tasks import TASKS
+from train_multitask_pal import get_args_parser
+
+SMALL = "--num_batches_per_epoch 4 --batch_size 2 --epochs 1 --dev_samples 4 --no_tensorboard "
+SMALL += "--no_test_predictions --scheduler none "
+SAMPLED = ("random", "pal")
+# Without a gradient in theory, in any update, or in these few: key biases, the pooler that nothing
+# reads, rows of embeddings that no batch holds (and so moved by weight decay alone).
+EXEMPT = ("key.bias", "pooler.")
+
+
+@pytest.fixture
+def run_pal(tiny_model, few_rows, tmp_path):
+    """Run entry 2 in this process; returns its options and its last checkpoint."""
+
+    def run(flags: str):
+        defaults = f"--model_name {tiny_model} --data_dir {few_rows} --logdir {tmp_path} "
+        args = parse_args(get_args_parser(), (defaults + SMALL + flags).split())
+        train_multitask.main(args)
+        return args, checkpoint.load(Path(args.filepath) / "last.pt")
+
+    return run
+
+
+def combinations() -> list[str]:
+    """One line of flags each; with a projection `random` and `pal` take both strategies."""
+    result: list[str] = []
+    for scheduler, projection in product(TASK_SCHEDULERS, ("none", "pcgrad", "vaccine")):
+        flags = f"--task_scheduler {scheduler} --projection {projection}"
+        if projection != "none" and scheduler in TASKS:
+            continue  # a usage error, see the table of contradictions
+        if projection == "none" or scheduler not in SAMPLED:
+            result.append(flags)
+        else:
+            strategies = [f"--combine_strategy {s}" for s in ("force", "encourage")]
+            result += [f"{flags} --batches_per_update 5 {strategy}" for strategy in strategies]
+    return result
+
+
+@pytest.mark.parametrize("flags", combinations())
+@pytest.mark.parametrize("optimizer", ["adamw", "sophiah --hess_interval 2"])
+def test_every_combination_trains_what_it_should(flags, optimizer, run_pal, tiny_model, capsys):
+    """SMART off and on, PALs off and on, within one test each."""
+    from models.bert import BertModel
+
+    before = BertModel.from_pretrained(str(tiny_model)).state_dict()
+    for extra in ("", "--use_pal", "--use_smart_regularization --smart_mu 1 --use_pal"):
+        args, state = run_pal(f"{flags} --optimizer {optimizer} {extra} --lr 1e-3")
+        after = state["model"]
+        assert all(tensor.isfinite().all() for tensor in after.values())
+        for name, tensor in before.items():
+            moved = not torch.equal(after[f"encoder.{name}"], tensor)
+            assert moved or any(part in name for part in EXEMPT), name
+        trained = {name for name, count in state_updates(args).items() if count}
+        expected = {args.task_scheduler} if args.task_scheduler in TASKS else set(TASKS)
+        assert trained <= expected and (trained == expected or args.task_scheduler in SAMPLED)
+
+
+def state_updates(args) -> dict[str, int]:
+    [line] = (Path(args.run_dir) / "metrics.jsonl").read_text().splitlines()
+    return json.loads(line)["updates"]
+
+
+def test_a_frozen_encoder_moves_its_layer_norms_under_pals_and_nothing_else(run_pal, tiny_model):
+    from models.bert import BertModel
+
+    before = BertModel.from_pretrained(str(tiny_model)).state_dict()
+    args, state = run_pal("--option pretrain --use_pal --projection pcgrad --lr 1e-3")
+    for name, tensor in before.items():
+        moved = not torch.equal(state["model"][f"encoder.{name}"], tensor)
+        assert moved == ("LayerNorm" in name), name
+    pals = [name for name in state["model"] if name.startswith("pals.")]
+    assert any(state["model"][name].any() for name in pals if name.endswith("decode.weight"))
+
+
+@pytest.mark.parametrize("projection", ["pcgrad", "vaccine"])
+def test_conflicts_are_logged_drawn_and_counted(run_pal, projection, capsys):
+    args, state = run_pal(f"--projection {projection}")
+    cosines = state["conflicts"]["cosines"]
+    assert cosines.shape == (4, 1 + 3, 3)  # updates; whole, embeddings, two layers; pairs
+    assert ((cosines.abs() <= 1.0001) | cosines.isnan()).all()
+    figure = Path(args.run_dir) / "conflicts.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "updates whose task gradients conflict: sst-para" in capsys.readouterr().out
+
+
+def test_log_conflicts_changes_nothing_but_the_log(run_pal):
+    _, plain = run_pal("--task_scheduler joint --run_name plain")
+    _, logged = run_pal("--task_scheduler joint --log_conflicts --run_name logged")
+    for name, tensor in plain["model"].items():
+        torch.testing.assert_close(logged["model"][name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_a_task_scheduler_of_one_task_evaluates_all_and_selects_on_it(run_pal):
+    args, state = run_pal("--task_scheduler sts")
+    [line] = (Path(args.run_dir) / "metrics.jsonl").read_text().splitlines()
+    line = json.loads(line)
+    assert set(line["dev"]) == set(TASKS) and set(line["updates"]) == {"sts"}
+    assert line["mean"] == (line["dev"]["sts"]["pearson"] or 0.0)
+
+
+def test_the_original_command_runs_and_does_what_each_flag_says(run_pal, tiny_model):
+    flags = "--option finetune --local_files_only --smoketest --no_tensorboard "
+    flags += "--no_train_classifier --use_smart_regularization --use_pal --use_amp"
+    args, state = run_pal(flags)
+    assert args.use_amp and args.use_pal and not args.train_classifier and not args.write_summary
+    assert "smart" in state and any(name.startswith("pals.") for name in state["model"])
+    assert not (Path(args.run_dir) / "tensorboard").exists()
