@@ -111,9 +111,7 @@ class TokenizedTask:
     def sequential_batches(
         self, batch_size: int, rows: np.ndarray | None = None
     ) -> Iterator[tuple]:
-        """Yield (row numbers [B], batch) over all rows, or the given ones, each once, sorted by
-        length.
-        """
+        """Yield (row numbers [B], batch), all rows or the given ones, each once, by length."""
         rows = np.arange(len(self)) if rows is None else rows
         rows = rows[np.argsort(self.lengths[rows].max(axis=1), kind="stable")]
         for start in range(0, len(rows), batch_size):
@@ -121,9 +119,7 @@ class TokenizedTask:
             yield chunk, self.batch(chunk)
 
     def sample_rows(self, num_rows: int | None, seed: int) -> np.ndarray:
-        """A fixed seeded sample of row numbers without replacement; every row for None or enough of
-        them.
-        """
+        """A fixed seeded sample of row numbers without replacement; None or enough: every row."""
         if num_rows is None or num_rows >= len(self):
             return np.arange(len(self))
         generator = torch.Generator().manual_seed(seed)

@@ -19,9 +19,7 @@ FORMAT = "multitask-bert-1"
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators (dropout, initial weights). Samplers have generators of their
-    own.
-    """
+    """Seed the global generators (dropout, initial weights). Samplers have their own."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -63,9 +61,7 @@ def save(path: Path | str, state: dict) -> None:
 
 
 def load(path: Path | str) -> dict:
-    """Read a checkpoint of ours. Raises InputError in one line for any other, or a truncated,
-    file.
-    """
+    """Read a checkpoint of ours. Raises InputError for any other, or a truncated, file."""
     path = Path(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,9 +79,7 @@ def load(path: Path | str) -> dict:
 
 
 def load_weights(path: Path | str, model: torch.nn.Module) -> dict:
-    """Load a checkpoint's weights into `model`, all of them; return the checkpoint. Raises
-    InputError.
-    """
+    """Load all weights of a checkpoint into `model`; return it. Raises InputError."""
     state = load(path)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
@@ -114,9 +108,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Put every global generator back. A checkpoint made on another number of GPUs keeps the
-    CPU's.
-    """
+    """Put every global generator back; the GPUs' only where there are as many as then."""
     version, words, cached = state["python"]
     random.setstate((version, tuple(words), cached))
     np.random.set_state(tuple(state["numpy"]))

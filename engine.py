@@ -1,6 +1,4 @@
-"""The only training loop: `fit` runs epochs, `train_one_epoch` runs updates, `train_step` is one of
-them.
-"""
+"""The only training loop: `fit` runs epochs, `train_one_epoch` updates, `train_step` is one."""
 
 import math
 import time

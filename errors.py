@@ -9,9 +9,7 @@ from interrupts import Interrupted
 
 
 class InputError(ValueError):
-    """Wrong input from the user. The message names what is wrong, its value, what is allowed and
-    what to do.
-    """
+    """Wrong input from the user: what is wrong, its value, what is allowed, what to do."""
 
 
 def exit_status(command: Callable[[], None]) -> int:

@@ -36,9 +36,7 @@ Metrics = dict[str, dict[str, float]]
 
 
 def select_device(use_gpu: bool) -> torch.device:
-    """The GPU exactly if asked for. Raises InputError where CUDA has none: a job must not crawl
-    along unseen.
-    """
+    """The GPU exactly if asked for. Raises InputError where there is none: no job crawls unseen."""
     if use_gpu and not torch.cuda.is_available():
         raise InputError(
             "--use_gpu is given, but torch finds no CUDA device; leave it out to run on CPU"
@@ -221,6 +219,8 @@ def read_text(path: str, task: Task) -> list[Example]:
         raise InputError(f"--input {path}: no such file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: byte {error.start + 1} is not UTF-8 text") from None
+    if not raw:
+        raise InputError(f"{name}: it is empty, expected a line an example")
     examples = []
     for number, line in enumerate(lines, start=1):
         texts = tuple(line.split("\t"))
@@ -230,8 +230,6 @@ def read_text(path: str, task: Task) -> list[Example]:
                 f"{len(task.text_columns)}, separated by tabs and not empty"
             )
         examples.append(Example(str(number), texts, None))
-    if not examples:
-        raise InputError(f"{name}: it is empty, expected a line an example")
     return examples
 
 

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; everything up to here is saved. `signum` gives the exit
-    status.
-    """
+    """A signal asked the run to stop; all is saved. `signum` gives the exit status."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
@@ -16,9 +14,7 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR1 ask the run to stop after the current update; a second Ctrl-C at
-    once.
-    """
+    """SIGTERM, SIGINT and SIGUSR1 stop the run after the update; a second Ctrl-C at once."""
 
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

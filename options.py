@@ -1,6 +1,4 @@
-"""Reading the command line: option types, contradictory options, and what a resumed run may
-change.
-"""
+"""Reading the command line: option types, contradictions, what a resumed run may change."""
 
 import argparse
 import shlex
@@ -13,9 +11,7 @@ from tasks import TASKS
 
 
 class Contradiction(NamedTuple):
-    """Options that cannot go together: `flags` is an example, `holds` the test, `message` what to
-    do.
-    """
+    """Options that cannot go together: an example, the test, and what to do about it."""
 
     flags: str
     holds: Callable[[Namespace], object]

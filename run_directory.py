@@ -25,9 +25,7 @@ MOVABLE = {"filepath": "checkpoints", "predictions_path": "predictions"}
 
 
 def name_run_dir(args: Namespace) -> None:
-    """Set run_dir, filepath and predictions_path. Raises InputError if the name or --filepath is
-    taken.
-    """
+    """Set run_dir, filepath, predictions_path. Raises InputError if one of them is taken."""
     stem = args.run_name or time.strftime("run-%Y%m%d-%H%M%S")
     names = [stem] if args.run_name else [stem, *(f"{stem}-{count}" for count in range(2, 1000))]
     free = [name for name in names if not (Path(args.logdir) / name).exists()]
@@ -125,9 +123,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_options(directory: Path | str) -> Namespace:
-    """Options of a run from its args.json; its folders follow if it was moved. Raises
-    InputError.
-    """
+    """Options of a run, from args.json; its folders follow if it moved. Raises InputError."""
     directory = Path(directory)
     if not (directory / "args.json").is_file():
         raise InputError(f"{directory}: no args.json in it, expected the directory of a run")

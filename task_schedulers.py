@@ -181,9 +181,7 @@ class Sampled(TaskScheduler):
 
 
 class Annealed(Sampled):
-    """Annealed sampling of the PAL paper: by training set size first, nearly uniformly at the
-    end.
-    """
+    """The PAL paper's annealed sampling: by training set size first, nearly uniform at the end."""
 
     def task_probabilities(self, epoch: int) -> torch.Tensor:
         sizes = [len(self.data[name]) for name in self.names]

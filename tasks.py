@@ -194,9 +194,7 @@ class Task:
         return {name: metric(predictions, labels) for name, metric in metrics.items()}
 
     def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Counts [C, C], true class by row, predicted class by column; None for a task without
-        classes.
-        """
+        """Counts [C, C], true class by row, predicted by column; None without class names."""
         if self.class_names is None:
             return None
         return confusion_matrix(labels, predictions, labels=range(len(self.class_names)))
@@ -264,7 +262,5 @@ TASKS: dict[str, Task] = {
 
 
 def mean_score(scores: dict[str, float]) -> float:
-    """Mean of the tasks' metrics, a nan counted as 0; the overall score that picks the best
-    checkpoint.
-    """
+    """Mean of the tasks' metrics, a nan counted as 0: what picks the best checkpoint."""
     return sum(0.0 if math.isnan(score) else score for score in scores.values()) / len(scores)

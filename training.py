@@ -20,9 +20,7 @@ from task_schedulers import TASK_SCHEDULERS, TaskScheduler, Update
 
 @dataclass
 class Progress:
-    """How far a run is: finished epochs, updates of the current one, and its sums by task so
-    far.
-    """
+    """How far a run is: finished epochs, updates of the current one, its sums by task."""
 
     epoch: int = 0
     update: int = 0
@@ -47,9 +45,7 @@ class Progress:
         return sum(len(batch["labels"]) for _, batch, _ in update)
 
     def finish_epoch(self, metrics: Metrics, mean: float, lr: float, peak_memory: float) -> dict:
-        """Count the epoch, note a best score, start anew; return the epoch's line for
-        metrics.jsonl.
-        """
+        """Count the epoch, note a best score, start anew; return its line for metrics.jsonl."""
         self.epoch += 1
         if mean > self.best_score:
             self.best_score, self.best_epoch = mean, self.epoch

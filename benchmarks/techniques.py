@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from throughput import peak_memory  # noqa: E402
+from memory import peak_memory  # noqa: E402
 
 from batches import TokenizedTask  # noqa: E402
 from datasets import load_data  # noqa: E402

@@ -15,14 +15,11 @@ rounds.
 """
 
 import argparse
-import ctypes
-import gc
 import os
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +28,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from memory import peak_memory  # noqa: E402
 
 from batches import Batch, BatchSampler, TokenizedTask  # noqa: E402
 from datasets import load_data  # noqa: E402
@@ -185,32 +184,6 @@ def sgemm_rate(hidden_size: int, intermediate_size: int, num_tokens: int) -> flo
         seconds += time.perf_counter() - started
         flops += 10 * 2 * num_tokens * inner * outer
     return flops / seconds
-
-
-def resident_mib(field: str) -> float:
-    """VmRSS or VmHWM of this process (Linux), in MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-def trim_memory() -> None:
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def peak_memory(build: Callable[[], object], updates: list) -> float:
-    """Peak MiB of building an arm and training on `updates`, above what the process held before."""
-    trim_memory()
-    before = resident_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    arm = build()
-    arm.run(updates)
-    peak = resident_mib("VmHWM") - before
-    del arm
-    trim_memory()
-    return peak
 
 
 def print_profile(arm: OurArm, updates) -> None:

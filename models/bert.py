@@ -84,9 +84,7 @@ class BertConfig:
 
 
 class BertOutput(NamedTuple):
-    """last_hidden_state [B, L, H], pooler_output [B, H], hidden_states None or num_layers + 1 of
-    [B, L, H].
-    """
+    """States [B, L, H], pooler output [B, H], and None or num_layers + 1 states [B, L, H]."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor

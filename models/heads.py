@@ -1,6 +1,4 @@
-"""Task heads: sentence vectors u (and v, the second sentence's, under `bi`) [B, F] -> logits [B,
-C].
-"""
+"""Task heads: sentence vectors u (and v, the second's, under `bi`) [B, F] -> logits [B, C]."""
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +16,7 @@ def mlp(num_features: int, num_layers: int, dropout: float) -> nn.Sequential:
 
 
 class ClassifyHead(nn.Module):
-    """Dropout, hidden layers, Linear: the head of single sentences, and of pairs encoded
-    together.
-    """
+    """Dropout, hidden layers, Linear: for single sentences, and pairs encoded together."""
 
     def __init__(
         self, num_features: int, num_outputs: int, num_hidden_layers: int, dropout: float

@@ -41,9 +41,7 @@ class MultitaskBert(nn.Module):
         return self
 
     def forward(self, task: Task, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """Logits [B, C] in float32. `embeddings` [B, L, H] replaces what `encoder.embed`
-        returns.
-        """
+        """Logits [B, C] in float32. `embeddings` [B, L, H] replace those of `encoder.embed`."""
         attention_mask = batch["attention_mask"]
         output = self.encoder(
             batch["input_ids"],
@@ -72,9 +70,7 @@ class MultitaskBert(nn.Module):
         ]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters of encoder and features; flattened and joined, they are the
-        shared vector [P].
-        """
+        """Trainable parameters of encoder and features: flattened, the shared vector [P]."""
         return [p for _, p in self.named_shared_parameters()]
 
     def task_parameters(self, task: Task) -> list[nn.Parameter]:
@@ -83,9 +79,7 @@ class MultitaskBert(nn.Module):
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def parameter_groups(self) -> dict[str, slice]:
-        """Name -> slice of the shared vector: embeddings, layer.0 …, features; no group is
-        empty.
-        """
+        """Name -> slice of the shared vector: embeddings, layer.0 …, features; none empty."""
         groups: dict[str, slice] = {}
         end = 0
         for name, p in self.named_shared_parameters():
@@ -97,9 +91,7 @@ class MultitaskBert(nn.Module):
 
 
 def group_name(name: str) -> str:
-    """encoder.layer.3.output.bias -> layer.3; the encoder's other parts and the features by
-    name.
-    """
+    """encoder.layer.3.output.bias -> layer.3; other parts by their own name."""
     part, *path = name.split(".")
     if part == "features":
         return part

@@ -82,9 +82,7 @@ def find_checkpoint(name_or_dir: str, local_files_only: bool = False) -> Path:
 
 
 def find_bundled() -> Path:
-    """The checkpoint inside the installed package, its weights checked. Does not import the
-    package.
-    """
+    """The checkpoint inside the installed package, its weights checked; imports nothing of it."""
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -118,9 +116,7 @@ def read_json(path: Path) -> dict:
 
 
 def load_config(directory: Path) -> BertConfig:
-    """Read config.json. Raises InputError for an architecture that is neither BERT nor RoBERTa, and
-    for values that none can have.
-    """
+    """Read config.json. Raises InputError for another architecture and impossible values."""
     path = directory / "config.json"
     try:
         values = read_json(path)

@@ -104,9 +104,7 @@ def build_smart(args: Namespace, model: MultitaskBert) -> Smart | None:
 
 
 def default_lr(option: str, hidden_size: int) -> float:
-    """The learning rate where --lr is not given: by what is trained, and how wide the encoder
-    is.
-    """
+    """The learning rate without --lr: by what is trained, and by the encoder's width."""
     if option == "pretrain":
         return 1e-3
     return 2e-4 if hidden_size < 768 else 3e-5

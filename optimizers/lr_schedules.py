@@ -24,9 +24,7 @@ class UpdateSchedule(LambdaLR):
         pass
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on where the state was, at the rate that this schedule has there: with another number
-        of epochs not the saved one.
-        """
+        """Go on where the state was, at this schedule's rate there: epochs may have changed."""
         super().load_state_dict(state_dict)
         for group, base_lr, factor in zip(
             self.optimizer.param_groups, self.base_lrs, self.lr_lambdas
@@ -64,9 +62,7 @@ def linear_warmup(
 def cosine(
     optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
 ) -> UpdateSchedule:
-    """The same warm-up, then a half cosine to 0, begun anew `restarts` times (Loshchilov & Hutter,
-    1608.03983).
-    """
+    """The same warm-up, then a half cosine to 0, `restarts` times anew (arXiv:1608.03983)."""
     warmup_steps = int(warmup_fraction * num_updates)
 
     def factor(update: int) -> float:

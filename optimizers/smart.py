@@ -121,9 +121,7 @@ class Smart:
         return self.radius * unit_tokens(direction) * mask
 
     def after_step(self, progress: float) -> None:
-        """Move θ̃ toward θ, after `optimizer.step`. progress: share of all updates done, in [0,
-        1].
-        """
+        """Move θ̃ toward θ, after `optimizer.step`. progress: share of all updates done."""
         beta = 0.99 if progress < 0.1 else 0.999
         with torch.no_grad():
             for name, average in self.average.items():

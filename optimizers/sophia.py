@@ -136,9 +136,7 @@ class SophiaH(Optimizer):
         return state
 
     def state_dict(self) -> dict:
-        """PyTorch's, and the update counter and the generator; between updates it is all there
-        is.
-        """
+        """PyTorch's, the update counter and the generator; between updates that is all."""
         own = {"num_updates": self.num_updates, "generator": self.generator.get_state()}
         return super().state_dict() | own
 

@@ -1,6 +1,4 @@
-"""Feeding a projection from the model: each task's gradient of the shared parameters becomes a row
-of J.
-"""
+"""Feeding a projection from the model: a task's shared gradient becomes a row of J."""
 
 from collections.abc import Callable
 

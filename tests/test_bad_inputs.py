@@ -211,7 +211,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_partial_file(place, small_disk, c
     assert status == 1 and len(err.splitlines()) == 1
     assert "No space left on device" in err or "cannot be written" in err
     assert not [path for path in small_disk.rglob("*") if "partial" in path.name]
-    assert not list(small_disk.rglob("*.pt"))
+    for path in small_disk.rglob("*.pt"):  # what was written before is whole
+        checkpoint.load(path)
 
 
 def test_a_disk_that_fills_later_keeps_the_last_good_checkpoint(place, small_disk, capfd):

@@ -177,9 +177,10 @@ def test_checkpoint_flag_takes_weights_alone(train):
 
 def run_script(*flags: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-u", ROOT / "train_multitask.py", *flags]
-    return subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, text=True, **options
-    )
+    # As many threads as the tests' own process has: sums of floats depend on it.
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [str(part) for part in command]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environ, **options)
 
 
 def wait_for(process: subprocess.Popen, start: str) -> None:
