@@ -123,12 +123,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         description="Download SST-5, QQP and STS-B from the Hugging Face hub as our nine files.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(__file__).resolve().parent,
-        help="folder for the nine files",
-    )
+    here = Path(__file__).resolve().parent
+    parser.add_argument("--out", type=Path, default=here, help="folder for the nine files")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     return parser
 

@@ -45,35 +45,49 @@ class PlateauSchedule(ReduceLROnPlateau):
         self.step(score)
 
 
-def linear_warmup(
-    optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
+def warmed_up(
+    optimizer: Optimizer,
+    num_updates: int,
+    warmup_fraction: float,
+    decay: Callable[[int, int], float],
 ) -> UpdateSchedule:
-    """Linear from 0 over the first `warmup_fraction` of all updates, then linear to 0."""
+    """Linear from 0 over the first `warmup_fraction` of all updates, then decay(done, total).
+
+    done, total: updates after the warm-up, so far and in all.
+    """
     warmup_steps = int(warmup_fraction * num_updates)
+    total = max(1, num_updates - warmup_steps)
 
     def factor(update: int) -> float:
         if update < warmup_steps:
             return update / warmup_steps
-        return max(0.0, (num_updates - update) / max(1, num_updates - warmup_steps))
+        return decay(update - warmup_steps, total)
 
     return UpdateSchedule(optimizer, factor)
+
+
+def linear_warmup(
+    optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
+) -> UpdateSchedule:
+    """Warm-up, then linear to 0."""
+
+    def decay(done: int, total: int) -> float:
+        return max(0.0, (total - done) / total)
+
+    return warmed_up(optimizer, num_updates, warmup_fraction, decay)
 
 
 def cosine(
     optimizer: Optimizer, num_updates: int, warmup_fraction: float, restarts: int
 ) -> UpdateSchedule:
-    """The same warm-up, then a half cosine to 0, `restarts` times anew (arXiv:1608.03983)."""
-    warmup_steps = int(warmup_fraction * num_updates)
+    """Warm-up, then a half cosine to 0, `restarts` times anew (arXiv:1608.03983)."""
 
-    def factor(update: int) -> float:
-        if update < warmup_steps:
-            return update / warmup_steps
-        progress = (update - warmup_steps) / max(1, num_updates - warmup_steps)
-        if progress >= 1:
+    def decay(done: int, total: int) -> float:
+        if done >= total:
             return 0.0
-        return 0.5 * (1 + math.cos(math.pi * (progress * (restarts + 1) % 1)))
+        return 0.5 * (1 + math.cos(math.pi * (done / total * (restarts + 1) % 1)))
 
-    return UpdateSchedule(optimizer, factor)
+    return warmed_up(optimizer, num_updates, warmup_fraction, decay)
 
 
 def plateau(
