@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from datasets import SPLITS, task_file
 from options import CONTRADICTIONS, JOINT_DEFAULTS, NEEDS, RESUME_OPTIONS, parse_args
+from tasks import TASKS
 from train_multitask import get_args_parser
 from train_multitask_pal import get_args_parser as get_pal_args_parser
 
@@ -116,3 +118,12 @@ def test_entry_2_has_every_option_of_entry_1():
     assert joint < pal and pal - joint == set(JOINT_DEFAULTS)
     args = parse("")
     assert all(getattr(args, name) == default for name, default in JOINT_DEFAULTS.items())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", TASKS)
+def test_every_file_flag_beats_the_data_directory(name, split):
+    args = parse(f"--data_dir here --{name}_{split} own.csv")
+    assert task_file(args, TASKS[name], split) == Path("own.csv")
+    others = [task_file(args, task, s) for task in TASKS.values() for s in SPLITS]
+    assert sum(path.parent == Path("here") for path in others) == len(others) - 1
