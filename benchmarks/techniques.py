@@ -68,7 +68,7 @@ class Arm:
         flags, self.logs_conflicts = ARMS[name]
         self.training = build(options, flags, data)
         if self.training.conflicts is not None and not self.logs_conflicts:
-            self.training.projection.observe = lambda J: None
+            self.training.projection.observe = lambda inner: None
         self.events = tempfile.TemporaryDirectory()
         self.log = RunLog(Path(self.events.name), Path(self.events.name))
 
@@ -107,7 +107,8 @@ def main(options: Namespace) -> None:
     config = load_config(directory)
     tokenizer = load_tokenizer(directory, config)
     data = load_data(args, tokenizer, config.pad_token_id, ("train",))["train"]
-    builders = {name: partial(Arm, options, name, data) for name in ARMS}
+    chosen = [name for name in ARMS if name in (options.only or ARMS) or name == PLAIN]
+    builders = {name: partial(Arm, options, name, data) for name in chosen}
     peak_memory(builders[PLAIN], 1)  # libraries' own buffers, once
     peaks = {name: peak_memory(build_arm, 2) for name, build_arm in builders.items()}
     arms = {name: build_arm() for name, build_arm in builders.items()}
@@ -133,6 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--data_dir", required=True, help="where the nine files are")
     parser.add_argument("--model_name", default=BUNDLED, help="a BERT checkpoint")
     parser.add_argument("--batch_size", type=positive_int, default=16, help="examples a batch")
+    parser.add_argument("--only", nargs="+", choices=ARMS, help="these techniques, not all")
     parser.add_argument("--rounds", type=positive_int, default=3, help="turns of each arm")
     parser.add_argument("--updates", type=positive_int, default=10, help="updates a round")
     parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads")

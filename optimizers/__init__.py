@@ -72,7 +72,7 @@ def build_aggregator(key: str, args: Namespace, num_tasks: int, groups: Groups) 
 
 
 PROJECTIONS = {
-    "none": lambda args, num_tasks, groups: PlainSum(),
+    "none": lambda args, num_tasks, groups: PlainSum(num_tasks),
     "pcgrad": build_pcgrad,
     "vaccine": build_gradvac,
 } | {key: partial(build_aggregator, key) for key in AGGREGATORS}
@@ -87,7 +87,8 @@ def build_projection(
     groups = model.parameter_groups()
     projection = PROJECTIONS[args.projection](args, len(names), groups)
     conflicts = ConflictLog(names, groups)
-    return TaskGradients(projection, model.shared_parameters(), names, conflicts.observe), conflicts
+    feeder = TaskGradients(projection, model.shared_parameters(), names, groups, conflicts.observe)
+    return feeder, conflicts
 
 
 def build_smart(args: Namespace, model: MultitaskBert) -> Smart | None:

@@ -7,10 +7,11 @@ gradients are multiplied by T here, so that a learning rate keeps its meaning.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from errors import InputError
-from optimizers.projections import Projection, gramians, weighted_sum
+from optimizers.projections import Orders, Projection
 
 
 def mgda() -> Callable[[Tensor], Tensor]:
@@ -68,11 +69,10 @@ class Aggregator(Projection):
                 "pip install 'torchjd[quadprog-projector]==0.18.0'"
             ) from None
 
-    def __call__(self, J: Tensor) -> Tensor:
-        """J [T, P] -> [P]."""
-        whole = [slice(0, J.shape[1])]
-        [gramian] = gramians(J, whole)
-        if not gramian.isfinite().all():
-            return J.sum(0)  # the engine names task and update; a solver would only fail
-        weights = self.num_tasks * self.weighting(gramian)
-        return weighted_sum(J, weights[None], whole)
+    def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
+        """One set of weights; no torchjd aggregator here depends on an order."""
+        if not inner.isfinite().all():
+            return torch.ones_like(
+                inner[0]
+            )  # the engine names task and update; a solver only fails
+        return self.num_tasks * self.weighting(inner[0])[None]

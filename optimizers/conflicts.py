@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizers.projections import Groups, gramians
+from optimizers.projections import Groups
 
 WHOLE = "whole_model"
 SMOOTHING = 0.05  # share of all updates that the drawn mean spans
@@ -16,21 +16,19 @@ class ConflictLog:
     """Keeps, for every update, the cosines of all pairs of task gradients; nan for a task not
     trained on.
 
-    names: the tasks in J's order. groups: parts of the shared vector, covering it. Nothing is read
+    names: the tasks in J's order. groups: the parts of the shared vector by name. Nothing is read
     from the device before `history` is asked for.
     """
 
     def __init__(self, names: list[str], groups: Groups) -> None:
         self.pairs = list(combinations(range(len(names)), 2))
         self.pair_names = [f"{names[i]}-{names[j]}" for i, j in self.pairs]
-        self.slices = list(groups.values())
         self.group_names = [WHOLE, *groups]
         self.cosines: list[Tensor] = []
 
-    def observe(self, J: Tensor) -> None:
-        """J [T, P], before any projection."""
-        parts = gramians(J, self.slices)  # [G, T, T]
-        inner = torch.cat([parts.sum(0, keepdim=True), parts])  # [1 + G, T, T]
+    def observe(self, inner: Tensor) -> None:
+        """inner: J Jᵀ by groups, [G, T, T], of task gradients before any projection."""
+        inner = torch.cat([inner.sum(0, keepdim=True), inner])  # [1 + G, T, T]
         norms = inner.diagonal(dim1=1, dim2=2).sqrt()  # [1 + G, T]
         first, second = zip(*self.pairs)
         first, second = list(first), list(second)

@@ -12,27 +12,75 @@ from torch import Tensor
 
 Orders = list[list[int]]  # orders[i]: a permutation of the tasks other than i
 Groups = dict[str, slice]  # name -> part of the shared vector
+CHUNK = 1 << 17  # columns at a time, so few that they stay in the cache
 
 
 def gramians(J: Tensor, groups: list[slice]) -> Tensor:
     """Inner products of the rows of J [T, P], for each group of columns: [G, T, T] float64."""
-    return torch.stack([(part @ part.T).double() for part in (J[:, group] for group in groups)])
+    return torch.stack([gramian(J[:, group]) for group in groups])
 
 
-def weighted_sum(J: Tensor, weights: Tensor, groups: list[slice]) -> Tensor:
-    """The rows of J [T, P], weighted by weights [G, T] group by group: [P]."""
-    return torch.cat([w.to(J.dtype) @ J[:, group] for w, group in zip(weights, groups)])
+def gramian(part: Tensor) -> Tensor:
+    """[T, P] -> [T, T] float64. By chunks: one product of so flat a matrix is far slower."""
+    num_chunks = part.shape[1] // CHUNK
+    chunks = part[:, : num_chunks * CHUNK].unflatten(1, (num_chunks, CHUNK)).transpose(0, 1)
+    rest = part[:, num_chunks * CHUNK :]
+    return (chunks @ chunks.transpose(1, 2)).double().sum(0) + (rest @ rest.T).double()
+
+
+def weighted_sum(
+    J: Tensor, weights: Tensor, groups: list[slice], out: Tensor | None = None
+) -> Tensor:
+    """The rows of J [T, P], weighted by weights [G, T] group by group: [P], in `out` if given.
+
+    `out` may be a row of J, which is then lost: every chunk is read before it is written.
+    """
+    out = torch.empty_like(J[0]) if out is None else out
+    for w, group in zip(weights.to(J.dtype), groups):
+        for start in range(group.start, group.stop, CHUNK):
+            chunk = slice(start, min(start + CHUNK, group.stop))
+            out[chunk] = w @ J[:, chunk]
+    return out
 
 
 class Projection:
-    """What the projections share: random orders from a generator of their own, and its state.
+    """J [T, P] -> [P], the rows' sum with weights that follow from their inner products.
 
-    Seed the generator; None makes one with seed 0.
+    groups: parts of the shared vector that are treated by themselves; None treats all of it at
+    once. Random orders come from a generator of its own: seed it; None makes one with seed 0.
     """
 
-    def __init__(self, num_tasks: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        num_tasks: int,
+        generator: torch.Generator | None = None,
+        groups: Groups | None = None,
+    ) -> None:
         self.num_tasks = num_tasks
         self.generator = generator or torch.Generator().manual_seed(0)
+        self.groups = None if groups is None else list(groups.values())
+
+    def __call__(
+        self,
+        J: Tensor,
+        orders: Orders | None = None,
+        inner: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Project J. orders pins the order of the pairs; None draws it.
+
+        inner: J Jᵀ by groups of columns that cover J, [G, T, T] float64, where it is known already;
+        for a projection with groups, by these. out: as in `weighted_sum`.
+        """
+        groups = self.groups or [slice(0, J.shape[1])]
+        inner = gramians(J, groups) if inner is None else inner
+        if self.groups is None:
+            inner = inner.sum(0, keepdim=True)
+        return weighted_sum(J, self.weights(inner, orders), groups, out)
+
+    def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
+        """Weights of the rows in the sum, [G, T], from inner [G, T, T]."""
+        raise NotImplementedError
 
     def draw_orders(self) -> Orders:
         orders = []
@@ -56,21 +104,15 @@ class PCGrad(Projection):
     with the original g_j. The update is the sum of the p, as in the paper's code, not their mean.
     """
 
-    def __call__(self, J: Tensor, orders: Orders | None = None) -> Tensor:
-        """J [T, P] -> [P]. orders pins the order of the projections; None draws it."""
-        groups = [slice(0, J.shape[1])]
-        [gramian] = gramians(J, groups)
-        weights = self.weights(gramian, orders or self.draw_orders())
-        return weighted_sum(J, weights[None], groups)
-
-    def weights(self, gramian: Tensor, orders: Orders) -> Tensor:
-        """Weights [T] of the rows of J in the sum; row i of `mix` holds p in terms of the g."""
+    def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
+        """Row i of `mix` holds the p of task i in terms of the g."""
+        [gramian] = inner
         mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
-        for i, others in enumerate(orders):
+        for i, others in enumerate(orders or self.draw_orders()):
             for j in others:
                 dot, norm2 = mix[i] @ gramian[:, j], gramian[j, j]
                 mix[i, j] -= torch.where(dot < 0, dot / norm2, 0)  # dot < 0 implies norm2 > 0
-        return mix.sum(0)
+        return mix.sum(0, keepdim=True)
 
 
 class GradVac(Projection):
@@ -81,9 +123,8 @@ class GradVac(Projection):
     target follows φ after every pair, turned or not; it starts at 0, so the first update equals
     PCGrad's. A pair with a zero norm is left out.
 
-    beta: rate of the target's moving average in (0, 1]; larger forgets faster. groups: parts of the
-    shared vector that are treated by themselves, `target` then being [G, T, T]; None treats all of
-    it at once, `target` [T, T]. Raises ValueError if beta is outside (0, 1].
+    beta: rate of the target's moving average in (0, 1]; larger forgets faster. `target` is [T, T],
+    with groups [G, T, T]. Raises ValueError if beta is outside (0, 1].
     """
 
     def __init__(
@@ -93,28 +134,22 @@ class GradVac(Projection):
         generator: torch.Generator | None = None,
         groups: Groups | None = None,
     ) -> None:
-        super().__init__(num_tasks, generator)
+        super().__init__(num_tasks, generator, groups)
         if not 0 < beta <= 1:
             raise ValueError(f"beta is {beta}, expected 0 < beta <= 1")
         self.beta = beta
-        self.groups = None if groups is None else list(groups.values())
         shape = (num_tasks, num_tasks) if groups is None else (len(groups), num_tasks, num_tasks)
         self.target = torch.zeros(shape, dtype=torch.float64)
 
-    def __call__(self, J: Tensor, orders: Orders | None = None) -> Tensor:
-        """J [T, P] -> [P]; moves `target`. orders pins the order of the pairs; None draws it."""
-        groups = self.groups or [slice(0, J.shape[1])]
+    def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
+        """Moves `target`."""
         orders = orders or self.draw_orders()
-        self.target = self.target.to(J.device)
-        targets = self.target.view(len(groups), self.num_tasks, self.num_tasks)
-        weights = [
-            self.weights(gramian, target, orders)
-            for gramian, target in zip(gramians(J, groups), targets)
-        ]
-        return weighted_sum(J, torch.stack(weights), groups)
+        self.target = self.target.to(inner.device)
+        targets = self.target.view(inner.shape)
+        return torch.stack([self.turned(*pair, orders) for pair in zip(inner, targets)])
 
-    def weights(self, gramian: Tensor, target: Tensor, orders: Orders) -> Tensor:
-        """Weights [T] of the rows of J in the sum; moves `target` [T, T] in place."""
+    def turned(self, gramian: Tensor, target: Tensor, orders: Orders) -> Tensor:
+        """Weights [T] in one group; moves its target [T, T] in place."""
         mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
         norms = gramian.diagonal().sqrt()
         for i, others in enumerate(orders):
@@ -143,14 +178,8 @@ class GradVac(Projection):
         self.target = state["target"].clone()
 
 
-class PlainSum:
+class PlainSum(Projection):
     """The sum of the task gradients; where nothing reads J, `SummedGradients` saves making it."""
 
-    def __call__(self, J: Tensor) -> Tensor:
-        return J.sum(0)
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
+    def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
+        return torch.ones_like(inner[:, 0])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from optimizers.projections import Groups, Projection, gramians
 from tasks import Task
 
 
@@ -26,54 +27,66 @@ class SummedGradients:
 
 
 class TaskGradients:
-    """Collects J [T, P], float32, and puts what `projection(J)` makes of it into the shared
+    """Collects J [T, P], float32, and puts what the projection makes of it into the shared
     gradients.
 
     shared: the shared parameters, in J's order of columns. names: the tasks, in J's order of rows.
-    Other parameters (heads, projected attention layers) keep the plain gradient of their own task.
-    observe: called with J before it is projected. A task that an update does not train on, and a
-    parameter that no task touches, are zeros in J; a parameter that no task touches gets a zero
-    gradient.
+    groups: parts of the shared vector, covering it. Other parameters (heads, projected attention
+    layers) keep the plain gradient of their own task. observe: called with J Jᵀ by groups, [G, T,
+    T], before J is projected. A task that an update does not train on, and a parameter that no task
+    touches, are zeros in J; a parameter that no task touches gets a zero gradient.
     """
 
     def __init__(
         self,
-        projection: Callable[[Tensor], Tensor],
+        projection: Projection,
         shared: list[nn.Parameter],
         names: list[str],
-        observe: Callable[[Tensor], None] = lambda J: None,
+        groups: Groups,
+        observe: Callable[[Tensor], None] = lambda inner: None,
     ) -> None:
         self.projection = projection
         self.shared = shared
-        self.rows = {name: row for row, name in enumerate(names)}
-        self.sizes = [p.numel() for p in shared]
-        self.J = torch.zeros(len(names), sum(self.sizes), device=shared[0].device)
+        self.groups = list(groups.values())
         self.observe = observe
-        self.is_fresh = True
+        sizes = [p.numel() for p in shared]
+        self.J = torch.zeros(len(names), sum(sizes), device=shared[0].device)
+        self.rows = dict(zip(names, self.J))
+        self.parts = {  # the same memory, as the gradient of every shared parameter
+            name: [part.view_as(p) for p, part in zip(shared, row.split(sizes))]
+            for name, row in self.rows.items()
+        }
+        self.filled: set[str] = set()
 
     def backward(self, task: Task, loss: Tensor) -> None:
-        """Add the gradient of `loss` [] to the task's row, and to its own parameters' gradients.
-
-        The row's parts stand in for the gradients, so that the backward pass writes into J itself.
-        """
-        if self.is_fresh:
-            self.J.zero_()
-            self.is_fresh = False
-        self.point_gradients_at(self.J[self.rows[task.name]])
+        """Add the gradient of `loss` [] to the task's row, and to its own parameters' gradients."""
+        self.clear()
         loss.backward()
-        for p in self.shared:
-            p.grad = None
+        pairs = zip(self.parts[task.name], self.shared)
+        touched = [(part, p.grad) for part, p in pairs if p.grad is not None]
+        if task.name not in self.filled and len(touched) < len(self.shared):
+            self.rows[task.name].zero_()
+        if touched:
+            move = torch._foreach_add_ if task.name in self.filled else torch._foreach_copy_
+            move(*map(list, zip(*touched)))
+        self.filled.add(task.name)
+        self.clear()
 
     def combine(self) -> None:
-        """Fill the shared parameters' `grad` with the projected sum."""
-        self.observe(self.J)
-        self.point_gradients_at(self.projection(self.J))
-        self.is_fresh = True
+        """Fill the shared parameters' `grad` with the projected sum, made in the first row of J."""
+        for name, row in self.rows.items():
+            if name not in self.filled:
+                row.zero_()
+        self.filled.clear()
+        inner = gramians(self.J, self.groups)
+        self.observe(inner)
+        self.projection(self.J, inner=inner, out=self.J[0])
+        for p, part in zip(self.shared, next(iter(self.parts.values()))):
+            p.grad = part
 
-    def point_gradients_at(self, vector: Tensor) -> None:
-        """vector [P]: its parts become the shared parameters' gradients, without a copy."""
-        for p, part in zip(self.shared, vector.split(self.sizes)):
-            p.grad = part.view_as(p)
+    def clear(self) -> None:
+        for p in self.shared:
+            p.grad = None
 
     def state_dict(self) -> dict:
         return self.projection.state_dict()

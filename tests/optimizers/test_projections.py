@@ -6,7 +6,7 @@ from torch import nn
 
 import checkpoint
 from optimizers import PROJECTIONS
-from optimizers.projections import GradVac, PCGrad, PlainSum
+from optimizers.projections import CHUNK, GradVac, PCGrad, PlainSum, gramians, weighted_sum
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from tasks import TASKS
 
@@ -161,6 +161,9 @@ class Toy(nn.Module):
         return (h * self.heads[name]).tanh().sum()
 
 
+HALVES = {"first": slice(0, 6), "second": slice(6, 8)}  # of Toy's shared parameters
+
+
 def gradients(feeder, model: Toy, inputs: dict, parts: int = 1) -> dict[str, torch.Tensor]:
     model.zero_grad()
     for name, x in inputs.items():
@@ -181,20 +184,29 @@ def test_collecting_j_changes_nothing_by_itself(toy_inputs):
     """Summing J's rows gives what the backward passes sum up; heads keep their own gradient."""
     model = Toy()
     plain = gradients(SummedGradients(), model, toy_inputs)
-    feeder = TaskGradients(PlainSum(), list(model.shared), list(TASKS))
+    feeder = TaskGradients(PlainSum(3), list(model.shared), list(TASKS), HALVES)
     for parts in (1, 2, 4):  # uneven: 6 rows in 4 parts
         for _ in range(2):  # J does not remember the last update
             torch.testing.assert_close(gradients(feeder, model, toy_inputs, parts), plain)
 
 
 def test_j_holds_each_tasks_gradient_and_zeros_where_it_touches_nothing(toy_inputs):
-    model, seen = Toy(), []
+    seen, grams = [], []
+
+    class Recording(PCGrad):
+        def __call__(self, J, **known):
+            seen.append(J.clone())
+            return super().__call__(J, **known)
+
+    model = Toy()
     feeder = TaskGradients(
-        PCGrad(3), list(model.shared), list(TASKS), lambda J: seen.append(J.clone())
+        Recording(3), list(model.shared), list(TASKS), HALVES, observe=grams.append
     )
     projected = gradients(feeder, model, toy_inputs)
     [J] = seen
     assert J.shape == (3, 8)
+    parts = [J[:, :6].double(), J[:, 6:].double()]
+    torch.testing.assert_close(grams[0], torch.stack([part @ part.T for part in parts]))
     for row, name in enumerate(TASKS):
         own = torch.autograd.grad(
             model.loss(name, toy_inputs[name]), list(model.shared), allow_unused=True
@@ -210,6 +222,20 @@ def test_j_holds_each_tasks_gradient_and_zeros_where_it_touches_nothing(toy_inpu
     seen.clear()
     gradients(feeder, model, {"sts": toy_inputs["sts"]})
     assert not seen[0][:2].any() and seen[0][2].any()
+
+
+def test_long_rows_go_by_chunks():
+    """The Gramian and the sum of rows longer than a chunk, and the sum written over a row."""
+    generator = torch.Generator().manual_seed(0)
+    J = torch.randn(3, 2 * CHUNK + 5, generator=generator)
+    groups = [slice(0, CHUNK + 7), slice(CHUNK + 7, 2 * CHUNK + 5)]
+    wide = [J[:, group].double() for group in groups]
+    expected = torch.stack([part @ part.T for part in wide])
+    torch.testing.assert_close(gramians(J, groups), expected, rtol=1e-5, atol=1e-2)
+    weights = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
+    rows = torch.cat([w.double() @ part for w, part in zip(weights, wide)]).float()
+    torch.testing.assert_close(weighted_sum(J, weights, groups), rows)
+    torch.testing.assert_close(weighted_sum(J, weights, groups, out=J[0]), rows)
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
