@@ -7,12 +7,16 @@ type.
 import csv
 from argparse import Namespace
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from augmentation import augment
 from batches import TokenizedTask
 from errors import InputError
+from models.linguistic import tag_texts
+from segments import SegmentedTask
 from tasks import TASKS, Task
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of the file's stem
@@ -192,10 +196,28 @@ def load_data(
             rows = read_examples(path, task, split != "test", args.skip_bad_rows)
             examples[split, task.name] = rows[: SMOKETEST_ROWS[split]] if args.smoketest else rows
     for (split, name), rows in examples.items():
-        tokenized = TokenizedTask(
-            TASKS[name], rows, tokenizer, pad_token_id, args.pair_encoding, args.max_length
-        )
+        num_in_file = len(rows)
+        if split == "train" and args.augment:
+            rows = augment(rows, TASKS[name], args.augment, args.seed)
+        tokenized = tokenize(args, TASKS[name], rows, tokenizer, pad_token_id)
+        tokenized.num_in_file = num_in_file
+        if split == "train" and args.class_weights:
+            tokenized.task = tokenized.task.weighing_classes(tokenized.labels)
         data.setdefault(split, {})[name] = tokenized
         cut = f", {tokenized.num_truncated} truncated" if tokenized.num_truncated else ""
         print(f"{name} {split}: {len(rows):,} examples{cut}")
     return data
+
+
+def tokenize(
+    args: Namespace, task: Task, examples: list[Example], tokenizer: Tokenizer, pad_token_id: int
+) -> TokenizedTask:
+    """Token ids of these examples as the run's options say, with tags or in segments."""
+    build = TokenizedTask
+    if args.extension == "hierarchical":
+        build = partial(SegmentedTask, segment_length=args.segment_length)
+    texts = [text for example in examples for text in example.texts]
+    tags = tag_texts(texts) if args.additional_input else None
+    return build(
+        task, examples, tokenizer, pad_token_id, args.pair_encoding, args.max_length, tags=tags
+    )

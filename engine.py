@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 import checkpoint
-from batches import TokenizedTask
+from batches import Rows
 from evaluation import evaluate, scores
 from interrupts import Interrupted
 from models import MultitaskBert
@@ -109,8 +109,7 @@ def train_one_epoch(
     save: called every `save_every` updates. check: called after every update; it may raise to stop.
     """
     progress = training.progress
-    training.model.train()
-    training.task_scheduler.start_epoch(progress.epoch + 1)
+    training.start_epoch()
     bar = tqdm(
         desc=f"epoch {progress.epoch + 1}/{training.num_epochs}",
         total=training.updates_per_epoch,
@@ -153,7 +152,7 @@ def train_one_epoch(
 def fit(
     args: Namespace,
     training: Training,
-    dev_data: dict[str, TokenizedTask],
+    dev_data: dict[str, Rows],
     log: RunLog,
     check: Callable[[], None] = lambda: None,
 ) -> None:
@@ -185,6 +184,7 @@ def fit(
         line = progress.finish_epoch(
             metrics, mean, lr, peak_memory_mib(next(training.model.parameters()).device)
         )
+        line |= training.model.epoch_statistics()
         if progress.best_epoch == progress.epoch:
             best = {"model": training.model.state_dict(), "epoch": progress.epoch, "score": mean}
             checkpoint.save(checkpoints / "best.pt", best)

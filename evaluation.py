@@ -22,8 +22,8 @@ import torch
 from tokenizers import Tokenizer
 
 import checkpoint
-from batches import TokenizedTask
-from datasets import Example, load_data
+from batches import Rows
+from datasets import Example, load_data, tokenize
 from errors import InputError, exit_status
 from models import MultitaskBert, build_model
 from models.bert import BertModel
@@ -47,7 +47,7 @@ def select_device(use_gpu: bool) -> torch.device:
 @torch.inference_mode()
 def predict_logits(
     model: MultitaskBert,
-    data: TokenizedTask,
+    data: Rows,
     rows: np.ndarray | None = None,
     use_amp: bool = False,
     check: Callable[[], None] = lambda: None,
@@ -71,7 +71,7 @@ def predict_logits(
 
 def evaluate(
     model: MultitaskBert,
-    data: dict[str, TokenizedTask],
+    data: dict[str, Rows],
     num_samples: int | None = None,
     seed: int = 0,
     use_amp: bool = False,
@@ -96,7 +96,7 @@ def scores(metrics: Metrics) -> dict[str, float]:
     return {name: values[TASKS[name].metric_name] for name, values in metrics.items()}
 
 
-def baselines(train: dict[str, TokenizedTask], dev: dict[str, TokenizedTask]) -> Metrics:
+def baselines(train: dict[str, Rows], dev: dict[str, Rows]) -> Metrics:
     """Metrics of predicting the training set's majority class, or mean, for every dev example."""
     metrics = {}
     with warnings.catch_warnings():
@@ -131,17 +131,22 @@ def write_predictions(path: Path, task: Task, ids: list[str], predictions: np.nd
 def write_outputs(
     args: Namespace,
     split: str,
-    data: dict[str, TokenizedTask],
+    data: dict[str, Rows],
     metrics: Metrics,
     predictions: dict[str, np.ndarray],
+    facts: dict[str, object] | None = None,
 ) -> None:
-    """Write the prediction files of a split and, where there are labels, metrics-<split>.json."""
+    """Write the prediction files of a split and, where there are labels, metrics-<split>.json.
+
+    facts: what else that file shall say of the run.
+    """
     for name, rows in data.items():
         path = Path(args.predictions_path) / f"{rows.task.stem}-{split}-output.csv"
         write_predictions(path, rows.task, rows.ids, predictions[name])
     if not metrics:
         return
     content: dict = {"metrics": metrics, "mean": mean_score(scores(metrics)), "confusion": {}}
+    content |= facts or {}
     for name, rows in data.items():
         confusion = rows.task.confusion(predictions[name], rows.labels)
         if confusion is not None:
@@ -187,14 +192,7 @@ def label_text(run: str, task_name: str, path: str, use_gpu: bool) -> None:
         raise InputError(f"--task {task_name}: this run was trained on {', '.join(args.tasks)}")
     task = TASKS[task_name]
     examples = read_text(path, task)
-    data = TokenizedTask(
-        task,
-        examples,
-        tokenizer,
-        model.encoder.config.pad_token_id,
-        args.pair_encoding,
-        args.max_length,
-    )
+    data = tokenize(args, task, examples, tokenizer, model.encoder.config.pad_token_id)
     logits = predict_logits(model, data, use_amp=args.use_amp)
     columns = [[*example.texts] for example in examples]
     header = [*task.text_columns, task.prediction_column]

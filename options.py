@@ -1,12 +1,22 @@
-"""Reading the command line: option types, contradictions, what a resumed run may change."""
+"""Reading the command line: contradictions, what a resumed run may change, resolved defaults."""
 
 import argparse
 import shlex
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from math import gcd
 from typing import NamedTuple
 
-from datasets import SPLITS
+import torch
+
+from datasets import SPLITS, default_data_dir
+from errors import InputError
+from models.bert import BertConfig
+from models.features import default_layers
+from models.pal import default_pal_size
+from optimizers import default_lr
+from run_directory import name_run_dir
 from tasks import TASKS
 
 
@@ -33,6 +43,11 @@ def num_trained(args: Namespace) -> int:
     return 1 if args.task in TASKS or args.task_scheduler in TASKS else len(TASKS)
 
 
+def trains_features(args: Namespace) -> bool:
+    """Whether there is something to train between a frozen encoder and the heads."""
+    return args.extension != "none" or args.train_mode == "all_pooled" or args.additional_input
+
+
 # What train_multitask.py fixes and train_multitask_pal.py makes options of.
 JOINT_DEFAULTS = {
     "task_scheduler": "joint",
@@ -54,12 +69,15 @@ JOINT_DEFAULTS = {
 CONTRADICTIONS = (
     Contradiction(
         "--option pretrain --no_train_classifier",
-        lambda a: a.option == "pretrain" and not a.train_classifier and not a.use_pal,
+        lambda a: a.option == "pretrain"
+        and not (a.train_classifier or a.use_pal or trains_features(a) or a.unfreeze_interval),
         "--option pretrain with --no_train_classifier leaves nothing to train; drop one",
     ),
     Contradiction(
         "--task sts --pair_encoding bi --option pretrain",
-        lambda a: a.option == "pretrain" and heads(a) == {"cosine"} and not a.use_pal,
+        lambda a: a.option == "pretrain"
+        and heads(a) == {"cosine"}
+        and not (a.use_pal or trains_features(a) or a.unfreeze_interval),
         "a cosine head has no parameters, so --option pretrain leaves nothing to train; use "
         "--pair_encoding cross or --option finetune",
     ),
@@ -108,10 +126,53 @@ CONTRADICTIONS = (
     Contradiction(
         "--option pretrain --projection pcgrad",
         lambda a: a.option == "pretrain"
-        and not a.use_pal
+        and not (a.use_pal or trains_features(a))
         and (a.projection != "none" or a.log_conflicts),
         "--option pretrain freezes every shared parameter, so there is nothing to project or log; "
         "drop one",
+    ),
+    Contradiction(
+        "--option pretrain --unfreeze_interval 1 --extension cnn --projection pcgrad",
+        lambda a: a.unfreeze_interval is not None and (a.projection != "none" or a.log_conflicts),
+        "--unfreeze_interval changes what the tasks share, which a projection or --log_conflicts "
+        "needs to stay; drop one",
+    ),
+    Contradiction(
+        "--train_mode all_pooled --extension attention",
+        lambda a: a.train_mode == "all_pooled" and (a.extension != "none" or "pooling" in a.given),
+        "--train_mode all_pooled leaves no sequence, so --extension and --pooling have nothing to "
+        "work on; drop them",
+    ),
+    Contradiction(
+        "--extension attention --pooling max",
+        lambda a: a.extension == "attention" and "pooling" in a.given,
+        "--extension attention ends the sequence, so --pooling has nothing to pool; drop one",
+    ),
+    Contradiction(
+        "--combined_models --use_pal",
+        lambda a: a.combined_models and a.use_pal,
+        "--combined_models has four encoders and --use_pal belongs to one; drop one",
+    ),
+    Contradiction(
+        "--combined_models --option pretrain",
+        lambda a: a.combined_models and a.option == "pretrain",
+        "--combined_models starts from equal encoders, so frozen ones leave nothing to mix; use "
+        "--option finetune",
+    ),
+    Contradiction(
+        "--task sts --class_weights",
+        lambda a: a.class_weights
+        and not any(TASKS[name].class_names for name in ([a.task] if a.task in TASKS else TASKS)),
+        "--class_weights weighs named classes, and no trained task has them; drop it",
+    ),
+    Contradiction(
+        "--task_scheduler round_robin --optimizer sophiah --hess_interval 9",
+        lambda a: a.optimizer == "sophiah"
+        and a.task_scheduler == "round_robin"
+        and a.projection == "none"
+        and gcd(a.hess_interval, num_trained(a)) > 1,
+        "--hess_interval shares a factor with the number of tasks that take turns, so some task "
+        "would never be in an estimate; choose another, 10 for example",
     ),
     Contradiction(
         "--task sst --task_scheduler para",
@@ -139,6 +200,9 @@ NEEDS = {
     "vaccine_groups": ("--projection vaccine", lambda a: a.projection == "vaccine"),
     "batches_per_update": ("--combine_strategy", lambda a: a.combine_strategy != "none"),
     "pal_size": ("--use_pal", lambda a: a.use_pal),
+    "layers": ("--train_mode single_layers", lambda a: a.train_mode == "single_layers"),
+    "segment_length": ("--extension hierarchical", lambda a: a.extension == "hierarchical"),
+    "unfreeze_interval": ("--option pretrain", lambda a: a.option == "pretrain"),
 } | {
     name: ("--use_smart_regularization", lambda a: a.use_smart_regularization)
     for name in ("smart_weight_regularization", "smart_radius", "smart_mu")
@@ -146,62 +210,6 @@ NEEDS = {
 # All that may be given again with --resume; everything else comes from the run's args.json.
 RESUME_OPTIONS = ("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path")
 RESUME_OPTIONS += tuple(f"{name}_{split}" for name in TASKS for split in SPLITS)
-
-
-def positive_int(text: str) -> int:
-    return number(text, int, "a positive integer", lambda value: value > 0)
-
-
-def count(text: str) -> int:
-    return number(text, int, "an integer of at least 0", lambda value: value >= 0)
-
-
-def positive_float(text: str) -> float:
-    return number(text, float, "a positive number", lambda value: 0 < value < float("inf"))
-
-
-def non_negative_float(text: str) -> float:
-    return number(text, float, "a number of at least 0", lambda value: 0 <= value < float("inf"))
-
-
-def probability(text: str) -> float:
-    return number(text, float, "a number in [0, 1)", lambda value: 0 <= value < 1)
-
-
-def number(
-    text: str, kind: type, expected: str, is_allowed: Callable[[float], bool]
-) -> int | float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not is_allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return value
-
-
-def rate(text: str) -> float:
-    return number(text, float, "a number in (0, 1]", lambda value: 0 < value <= 1)
-
-
-def multiple_of_six(text: str) -> int:
-    expected = "a positive multiple of 6, the number of heads"
-    return number(text, int, expected, lambda value: value > 0 and value % 6 == 0)
-
-
-def task_weight(text: str) -> tuple[str, float]:
-    name, _, weight = text.partition("=")
-    if name not in TASKS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not TASK=WEIGHT, tasks {', '.join(TASKS)}")
-    return name, positive_float(weight)
-
-
-def plain_name(text: str) -> str:
-    if not text or text.startswith(".") or "/" in text or "\0" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain name, without / or a leading dot"
-        )
-    return text
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -242,3 +250,46 @@ def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespa
             f"{', '.join('--' + name for name in RESUME_OPTIONS[1:6])} may be given again"
         )
     return args
+
+
+def resolve_options(args: Namespace, config: BertConfig) -> None:
+    """Fill in what depends on other options or on the encoder. Raises InputError."""
+    if args.max_length > config.max_tokens:
+        raise InputError(
+            f"--max_length is {args.max_length}, but this encoder has positions for "
+            f"{config.max_tokens}"
+        )
+    args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
+    if args.lr is None:
+        args.lr = default_lr(args.option, config.hidden_size)
+    if args.use_pal and args.pal_size is None:
+        args.pal_size = default_pal_size(config.hidden_size)
+    if args.train_mode == "single_layers":
+        args.layers = args.layers or default_layers(config.num_hidden_layers)
+        check_layers(args.layers, config.num_hidden_layers)
+    if args.extension == "hierarchical" and args.segment_length > config.max_tokens:
+        raise InputError(
+            f"--segment_length is {args.segment_length}, but this encoder has positions for "
+            f"{config.max_tokens}"
+        )
+    if args.use_amp and not args.use_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
+    if args.data_dir is None:
+        args.data_dir = str(default_data_dir())
+    if args.smoketest:
+        # Four rows a task: two updates of every task, whatever the task scheduler.
+        args.batch_size, args.epochs = 2, 1
+        args.samples_per_epoch = args.num_batches_per_epoch = args.micro_batch_size = None
+        args.max_length = min(args.max_length, 32)
+    if args.resume is None:
+        name_run_dir(args)
+    print(f"data: {args.data_dir}")
+
+
+def check_layers(layers: list[int], num_layers: int) -> None:
+    wrong = [layer for layer in layers if layer > num_layers or layers.count(layer) > 1]
+    if wrong:
+        raise InputError(
+            f"--layers {' '.join(map(str, layers))}: {wrong[0]} is not one of 1 to {num_layers}, "
+            "each at most once"
+        )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import checkpoint
-from batches import TokenizedTask
+from batches import Rows
 from evaluation import baselines, evaluate, format_table, scores, write_outputs
 from run_log import RunLog
 from tasks import mean_score
@@ -32,18 +32,21 @@ def print_start(args: Namespace, training: Training) -> None:
 def finish(
     args: Namespace,
     training: Training,
-    data: dict[str, dict[str, TokenizedTask]],
+    data: dict[str, dict[str, Rows]],
     log: RunLog,
     check: Callable[[], None],
 ) -> None:
     """Evaluate the best checkpoint on all of dev, predict test, and say where everything is."""
     best = checkpoint.load_weights(Path(args.filepath) / "best.pt", training.model)
     confusions = {}
+    facts = {"num_parameters": sum(p.numel() for p in training.model.parameters())}
+    if training.conflicts is not None:
+        facts["conflicts"] = training.conflicts.shares()
     for split in [split for split in data if split != "train"]:
         metrics, predictions = evaluate(
             training.model, data[split], use_amp=args.use_amp, check=check
         )
-        write_outputs(args, split, data[split], metrics, predictions)
+        write_outputs(args, split, data[split], metrics, predictions, facts)
         if split == "dev":
             dev_metrics = metrics
             for name, rows in data[split].items():

@@ -95,6 +95,8 @@ class RunLog:
             for metric, value in values.items():
                 self.writer.add_scalar(f"dev_{name}/{metric}", value, step)
             self.writer.add_scalar(f"share/{name}", line["updates"].get(name, 0), step)
+        for expert, weight in enumerate(line.get("gate", []), start=1):
+            self.writer.add_scalar(f"gate/expert_{expert}", weight, step)
         self.writer.add_scalar("dev/mean", line["mean"], step)
         self.writer.flush()
 

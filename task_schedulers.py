@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from batches import Batch, BatchSampler, TokenizedTask
+from batches import Batch, BatchSampler, Rows
 from tasks import TASKS, Task
 
 Update = list[tuple[Task, Batch, float]]
@@ -45,7 +45,7 @@ class TaskScheduler:
 
     def __init__(
         self,
-        data: dict[str, TokenizedTask],
+        data: dict[str, Rows],
         batch_size: int,
         micro_batch_size: int | None = None,
         task_weights: dict[str, float] | None = None,
@@ -109,7 +109,7 @@ class TaskScheduler:
         return [self.weighted(name, part, weight * len(part) / len(rows)) for part in parts]
 
     def weighted(self, name: str, rows: np.ndarray, weight: float) -> tuple[Task, Batch, float]:
-        return TASKS[name], self.data[name].batch(rows), weight
+        return self.data[name].task, self.data[name].batch(rows), weight
 
     def state_dict(self) -> dict:
         samplers = {name: sampler.state_dict() for name, sampler in self.samplers.items()}
@@ -129,7 +129,7 @@ class Joint(TaskScheduler):
 class SingleTask(TaskScheduler):
     """One task alone; the others are only evaluated."""
 
-    def __init__(self, name: str, data: dict[str, TokenizedTask], *args: object, **options: object):
+    def __init__(self, name: str, data: dict[str, Rows], *args: object, **options: object):
         super().__init__({name: data[name]}, *args, **options)
 
 
@@ -184,7 +184,7 @@ class Annealed(Sampled):
     """The PAL paper's annealed sampling: by training set size first, nearly uniform at the end."""
 
     def task_probabilities(self, epoch: int) -> torch.Tensor:
-        sizes = [len(self.data[name]) for name in self.names]
+        sizes = [self.data[name].num_in_file for name in self.names]
         return annealed_probabilities(sizes, epoch, self.num_epochs)
 
 

@@ -10,7 +10,8 @@ Axis letters: B batch, N examples, C outputs.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,10 +29,17 @@ def check_shapes(logits: Tensor, labels: Tensor, num_outputs: int) -> None:
     assert labels.ndim == 1 and logits.shape == expected, f"{logits.shape=} for {labels.shape=}"
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of logits [B, C] and class labels [B]."""
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross entropy of logits [B, C] and class labels [B].
+
+    weights: of the classes [C]. The mean is over examples, not over weights, so that parts of a
+    batch add up to it.
+    """
     check_shapes(logits, labels, logits.shape[-1])
-    return F.cross_entropy(logits, labels)
+    if weights is None:
+        return F.cross_entropy(logits, labels)
+    losses = F.cross_entropy(logits, labels, reduction="none")  # [B]
+    return (weights.to(losses)[labels] * losses).mean()
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -192,6 +200,17 @@ class Task:
         """The task's metric first, then the others, by name."""
         metrics = {self.metric_name: self.metric} | self.other_metrics
         return {name: metric(predictions, labels) for name, metric in metrics.items()}
+
+    def weighing_classes(self, train_labels: np.ndarray) -> "Task":
+        """The same task, its classes weighed N / (C · n_c): each counts alike in the loss.
+
+        Itself, if it has no named classes.
+        """
+        if self.class_names is None:
+            return self
+        counts = np.bincount(train_labels, minlength=self.num_outputs)
+        weights = len(train_labels) / (self.num_outputs * counts.clip(min=1))
+        return replace(self, loss=partial(self.loss, weights=torch.from_numpy(weights)))
 
     def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         """Counts [C, C], true class by row, predicted by column; None without class names."""

@@ -10,22 +10,18 @@ python train_multitask.py @options.txt                     # arguments from a fi
 import argparse
 import shlex
 import sys
-import warnings
 from argparse import Namespace
 from pathlib import Path
 
-import torch
-
 import checkpoint
 from batches import PAIR_ENCODINGS
-from datasets import SPLITS, default_data_dir, load_data
+from datasets import SPLITS, load_data
 from engine import fit
-from errors import InputError, exit_status
+from errors import exit_status
 from evaluation import select_device
 from interrupts import stop_on_signals
-from models import POOLINGS, build_model
-from models.bert import BertConfig, BertModel
-from models.pal import default_pal_size
+from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
+from models.bert import BertModel
 from models.pretrained import (
     BUNDLED,
     HUB_IDS,
@@ -34,21 +30,20 @@ from models.pretrained import (
     load_encoder,
     load_tokenizer,
 )
-from optimizers import LR_SCHEDULES, OPTIMIZERS, default_lr
-from options import (
-    JOINT_DEFAULTS,
-    ArgumentParser,
+from optimizers import LR_SCHEDULES, OPTIMIZERS
+from option_types import (
     count,
     non_negative_float,
-    parse_args,
     plain_name,
     positive_float,
     positive_int,
     probability,
     task_weight,
 )
+from options import JOINT_DEFAULTS, ArgumentParser, parse_args, resolve_options
+from prefix_cache import with_cache
 from report import finish, print_start
-from run_directory import keep_options, make_run_dir, name_run_dir, resumed_options
+from run_directory import keep_options, make_run_dir, resumed_options
 from run_log import build_run_log
 from tasks import TASKS
 from training import build_training
@@ -75,6 +70,12 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     choices = ["multitask", *TASKS]
     add("--task", choices=choices, default="multitask", help="train and evaluate one task alone")
     add(
+        "--augment",
+        type=count,
+        default=0,
+        help="EDA variants of each example of sst's small classes, and pairs swapped; 0: none",
+    )
+    add(
         "--max_length",
         type=positive_int,
         default=128,
@@ -97,7 +98,37 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         default="cross",
         help="cross: a pair is one sequence; bi: each sentence is encoded by itself",
     )
+    add(
+        "--train_mode",
+        choices=TRAIN_MODES,
+        default="last_hidden_state",
+        help="states that are read: the last layer's, some layers' mean, every layer's [CLS]",
+    )
+    add(
+        "--layers",
+        nargs="+",
+        type=positive_int,
+        metavar="LAYER",
+        help="of --train_mode single_layers, counted from 1; unset: the last four",
+    )
+    add("--extension", choices=FEATURES, default="none", help="what works on these states")
     add("--pooling", choices=POOLINGS, default="mean", help="token states to one vector")
+    add(
+        "--segment_length",
+        type=positive_int,
+        default=34,
+        help="tokens of a segment of --extension hierarchical, specials included",
+    )
+    add(
+        "--additional_input",
+        action="store_true",
+        help="add embeddings of part-of-speech and entity tags (needs spaCy)",
+    )
+    add(
+        "--combined_models",
+        action="store_true",
+        help="three encoders, mixed by a fourth: four times the memory and time",
+    )
     add("--n_hidden_layers", type=count, default=0, help="hidden layers of each head")
     add("--add_layers", type=count, default=0, help="more hidden layers for sst's head")
     add(
@@ -111,6 +142,11 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         dest="train_classifier",
         action="store_false",
         help="freeze the heads as they were initialised",
+    )
+    add(
+        "--unfreeze_interval",
+        type=positive_int,
+        help="epochs after which --option pretrain trains one more layer from the top; unset: none",
     )
     add("--checkpoint", metavar="FILE", help="start from the weights of a best.pt or last.pt")
 
@@ -135,6 +171,11 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         default=[],
         metavar="TASK=WEIGHT",
         help="factors of the tasks' losses; unset: 1 each",
+    )
+    add(
+        "--class_weights",
+        action="store_true",
+        help="weigh sst's classes by the inverse of their number of training examples",
     )
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="update rule")
     add(
@@ -222,10 +263,11 @@ def main(args: Namespace) -> None:
     splits = ("train", "dev") if args.no_test_predictions else tuple(SPLITS)
     data = load_data(args, tokenizer, config.pad_token_id, splits)
     encoder = BertModel(config) if is_saved else load_encoder(directory, config)
-    model = build_model(args, encoder)
+    model = build_model(args, encoder).to(device)
     if args.checkpoint is not None and not is_saved:
         checkpoint.load_weights(args.checkpoint, model)
-    training = build_training(args, model.to(device), data["train"])
+    data = with_cache(args, model, data)
+    training = build_training(args, model, data["train"])
     if is_saved:
         training.load_state_dict(checkpoint.load(last))
     if args.resume is None:
@@ -239,32 +281,6 @@ def main(args: Namespace) -> None:
     with stop_on_signals(f"saved; go on with: {command}") as stop:
         fit(args, training, data["dev"], log, stop.check)
         finish(args, training, data, log, stop.check)
-
-
-def resolve_options(args: Namespace, config: BertConfig) -> None:
-    """Fill in what depends on other options or on the encoder. Raises InputError."""
-    if args.max_length > config.max_tokens:
-        raise InputError(
-            f"--max_length is {args.max_length}, but this encoder has positions for "
-            f"{config.max_tokens}"
-        )
-    args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
-    if args.lr is None:
-        args.lr = default_lr(args.option, config.hidden_size)
-    if args.use_pal and args.pal_size is None:
-        args.pal_size = default_pal_size(config.hidden_size)
-    if args.use_amp and not args.use_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
-    if args.data_dir is None:
-        args.data_dir = str(default_data_dir())
-    if args.smoketest:
-        # Four rows a task: two updates of every task, whatever the task scheduler.
-        args.batch_size, args.epochs = 2, 1
-        args.samples_per_epoch = args.num_batches_per_epoch = args.micro_batch_size = None
-        args.max_length = min(args.max_length, 32)
-    if args.resume is None:
-        name_run_dir(args)
-    print(f"data: {args.data_dir}")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,8 @@ import sys
 
 from errors import exit_status
 from optimizers import PROJECTIONS
-from options import (
-    ArgumentParser,
-    multiple_of_six,
-    non_negative_float,
-    parse_args,
-    positive_float,
-    positive_int,
-    rate,
-)
+from option_types import multiple_of_six, non_negative_float, positive_float, positive_int, rate
+from options import ArgumentParser, parse_args
 from task_schedulers import COMBINE_STRATEGIES, TASK_SCHEDULERS
 from train_multitask import get_args_parser as get_joint_args_parser
 from train_multitask import main

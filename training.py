@@ -7,10 +7,17 @@ from dataclasses import asdict, dataclass, field
 from torch.optim import Optimizer
 
 import checkpoint
-from batches import TokenizedTask
+from batches import Rows
 from evaluation import Metrics
 from models import MultitaskBert
-from optimizers import build_lr_schedule, build_optimizer, build_projection, build_smart
+from optimizers import (
+    build_lr_schedule,
+    build_optimizer,
+    build_projection,
+    build_smart,
+    default_lr,
+    train_also,
+)
 from optimizers.conflicts import ConflictLog
 from optimizers.lr_schedules import PlateauSchedule, UpdateSchedule
 from optimizers.smart import Smart
@@ -72,6 +79,8 @@ class Training:
 
     conflicts: None unless cosines of task gradients are logged. smart: None without it. clip:
     largest gradient norm, 0 for any. save_every: updates between checkpoints, None for an epoch.
+    unfreeze_interval: epochs after which a frozen encoder gets one more trainable layer from the
+    top, None for never; its base learning rate is unfrozen_lr.
     """
 
     model: MultitaskBert
@@ -86,14 +95,36 @@ class Training:
     clip: float = 1.0
     use_amp: bool = False
     save_every: int | None = None
+    unfreeze_interval: int | None = None
+    unfrozen_lr: float = 0.0
+    num_unfrozen: int = 0
     progress: Progress = field(default_factory=Progress)
+
+    def start_epoch(self) -> None:
+        """Make ready for what is left of the current epoch: unfreeze what is due."""
+        if self.unfreeze_interval is not None:
+            due = self.progress.epoch // self.unfreeze_interval
+            self.unfreeze(min(due, len(self.model.encoder.layer)))
+        self.model.train()
+        self.task_scheduler.start_epoch(self.progress.epoch + 1)
+
+    def unfreeze(self, num_layers: int) -> None:
+        """Train the top `num_layers` of the encoder, those that are not trained yet."""
+        for number in range(self.num_unfrozen, num_layers):
+            layer = self.model.unfreeze_layer(number)
+            train_also(self.optimizer, self.lr_schedule, layer, self.unfrozen_lr)
+        self.num_unfrozen = num_layers
 
     def state_dict(self) -> dict:
         parts = {name: part.state_dict() for name, part in self.stateful_parts().items()}
-        progress = asdict(self.progress)
-        return parts | {"progress": progress, "random": checkpoint.random_state()}
+        return parts | {
+            "progress": asdict(self.progress),
+            "num_unfrozen": self.num_unfrozen,
+            "random": checkpoint.random_state(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
+        self.unfreeze(state["num_unfrozen"])  # the optimizer's groups, before their state
         for name, part in self.stateful_parts().items():
             part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
@@ -117,9 +148,7 @@ class Training:
         return self.progress.total_updates / (self.num_epochs * self.updates_per_epoch)
 
 
-def build_training(
-    args: Namespace, model: MultitaskBert, train_data: dict[str, TokenizedTask]
-) -> Training:
+def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, Rows]) -> Training:
     """Put together what the options name, ready for the first update."""
     task_scheduler = TASK_SCHEDULERS[args.task_scheduler](
         data=train_data,
@@ -154,4 +183,6 @@ def build_training(
         clip=args.clip,
         use_amp=args.use_amp,
         save_every=args.save_every,
+        unfreeze_interval=args.unfreeze_interval,
+        unfrozen_lr=min(args.lr, default_lr("finetune", model.encoder.config.hidden_size)),
     )

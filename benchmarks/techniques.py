@@ -36,7 +36,8 @@ from models.pretrained import (  # noqa: E402
     load_encoder,
     load_tokenizer,
 )
-from options import parse_args, positive_int  # noqa: E402
+from option_types import positive_int  # noqa: E402
+from options import parse_args  # noqa: E402
 from run_log import RunLog  # noqa: E402
 from tasks import TASKS  # noqa: E402
 from train_multitask_pal import get_args_parser  # noqa: E402
@@ -62,15 +63,17 @@ ARMS = {  # name: (flags, whether conflicts are logged)
 
 
 class Arm:
-    """One technique in our own loop, on the batches that the seed gives."""
+    """One technique in our own loop, on the batches that the seed gives; events: where its
+    TensorBoard events go, None for nowhere."""
 
-    def __init__(self, options: Namespace, name: str, data: dict[str, TokenizedTask]) -> None:
+    def __init__(
+        self, options: Namespace, name: str, data: dict[str, TokenizedTask], events: str | None
+    ) -> None:
         flags, self.logs_conflicts = ARMS[name]
         self.training = build(options, flags, data)
         if self.training.conflicts is not None and not self.logs_conflicts:
             self.training.projection.observe = lambda inner: None
-        self.events = tempfile.TemporaryDirectory()
-        self.log = RunLog(Path(self.events.name), Path(self.events.name))
+        self.log = RunLog(Path(events or "."), Path(events) / name if events else None)
 
     def run(self, num_updates: int) -> None:
         self.training.updates_per_epoch = num_updates
@@ -108,10 +111,11 @@ def main(options: Namespace) -> None:
     tokenizer = load_tokenizer(directory, config)
     data = load_data(args, tokenizer, config.pad_token_id, ("train",))["train"]
     chosen = [name for name in ARMS if name in (options.only or ARMS) or name == PLAIN]
-    builders = {name: partial(Arm, options, name, data) for name in chosen}
-    peak_memory(builders[PLAIN], 1)  # libraries' own buffers, once
-    peaks = {name: peak_memory(build_arm, 2) for name, build_arm in builders.items()}
-    arms = {name: build_arm() for name, build_arm in builders.items()}
+    silent = {name: partial(Arm, options, name, data, None) for name in chosen}
+    peak_memory(silent[PLAIN], 1)  # libraries' own buffers, once
+    peaks = {name: peak_memory(build_arm, 2) for name, build_arm in silent.items()}
+    events = tempfile.TemporaryDirectory()
+    arms = {name: Arm(options, name, data, events.name) for name in chosen}
     seconds = {name: [] for name in arms}
     for round_number in range(options.rounds + 1):
         for name, arm in arms.items():
@@ -126,6 +130,7 @@ def main(options: Namespace) -> None:
         copies = (peaks[name] - peaks[PLAIN]) * 2**20 / (4 * shared)
         spread = f"{ratios.min():.2f} to {ratios.max():.2f}"
         print(f"{name:<24}{np.median(ratios):>7.2f}{spread:>16}{copies:>+9.1f}")
+        arms[name].log.writer.close()
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ from models.pretrained import (  # noqa: E402
     load_tokenizer,
 )
 from optimizers import build_optimizer  # noqa: E402
-from options import parse_args, positive_int  # noqa: E402
+from option_types import positive_int  # noqa: E402
+from options import parse_args  # noqa: E402
 from run_log import RunLog  # noqa: E402
 from tasks import TASKS, Task  # noqa: E402
 from train_multitask import get_args_parser  # noqa: E402

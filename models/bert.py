@@ -84,11 +84,15 @@ class BertConfig:
 
 
 class BertOutput(NamedTuple):
-    """States [B, L, H], pooler output [B, H], and None or num_layers + 1 states [B, L, H]."""
+    """States [B, L, H], pooler output [B, H], None or num_layers + 1 states [B, L, H], their mask.
+
+    attention_mask: [B, L], what the states' second axis is: tokens, or a wrapper's segments.
+    """
 
     last_hidden_state: Tensor
     pooler_output: Tensor
-    hidden_states: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None
+    attention_mask: Tensor
 
 
 # residual(layer, hidden_states [B, L, H], attention_mask [B, L]) -> [B, L, H]
@@ -292,4 +296,5 @@ class BertModel(nn.Module):
             if output_hidden_states:
                 hidden_states.append(x)
         pooler_output = torch.tanh(self.pooler(x[:, 0]))  # [B, L, H] -> [B, H]
-        return BertOutput(x, pooler_output, tuple(hidden_states) if output_hidden_states else None)
+        states = tuple(hidden_states) if output_hidden_states else None
+        return BertOutput(x, pooler_output, states, attention_mask)

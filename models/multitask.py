@@ -3,22 +3,23 @@
 from torch import Tensor, nn
 
 from batches import Batch
-from models.bert import BertModel
 from models.features import Features
+from models.mixture import MixtureEncoder
 from tasks import Task
 
 
 class MultitaskBert(nn.Module):
     """Encoder -> features -> the task's head.
 
-    heads: task name -> head. pals: task name -> projected attention layers, the encoder's residual
-    for that task; None for the plain encoder. What has no trainable parameter runs in eval mode,
-    always: a frozen encoder gives the same states every time.
+    encoder: `BertModel`, or a wrapper with its signature. heads: task name -> head. pals: task name
+    -> projected attention layers, the encoder's residual for that task; None for the plain encoder.
+    What has no trainable parameter runs in eval mode, always: a frozen encoder gives the same
+    states every time.
     """
 
     def __init__(
         self,
-        encoder: BertModel,
+        encoder: nn.Module,
         features: Features,
         heads: dict[str, nn.Module],
         pair_encoding: str = "cross",
@@ -41,20 +42,59 @@ class MultitaskBert(nn.Module):
         return self
 
     def forward(self, task: Task, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """Logits [B, C] in float32. `embeddings` [B, L, H] replace those of `encoder.embed`."""
-        attention_mask = batch["attention_mask"]
+        """Logits [B, C] in float32. `embeddings` [B, L, H] replace those of `embed`."""
+        return self.suffix(task, *self.prefix(task, batch, embeddings))
+
+    def embed(self, batch: Batch) -> Tensor:
+        """The encoder's embeddings [B, L, H]."""
+        return self.encoder.embed(
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["token_type_ids"],
+            batch.get("tag_ids"),
+        )
+
+    def prefix(
+        self, task: Task, batch: Batch, embeddings: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The way to the first parameters after the encoder: states [B, L, H] and their mask.
+
+        Where features have no parameters: sentence vectors [B, F] and None. A batch may bring them
+        along, as `states` and `states_mask`. Under bi pair encoding a pair has 2B rows.
+        """
+        if "states" in batch:
+            return batch["states"], batch.get("states_mask")
         output = self.encoder(
             batch["input_ids"],
-            attention_mask,
-            batch["token_type_ids"],
-            embeddings=embeddings,
+            batch["attention_mask"],
+            embeddings=self.embed(batch) if embeddings is None else embeddings,
             residual=self.pals[task.name] if self.pals else None,
+            output_hidden_states=self.features.reads_hidden_states,
         )
-        x = self.features(output, attention_mask)  # [B, F], or [2B, F] for a pair under bi
+        states, mask = self.features.states(output)
+        return (
+            (states, mask) if self.features.has_parameters else (self.features(states, mask), None)
+        )
+
+    def suffix(self, task: Task, states: Tensor, mask: Tensor | None) -> Tensor:
+        """From what `prefix` gives to logits [B, C] in float32."""
+        x = states if mask is None else self.features(states, mask)  # [B, F], [2B, F] under bi
         head = self.heads[task.name]
         if task.is_pair and self.pair_encoding == "bi":
             return head(*x.chunk(2)).float()
         return head(x).float()
+
+    def epoch_statistics(self) -> dict[str, list[float]]:
+        """What the encoder has counted since the last call, for the epoch's line."""
+        for module in self.encoder.modules():
+            if isinstance(module, MixtureEncoder):
+                return {"gate": module.take_gate_means()}
+        return {}
+
+    def unfreeze_layer(self, number: int) -> list[nn.Parameter]:
+        """Train the encoder's number-th layer from the top, from 0; returns its parameters."""
+        layer = self.encoder.layer[-1 - number].requires_grad_(True)
+        return list(layer.parameters())
 
     def named_shared_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """What all tasks train together, with names; the order is that of the modules.
@@ -65,7 +105,7 @@ class MultitaskBert(nn.Module):
             (name, p)
             for name, p in self.named_parameters()
             if name.startswith(("encoder.", "features."))
-            and not name.startswith("encoder.pooler.")
+            and ".pooler." not in name
             and p.requires_grad
         ]
 
@@ -91,8 +131,8 @@ class MultitaskBert(nn.Module):
 
 
 def group_name(name: str) -> str:
-    """encoder.layer.3.output.bias -> layer.3; other parts by their own name."""
-    part, *path = name.split(".")
+    """encoder.layer.3.output.bias -> layer.3, encoder.experts.1… -> experts.1; else the part."""
+    part, *path = name.replace("encoder.inner.", "encoder.").split(".")
     if part == "features":
         return part
-    return ".".join(path[:2]) if path[0] == "layer" else path[0]
+    return ".".join(path[:2]) if path[0] in ("layer", "experts") else path[0]

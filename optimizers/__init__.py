@@ -29,6 +29,7 @@ __all__ = [
     "build_projection",
     "build_smart",
     "default_lr",
+    "train_also",
 ]
 
 
@@ -113,6 +114,23 @@ def default_lr(option: str, hidden_size: int) -> float:
 
 def build_optimizer(args: Namespace, model: nn.Module) -> Optimizer:
     return OPTIMIZERS[args.optimizer](args, model)
+
+
+def train_also(
+    optimizer: Optimizer,
+    lr_schedule: UpdateSchedule | PlateauSchedule,
+    parameters: list[nn.Parameter],
+    lr: float,
+) -> None:
+    """Give a running optimizer more parameters, with decay as `parameter_groups` has it.
+
+    lr: their base learning rate. The state of the parameters it had is untouched.
+    """
+    matrices = [p for p in parameters if p.ndim >= 2]
+    vectors = [p for p in parameters if p.ndim < 2]
+    for group, chosen in zip(optimizer.param_groups[:2], (matrices, vectors)):
+        optimizer.add_param_group({"params": chosen, "weight_decay": group["weight_decay"]})
+        lr_schedule.add_group(optimizer.param_groups[-1], lr)
 
 
 def build_lr_schedule(

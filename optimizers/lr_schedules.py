@@ -1,6 +1,7 @@
 """Learning-rate schedules. Each counts updates; `plateau` alone looks at dev scores.
 
-A schedule has `after_update()`, `after_epoch(score)` and a state; a builder takes the optimizer,
+A schedule has `after_update()`, `after_epoch(score)`, `add_group(group, lr)` for a parameter group
+that the optimizer takes later, and a state; a builder takes the optimizer,
 the number of updates of the whole run, and the options it reads.
 """
 
@@ -23,6 +24,14 @@ class UpdateSchedule(LambdaLR):
     def after_epoch(self, score: float) -> None:
         pass
 
+    def add_group(self, group: dict, lr: float) -> None:
+        """lr: its base learning rate."""
+        factor = self.lr_lambdas[0]
+        self.base_lrs.append(lr)
+        self.lr_lambdas.append(factor)
+        group["initial_lr"] = lr
+        group["lr"] = lr * factor(self.last_epoch)
+
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on where the state was, at this schedule's rate there: epochs may have changed."""
         super().load_state_dict(state_dict)
@@ -43,6 +52,11 @@ class PlateauSchedule(ReduceLROnPlateau):
 
     def after_epoch(self, score: float) -> None:
         self.step(score)
+
+    def add_group(self, group: dict, lr: float) -> None:
+        """lr: its learning rate; what later stalls take a tenth of."""
+        self.min_lrs.append(self.min_lrs[0])
+        group["lr"] = lr
 
 
 def warmed_up(

@@ -73,9 +73,7 @@ class Smart:
         Keeps the embeddings and the random states before and after them for the passes to come.
         """
         self.before_embedding = self.random_state()
-        self.x = self.model.encoder.embed(
-            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
-        )  # [B, L, H]
+        self.x = self.model.embed(batch)  # [B, L, H]; hierarchical: [B, S, W, H]
         self.after_embedding = self.random_state()
         return self.model(task, batch, embeddings=self.x)
 
@@ -102,8 +100,8 @@ class Smart:
         differ by about 1e-6, which bfloat16 cannot tell from nothing.
         """
         x = self.x.detach().float()
-        mask = batch["attention_mask"][:, :, None]  # [B, L, 1]
-        assert x.shape[:2] == mask.shape[:2], f"{x.shape=} of another batch than {mask.shape=}"
+        mask = batch["attention_mask"][..., None]  # [B, L, 1]
+        assert x.shape[:-1] == mask.shape[:-1], f"{x.shape=} of another batch than {mask.shape=}"
         noise = torch.randn(x.shape, generator=self.generator).to(x.device) * self.noise_std * mask
         start = (x + noise).requires_grad_()
         is_amp = torch.is_autocast_enabled(x.device.type)

@@ -9,6 +9,7 @@ import torch
 
 import checkpoint
 import train_multitask
+from optimizers.task_gradients import TaskGradients
 from options import parse_args
 from task_schedulers import TASK_SCHEDULERS
 from tasks import TASKS
@@ -57,7 +58,8 @@ def test_every_combination_trains_what_it_should(flags, optimizer, run_pal, tiny
     from models.bert import BertModel
 
     before = BertModel.from_pretrained(str(tiny_model)).state_dict()
-    for extra in ("", "--use_pal", "--use_smart_regularization --smart_mu 1 --use_pal"):
+    for smart, pals in product(("", "--use_smart_regularization --smart_mu 1"), ("", "--use_pal")):
+        extra = f"{smart} {pals}"
         args, state = run_pal(f"{flags} --optimizer {optimizer} {extra} --lr 1e-3")
         after = state["model"]
         assert all(tensor.isfinite().all() for tensor in after.values())
@@ -67,6 +69,34 @@ def test_every_combination_trains_what_it_should(flags, optimizer, run_pal, tiny
         trained = {name for name, count in state_updates(args).items() if count}
         expected = {args.task_scheduler} if args.task_scheduler in TASKS else set(TASKS)
         assert trained <= expected and (trained == expected or args.task_scheduler in SAMPLED)
+
+
+@pytest.mark.parametrize("technique", ["", "--use_pal", "--optimizer sophiah --extension cnn"])
+def test_uneven_micro_batches_give_the_same_gradients(technique, run_pal, monkeypatch):
+    """J, and the gradients of heads and PALs, of a batch of 8 whole, in 3 + 3 + 2, in 5 + 3."""
+    seen = []
+    combine = TaskGradients.combine
+
+    def recording(self):
+        seen.append(self.J.clone())
+        combine(self)
+
+    monkeypatch.setattr(TaskGradients, "combine", recording)
+    flags = f"--projection pcgrad --batch_size 8 --num_batches_per_epoch 1 {technique} "
+    flags += "--hidden_dropout_prob 0 "
+    states = [run_pal(flags)[1]]
+    states += [run_pal(f"{flags} --micro_batch_size {size}")[1] for size in (3, 5)]
+    for J in seen[1:]:
+        assert (J - seen[0]).norm() <= 1e-6 * seen[0].norm()
+    for key in ("exp_avg", "hessian") if "sophiah" in technique else ("exp_avg",):
+        first, *others = [moments(state, key) for state in states]  # after one update, scaled
+        for other in others:
+            assert (other - first).norm() <= 1e-6 * first.norm()
+
+
+def moments(state, key: str) -> torch.Tensor:
+    values = state["optimizer"]["state"].values()
+    return torch.cat([value[key].flatten() for value in values])
 
 
 def state_updates(args) -> dict[str, int]:

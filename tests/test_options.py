@@ -28,7 +28,12 @@ def test_contradictions_end_in_one_line(contradiction, capsys):
 
 
 VALUES = {"restarts": 1, "vaccine_groups": "layer", "pal_size": 6, "hess_interval": 5}
-VALUES |= {"batches_per_update": 5}  # the others take any number
+VALUES |= {
+    "batches_per_update": 5,
+    "layers": 1,
+    "segment_length": 9,
+    "unfreeze_interval": 1,
+}  # the others take any number
 
 
 @pytest.mark.parametrize("name", NEEDS)

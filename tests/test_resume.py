@@ -42,6 +42,8 @@ def final_state(run: Path) -> tuple[dict, dict, list[dict]]:
     for line in lines:
         del line["examples_per_second"], line["peak_memory_mib"]
     last = checkpoint.load(run / "checkpoints" / "last.pt")
+    for group in last["optimizer"]["param_groups"]:
+        group.pop("differentiable", None)  # torch's own, in groups that are made after a load
     return last, checkpoint.load(run / "checkpoints" / "best.pt"), lines
 
 
@@ -65,6 +67,7 @@ def flags_of(scheduler: str) -> list[str]:
     return ["--scheduler", scheduler, *(["--restarts", "1"] if scheduler == "cosine" else [])]
 
 
+FROZEN = ["--option", "pretrain"]
 PAL = ["train_multitask_pal.py"]
 VACCINE = [*PAL, "--projection", "vaccine", "--task_scheduler", "pal"]
 VACCINE += ["--combine_strategy", "force", "--batches_per_update", "4"]
@@ -82,6 +85,13 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*PAL, "--task_scheduler", "random", "--use_pal"],
         VACCINE,
         SMART,
+        ["--extension", "hierarchical", "--segment_length", "6"],
+        ["--extension", "bilstm", "--class_weights"],
+        ["--combined_models"],
+        [*FROZEN, "--train_mode", "all_pooled"],
+        [*FROZEN, "--unfreeze_interval", "1"],
+        [*FROZEN, "--unfreeze_interval", "1", "--optimizer", "sophiah", "--scheduler", "plateau"],
+        [*PAL, *FROZEN, "--extension", "cnn", "--projection", "pcgrad"],
     ],
     ids=" ".join,
 )

@@ -281,3 +281,13 @@ def test_added_task_is_read_tokenized_and_scored(toxic, parse, tiny_model, tmp_p
     confusion = toxic.confusion(np.array([2, 0]), np.array([2, 1]))
     expected = sklearn_metrics.confusion_matrix([2, 1], [2, 0], labels=[0, 1, 2])
     assert np.array_equal(confusion, expected)
+
+
+def test_class_weights_count_each_class_alike():
+    labels = np.array([0, 0, 0, 1, 2, 2, 3, 4])
+    task = TASKS["sst"].weighing_classes(labels)
+    logits = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    nll = -logits.log_softmax(1)[torch.arange(8), torch.tensor(labels)]
+    by_class = [nll[labels == c].mean() for c in range(5)]
+    torch.testing.assert_close(task.loss(logits, torch.tensor(labels)), sum(by_class) / 5)
+    assert TASKS["sts"].weighing_classes(labels) is TASKS["sts"]

@@ -1,66 +1,177 @@
-"""models/features.py: every pooling against plain Python, and what holds for all of them."""
+"""models/features.py: every --train_mode, --extension and --pooling, in every legal combination."""
+
+import itertools
 
 import pytest
 import torch
+from torch import nn
 
-from models.bert import BertOutput
-from models.features import POOLINGS, Features
+from batches import PAIR_ENCODINGS
+from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
+from models.bert import BertConfig, BertModel, BertOutput
+from models.features import Features
+from tasks import TASKS
 
-LENGTHS = [4, 1, 3]  # of rows padded to 4 tokens
-PLAIN = {  # one dimension's values at a row's real tokens -> its pooled value
-    "mean": lambda values: sum(values) / len(values),
-    "cls": lambda values: values[0],
-    "max": max,
-}
+LEGAL = [
+    (mode, extension, pooling)
+    for mode, extension, pooling in itertools.product(TRAIN_MODES, FEATURES, POOLINGS)
+    if not (mode == "all_pooled" and (extension != "none" or pooling != "mean"))
+    and not (extension == "attention" and pooling != "mean")
+]
+LENGTHS = [5, 11, 2, 7, 3, 9]
 
 
 @pytest.fixture
-def mask():
-    return (torch.arange(4) < torch.tensor(LENGTHS)[:, None]).long()
+def build(parse, sizes):
+    """A model on a small random encoder, without dropout."""
+
+    def build_from_flags(*flags):
+        args = parse("--hidden_dropout_prob", "0", *flags)
+        args.tasks = list(TASKS)
+        torch.manual_seed(0)
+        config = BertConfig(
+            **sizes, initializer_range=0.2, hidden_dropout_prob=0, attention_probs_dropout_prob=0
+        )
+        return build_model(args, BertModel(config))
+
+    return build_from_flags
 
 
-@pytest.fixture
-def states():
-    """[3, 4, 2], every value below zero, where a padding of zeros would win a maximum."""
-    return -1 - torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0))
+def flags_of(mode, extension, pooling, pair_encoding):
+    flags = ["--train_mode", mode, "--extension", extension, "--pair_encoding", pair_encoding]
+    return flags + (["--pooling", pooling] if pooling != "mean" else [])
 
 
-def test_every_pooling_has_a_plain_reference():
-    assert PLAIN.keys() == POOLINGS.keys()
+def in_segments(batch, width=4):
+    """[B, L] -> [B, S, W]: every `width` tokens are a segment; padding stays at its end."""
+    num_tokens = batch["input_ids"].shape[1]
+    pad = -num_tokens % width
+    return {
+        key: nn.functional.pad(tensor, (0, pad)).unflatten(1, (-1, width))
+        for key, tensor in batch.items()
+    }
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("padding", [0.0, 7.0, 1e30, -1e30])
-def test_equals_plain_python_whatever_the_padding_holds(states, mask, pooling, padding):
-    states = states.masked_fill(mask[:, :, None] == 0, padding)
-    pooled = POOLINGS[pooling](states, mask)
-    assert pooled.shape == (3, 2) and pooled.dtype == states.dtype
-    for row, length in enumerate(LENGTHS):
-        for dim in range(2):
-            expected = PLAIN[pooling](states[row, :length, dim].tolist())
-            assert pooled[row, dim].item() == pytest.approx(expected, rel=1e-6)
+def select(batch, rows):
+    """These rows, without the columns that all of them leave empty."""
+    chosen = {name: tensor[rows] for name, tensor in batch.items()}
+    mask = chosen["attention_mask"]
+    used = mask.any(0) if mask.ndim == 2 else mask.any(2).any(0)
+    return {name: tensor[:, used] for name, tensor in chosen.items()}
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_the_gradient_reaches_real_tokens_and_never_padding(mask, pooling):
-    """One dimension a token, in which that token is the largest, so that `max` reaches all too."""
-    states = torch.eye(4).expand(3, 4, 4).clone().requires_grad_()
-    POOLINGS[pooling](states, mask).sum().backward()
-    reached = states.grad.abs().sum(-1) > 0
-    expected = mask == 1
-    if pooling == "cls":
-        expected = expected & (torch.arange(4) == 0)
-    assert torch.equal(reached, expected)
+@pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
+@pytest.mark.parametrize("mode, extension, pooling", LEGAL)
+def test_vectors_depend_on_no_padding_and_no_batch_mate(
+    build, make_batch, mode, extension, pooling, pair_encoding
+):
+    """Sentence vectors [B, F] of every combination, and logits of every task from them."""
+    model = build(*flags_of(mode, extension, pooling, pair_encoding)).eval()
+    batch = make_batch(LENGTHS, 400)
+    if extension == "hierarchical":
+        batch = in_segments(batch)
+    for task in TASKS.values():
+        is_two_rows = task.is_pair and pair_encoding == "bi"
+        examples = [[0, 3], [1, 4], [2, 5]] if is_two_rows else [[row] for row in range(6)]
+        states, mask = model.prefix(task, batch)
+        vectors = states if mask is None else model.features(states, mask)
+        assert vectors.shape == (6, model.features.num_features)
+        logits = model(task, batch)
+        assert logits.shape == (len(examples), task.num_outputs)
+        for i, rows in enumerate(examples):
+            assert (model(task, select(batch, rows))[0] - logits[i]).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_row_of_padding_alone_gives_no_nan(states, pooling):
-    assert POOLINGS[pooling](states, torch.zeros(3, 4).long()).isfinite().all()
+@pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
+@pytest.mark.parametrize("mode, extension, pooling", LEGAL)
+def test_gradients_reach_everything_that_is_read(
+    build, make_batch, mode, extension, pooling, pair_encoding
+):
+    """All shared parameters, but key biases, unread layers and embeddings of unseen rows."""
+    layers = ["--layers", "1", "3"] if mode == "single_layers" else []
+    model = build(*flags_of(mode, extension, pooling, pair_encoding), *layers)
+    batch = make_batch(LENGTHS, 400)
+    if extension == "hierarchical":
+        batch = in_segments(batch)
+    (model(TASKS["sst"], batch) ** 2).sum().backward()
+    still = {name for name, p in model.named_shared_parameters() if not p.grad.any()}
+    # A key's bias adds the same to all scores, which softmax does not see; at the first token an
+    # LSTM that reads forward has nothing behind it.
+    exempt = ("key.bias", "weight_hh_l0") if pooling == "cls" else ("key.bias",)
+    assert [name for name in still if not name.endswith(exempt)] == []
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_features_pool_the_last_states(states, mask, pooling):
-    features = Features(2, pooling)
-    x = features(BertOutput(states, torch.zeros(3, 2)), mask)
-    assert torch.equal(x, POOLINGS[pooling](states, mask))
-    assert x.shape == (3, features.num_features)
+@pytest.mark.parametrize(
+    "extension", [e for e in FEATURES if FEATURES[e](BertConfig()).ends_sequence]
+)
+def test_what_ends_the_sequence_has_one_vector(extension):
+    config = BertConfig(hidden_size=24, num_attention_heads=4)
+    module = FEATURES[extension](config).eval()
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert module(torch.randn(2, 3, 24), mask).shape == (2, module.num_features)
+
+
+def test_attention_weighs_as_written():
+    """softmax over real tokens of w · tanh(W h + b), by hand."""
+    torch.manual_seed(0)
+    module = FEATURES["attention"](BertConfig(hidden_size=4, num_attention_heads=2))
+    states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    for row, length in enumerate(mask.sum(1).tolist()):
+        real = states[row, :length]
+        scores = [(module.score.weight[0] @ torch.tanh(module.hidden(h))).item() for h in real]
+        weights = torch.tensor(scores).exp() / torch.tensor(scores).exp().sum()
+        torch.testing.assert_close(module(states, mask)[row], weights @ real)
+
+
+def test_lstm_and_convolutions_have_the_sizes_they_name():
+    config = BertConfig(hidden_size=24, num_attention_heads=4)
+    lstm, cnn = FEATURES["bilstm"](config), FEATURES["cnn"](config)
+    assert lstm.num_features == 256 and lstm.lstm.hidden_size == 128 and lstm.lstm.bidirectional
+    assert [tuple(c.weight.shape) for c in cnn.convolutions] == [
+        (512, 24, 5),
+        (512, 512, 5),
+        (512, 512, 5),
+    ]
+    assert cnn.num_features == 512
+
+
+def test_the_lstm_reads_both_ways(make_batch):
+    config = BertConfig(hidden_size=24, num_attention_heads=4)
+    lstm = FEATURES["bilstm"](config)
+    states = torch.randn(1, 4, 24, requires_grad=True)
+    lstm(states, torch.ones(1, 4).long())[0, 1].sum().backward()
+    assert (states.grad[0].abs().sum(-1) > 0).all()
+
+
+def test_every_train_mode_reads_what_it_says():
+    """Layer l's states are all l; the mean of layers 1 and 3 is 2."""
+    config = BertConfig(hidden_size=2, num_attention_heads=1, num_hidden_layers=3)
+    hidden_states = tuple(torch.full((1, 2, 2), float(layer)) for layer in range(4))
+    output = BertOutput(hidden_states[-1], torch.zeros(1, 2), hidden_states, torch.ones(1, 2))
+
+    def states(**options):
+        return Features(config, **options).states(output)[0]
+
+    assert (states() == 3).all()
+    assert (states(train_mode="single_layers", layers=[1, 3]) == 2).all()
+    assert (states(train_mode="single_layers") == 2).all()  # all three: fewer than four
+    assert states(train_mode="all_pooled")[0, :, 0].tolist() == [1, 2, 3]
+
+
+def test_a_layer_that_is_not_there_is_an_error():
+    config = BertConfig(hidden_size=2, num_attention_heads=1, num_hidden_layers=3)
+    with pytest.raises(ValueError, match="layer 4: expected 1 to 3"):
+        Features(config, "single_layers", [4])
+
+
+@pytest.mark.parametrize("extension", FEATURES)
+def test_second_derivatives_for_sophiah(build, make_batch, extension):
+    model = build("--extension", extension)
+    batch = make_batch([4, 3], 400)
+    if extension == "hierarchical":
+        batch = in_segments(batch)
+    params = [p for p in model.features.parameters()] + list(model.heads["sst"].parameters())
+    loss = (model(TASKS["sst"], batch) ** 2).sum()
+    grads = torch.autograd.grad(loss, params, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in grads), params)
+    assert any(g.any() for g in second) and all(g.isfinite().all() for g in second)

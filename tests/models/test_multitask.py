@@ -53,8 +53,7 @@ def test_logits_depend_on_no_batch_mate(build, task, pair_encoding, pooling, mak
 def test_bi_pairs_are_the_first_and_the_second_half_of_the_batch(build, task, make_batch):
     model = build("--pair_encoding", "bi").eval()
     batch = make_batch([4, 6, 5, 3], 400)
-    output = model.encoder(**batch)
-    x = model.features(output, batch["attention_mask"])
+    x = model.features(*model.features.states(model.encoder(**batch)))
     assert torch.equal(model(task, batch), model.heads[task.name](x[[0, 1]], x[[2, 3]]))
 
 
@@ -199,6 +198,6 @@ def test_hidden_dropout_prob_reaches_every_dropout(parse, monkeypatch):
 def test_cosine_logits_are_five_times_the_cosine_of_the_sentences(build, make_batch):
     model = build("--pair_encoding", "bi").eval()
     batch = make_batch([4, 6, 5, 3], 400)
-    x = model.features(model.encoder(**batch), batch["attention_mask"])
+    x = model.features(*model.features.states(model.encoder(**batch)))
     expected = 5 * F.cosine_similarity(x[:2], x[2:])
     torch.testing.assert_close(model(TASKS["sts"], batch)[:, 0], expected)

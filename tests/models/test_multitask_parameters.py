@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from models.bert import BertConfig, BertModel
 from models.features import Features
@@ -12,21 +11,15 @@ from models.pal import ProjectedAttentionLayers
 from tasks import TASKS
 
 
-class WeightedFeatures(Features):
-    """Features with parameters of their own, as some have."""
-
-    def __init__(self):
-        super().__init__(24, "mean")
-        self.scale = nn.Linear(24, 24)
-
-
 @pytest.fixture
 def model(sizes):
     """With projected attention layers and parameters in every part."""
     config = BertConfig(**sizes)
     heads = {name: ClassifyHead(24, task.num_outputs, 1, 0.1) for name, task in TASKS.items()}
     pals = {name: ProjectedAttentionLayers(config, 6) for name in TASKS}
-    return MultitaskBert(BertModel(config), WeightedFeatures(), heads, pals=pals)
+    return MultitaskBert(
+        BertModel(config), Features(config, extension="attention"), heads, pals=pals
+    )
 
 
 def names_of(model, parameters):
@@ -46,7 +39,7 @@ def test_shared_parameters_are_the_encoders_then_the_features(model):
     """In the order of the modules, the same in every call."""
     encoder = [f"encoder.{name}" for name, _ in model.encoder.named_parameters()]
     expected = [name for name in encoder if "pooler" not in name]
-    expected += ["features.scale.weight", "features.scale.bias"]
+    expected += [f"features.{name}" for name, _ in model.features.named_parameters()]
     assert names_of(model, model.shared_parameters()) == expected
 
 
@@ -62,9 +55,6 @@ def test_task_parameters_are_its_heads_and_its_layers(model, task):
 
 def test_what_a_loss_reaches_is_shared_or_the_tasks_own(model, make_batch):
     task = TASKS["para"]
-    model.features.forward = lambda output, mask: model.features.scale(
-        output.last_hidden_state[:, 0]
-    )
     model(task, make_batch([4, 6], 400)).sum().backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
     expected = [*model.shared_parameters(), *model.task_parameters(task)]

