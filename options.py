@@ -61,7 +61,7 @@ JOINT_DEFAULTS = {
     "pal_size": None,
     "use_smart_regularization": False,
     "smart_weight_regularization": 1.0,
-    "smart_radius": 0.1,
+    "smart_radius": 0.01,
     "smart_mu": 0.0,
 }
 
@@ -261,7 +261,7 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         )
     args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
     if args.lr is None:
-        args.lr = default_lr(args.option, config.hidden_size)
+        args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
     if args.use_pal and args.pal_size is None:
         args.pal_size = default_pal_size(config.hidden_size)
     if args.train_mode == "single_layers":

@@ -182,7 +182,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--lr",
         type=positive_float,
         help="peak learning rate; unset: 2e-4 for encoders narrower than 768, else 3e-5; "
-        "1e-3 with --option pretrain",
+        "1e-3 with --option pretrain; a quarter of it with --optimizer sophiah",
     )
     add(
         "--rho",

@@ -84,7 +84,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--smart_radius",
         type=positive_float,
-        default=0.1,
+        default=0.01,
         help="size of the perturbation of each embedding (paper: 1e-5)",
     )
     add(

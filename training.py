@@ -184,5 +184,7 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         use_amp=args.use_amp,
         save_every=args.save_every,
         unfreeze_interval=args.unfreeze_interval,
-        unfrozen_lr=min(args.lr, default_lr("finetune", model.encoder.config.hidden_size)),
+        unfrozen_lr=min(
+            args.lr, default_lr("finetune", model.encoder.config.hidden_size, args.optimizer)
+        ),
     )

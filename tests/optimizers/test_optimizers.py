@@ -129,3 +129,4 @@ def test_state_resumes_exactly(optimizer, tmp_path):
 )
 def test_default_learning_rate(option, hidden_size, lr):
     assert default_lr(option, hidden_size) == lr
+    assert default_lr(option, hidden_size, "sophiah") == lr / 4
