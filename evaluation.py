@@ -27,7 +27,7 @@ from datasets import Example, load_data, tokenize
 from errors import InputError, exit_status
 from models import MultitaskBert, build_model
 from models.bert import BertModel
-from models.pretrained import load_config, load_tokenizer
+from models.pretrained import load_config, load_tokenizer, read_json
 from run_directory import read_options, write_json
 from tasks import TASKS, Task, mean_score
 
@@ -176,7 +176,11 @@ def evaluate_run(run: str, split: str, data_dir: str | None, use_gpu: bool) -> N
             setattr(args, f"{task.name}_{split}", None)
     data = load_data(args, tokenizer, model.encoder.config.pad_token_id, (split,))[split]
     metrics, predictions = evaluate(model, data, use_amp=args.use_amp)
-    write_outputs(args, split, data, metrics, predictions)
+    written = Path(args.run_dir) / f"metrics-{split}.json"
+    known = read_json(written) if written.is_file() else {}
+    facts: dict = {"num_parameters": sum(p.numel() for p in model.parameters())}
+    facts |= {"conflicts": known["conflicts"]} if "conflicts" in known else {}
+    write_outputs(args, split, data, metrics, predictions, facts)
     print(
         format_table(metrics, split=split)
         if metrics

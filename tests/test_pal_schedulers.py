@@ -1,5 +1,6 @@
 """Round robin, random and annealed sampling: known probabilities, counts, weights, state."""
 
+from argparse import Namespace
 from collections import Counter
 
 import pytest
@@ -69,7 +70,7 @@ def test_sampling_follows_the_probabilities(data, name):
 def test_pal_anneals_with_the_epoch_and_random_does_not(data):
     sizes = {name: rows for name, rows in zip(data, SIZES)}
     scheduler = build("pal", data, num_epochs=10)
-    scheduler.data = {name: range(size) for name, size in sizes.items()}
+    scheduler.data = {name: Namespace(num_in_file=size) for name, size in sizes.items()}
     for epoch in (1, 5, 10):
         scheduler.start_epoch(epoch)
         expected = annealed_probabilities(SIZES, epoch, 10)
@@ -104,7 +105,7 @@ def test_encourage_draws_and_weighs_as_the_formula_says(data, epoch, power):
         num_epochs=3,
         task_weights={"sts": 2.0},
     )
-    scheduler.data = {name: range(size) for name, size in zip(data, SIZES)}
+    scheduler.data = {name: Namespace(num_in_file=size) for name, size in zip(data, SIZES)}
     scheduler.start_epoch(epoch)
     p = annealed_probabilities(SIZES, epoch, 3)
     rest = ((p * 8 - 1) / (8 - 3)).clamp(0.025, 1)

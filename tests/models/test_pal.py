@@ -38,7 +38,7 @@ def pal(config):
 def build(config):
     """A model with layers for every task, as fresh as they come; and the plain one it extends."""
     torch.manual_seed(0)
-    encoder, features = BertModel(config), Features(config.hidden_size, "mean")
+    encoder, features = BertModel(config), Features(config)
     heads = {name: ClassifyHead(24, task.num_outputs, 0, 0.1) for name, task in TASKS.items()}
     pals = {name: ProjectedAttentionLayers(config, PAL_SIZE) for name in TASKS}
     model = MultitaskBert(encoder, features, heads, pals=pals)

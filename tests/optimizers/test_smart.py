@@ -40,7 +40,7 @@ def new_model(pair_encoding="cross", encoder=None):
         name: HEADS[task.heads[pair_encoding]](size, task.num_outputs, 0, 0.1)
         for name, task in TASKS.items()
     }
-    return MultitaskBert(encoder, Features(size, "mean"), heads, pair_encoding).train()
+    return MultitaskBert(encoder, Features(encoder.config), heads, pair_encoding).train()
 
 
 def penalty_of(smart, task, batch, seed=3):
@@ -162,7 +162,7 @@ def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_en
     for embeddings in (x, start):
         torch.set_rng_state(state)
         states = exact.encoder(**batch, embeddings=embeddings)
-        features = exact.features(states, batch["attention_mask"])
+        features = exact.features(*exact.features.states(states))
         is_bi = task.is_pair and pair_encoding == "bi"
         outputs.append(exact.heads[task.name](*(features.chunk(2) if is_bi else [features])))
     divergence = task.divergence(outputs[0].detach(), outputs[1]).sum()

@@ -32,12 +32,8 @@ class LinearModel(nn.Module):
         self.register_buffer("scale", torch.linspace(0.1, 1, 10))
         self.scale[1] = 0
 
-    @property
-    def encoder(self):
-        return self
-
-    def embed(self, input_ids, attention_mask, token_type_ids):
-        return self.table[input_ids]
+    def embed(self, batch):
+        return self.table[batch["input_ids"]]
 
     def forward(self, task, batch, embeddings=None):
         x = self.table[batch["input_ids"]] if embeddings is None else embeddings

@@ -106,7 +106,7 @@ def test_every_task_of_the_model_has_second_derivatives():
         initializer_range=0.3,
     )
     heads = {name: ClassifyHead(8, task.num_outputs, 0, 0.1) for name, task in TASKS.items()}
-    model = MultitaskBert(BertModel(config), Features(8, "mean"), heads)
+    model = MultitaskBert(BertModel(config), Features(config), heads)
     optimizer = SophiaH(model.parameters(), lr=0.01)
     batch = {
         "input_ids": torch.arange(12).view(2, 6),
