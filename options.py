@@ -28,10 +28,14 @@ class Contradiction(NamedTuple):
     message: str
 
 
+def trained(args: Namespace) -> list[str]:
+    """Names of the tasks that are trained on."""
+    return [name for name in (args.task, args.task_scheduler) if name in TASKS][:1] or list(TASKS)
+
+
 def heads(args: Namespace) -> set[str]:
     """Keys of the heads of the tasks that are trained."""
-    single = [name for name in (args.task, args.task_scheduler) if name in TASKS]
-    return {TASKS[name].heads[args.pair_encoding] for name in single or TASKS}
+    return {TASKS[name].heads[args.pair_encoding] for name in trained(args)}
 
 
 def is_sampled(args: Namespace) -> bool:
@@ -40,7 +44,7 @@ def is_sampled(args: Namespace) -> bool:
 
 def num_trained(args: Namespace) -> int:
     """How many tasks are trained on."""
-    return 1 if args.task in TASKS or args.task_scheduler in TASKS else len(TASKS)
+    return len(trained(args))
 
 
 def trains_features(args: Namespace) -> bool:
@@ -161,8 +165,7 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--task sts --class_weights",
-        lambda a: a.class_weights
-        and not any(TASKS[name].class_names for name in ([a.task] if a.task in TASKS else TASKS)),
+        lambda a: a.class_weights and not any(TASKS[name].class_names for name in trained(a)),
         "--class_weights weighs named classes, and no trained task has them; drop it",
     ),
     Contradiction(

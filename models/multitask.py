@@ -92,9 +92,11 @@ class MultitaskBert(nn.Module):
         return {}
 
     def unfreeze_layer(self, number: int) -> list[nn.Parameter]:
-        """Train the encoder's number-th layer from the top, from 0; returns its parameters."""
-        layer = self.encoder.layer[-1 - number].requires_grad_(True)
-        return list(layer.parameters())
+        """Train the encoder's number-th layer from the top, from 0; returns what was frozen."""
+        layer = self.encoder.layer[-1 - number]
+        frozen = [p for p in layer.parameters() if not p.requires_grad]
+        layer.requires_grad_(True)
+        return frozen
 
     def named_shared_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """What all tasks train together, with names; the order is that of the modules.

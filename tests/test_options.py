@@ -27,6 +27,13 @@ def test_contradictions_end_in_one_line(contradiction, capsys):
     assert capsys.readouterr().err.strip().endswith(f"error: {contradiction.message}")
 
 
+def test_class_weights_look_at_the_task_that_is_trained(capsys):
+    with pytest.raises(SystemExit):
+        parse("--task_scheduler para --class_weights", get_pal_args_parser)
+    assert "no trained task has them" in capsys.readouterr().err
+    assert parse("--task_scheduler sst --class_weights", get_pal_args_parser).class_weights
+
+
 VALUES = {"restarts": 1, "vaccine_groups": "layer", "pal_size": 6, "hess_interval": 5}
 VALUES |= {
     "batches_per_update": 5,

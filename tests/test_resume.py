@@ -92,6 +92,7 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*FROZEN, "--unfreeze_interval", "1"],
         [*FROZEN, "--unfreeze_interval", "1", "--optimizer", "sophiah", "--scheduler", "plateau"],
         [*PAL, *FROZEN, "--extension", "cnn", "--projection", "pcgrad"],
+        [*PAL, *FROZEN, "--use_pal", "--unfreeze_interval", "1"],
     ],
     ids=" ".join,
 )
