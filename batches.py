@@ -5,7 +5,8 @@ all [B, L] int64, and `labels` [B] (int64 for integer labels, else float32; abse
 has none). Under `bi` pair encoding a pair's two sentences are rows of their own: [2B, L], all first
 sentences, then all second ones. Hierarchical texts have an axis of segments: [B, S, W]. `tag_ids`,
 [B, L, 2], are part-of-speech and entity tags where these are inputs. `prefix_cache` gives `states`
-in place of tokens.
+in place of tokens. Of several workers, each has its part of the
+rows, padded as the whole batch is, and the numbers of all of them as `all_rows` [G].
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
+import workers
 from errors import InputError
 from tasks import Task
 
@@ -30,6 +32,11 @@ TOKENIZER_CHUNK = 10_000  # rows; an Encoding takes some hundred times the memor
 MEGA_BATCHES = (
     40  # batches sorted by length together: enough for even lengths, few enough to stay random
 )
+
+
+def num_examples(batch: Batch) -> int:
+    """Examples of a batch, all workers' together."""
+    return len(batch.get("all_rows", batch["labels"]))
 
 
 class Rows:
@@ -49,6 +56,21 @@ class Rows:
     def batch(self, rows: np.ndarray) -> Batch:
         raise NotImplementedError
 
+    def shard(self, rows: np.ndarray) -> Batch:
+        """This worker's part of the batch of `rows` [G]; alone, the batch."""
+        batch = self.batch(rows)
+        if workers.size() == 1:
+            return batch
+        parts = {key: workers.take(tensor, len(rows)) for key, tensor in batch.items()}
+        return parts | {"all_rows": torch.from_numpy(rows)}
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs to give the same batches to the bit: nothing here."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
     def sequences(self, rows: np.ndarray) -> np.ndarray:
         """Numbers of the rows' sequences: all first ones, then all second ones."""
         num_sequences = self.lengths.shape[1]
@@ -57,10 +79,13 @@ class Rows:
     def sequential_batches(
         self, batch_size: int, rows: np.ndarray | None = None
     ) -> Iterator[tuple]:
-        """Yield (row numbers [B], batch), all rows or the given ones, each once, by length."""
+        """Yield (row numbers [B], batch), all rows or the given ones, each once, by length.
+
+        Of several workers, each has every so many-th batch.
+        """
         rows = np.arange(len(self)) if rows is None else rows
         rows = rows[np.argsort(self.lengths[rows].max(axis=1), kind="stable")]
-        for start in range(0, len(rows), batch_size):
+        for start in range(workers.rank() * batch_size, len(rows), workers.size() * batch_size):
             chunk = rows[start : start + batch_size]
             yield chunk, self.batch(chunk)
 

@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 import torch
 
+import workers
 from errors import InputError
 
 FORMAT = "multitask-bert-1"
@@ -52,7 +53,9 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
 
 
 def save(path: Path | str, state: dict) -> None:
-    """Write `state` atomically. Raises OSError naming the path, and why; an older file stays."""
+    """Write `state` atomically; worker 0 does. Raises OSError; an older file stays."""
+    if not workers.is_main():
+        return
     with atomic_write(path, "wb") as file:
         try:
             torch.save({"format": FORMAT} | state, file)

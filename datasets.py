@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+import workers
 from augmentation import augment
 from batches import TokenizedTask
 from errors import InputError
@@ -210,14 +211,25 @@ def load_data(
 
 
 def tokenize(
-    args: Namespace, task: Task, examples: list[Example], tokenizer: Tokenizer, pad_token_id: int
+    args: Namespace,
+    task: Task,
+    examples: list[Example],
+    tokenizer: Tokenizer,
+    pad_token_id: int,
+    are_tags_kept: bool = True,
 ) -> TokenizedTask:
-    """Token ids of these examples as the run's options say, with tags or in segments."""
+    """Token ids of these examples as the run's options say, with tags or in segments.
+
+    are_tags_kept: on the disk, for the next run on the same file.
+    """
     build = TokenizedTask
     if args.extension == "hierarchical":
         build = partial(SegmentedTask, segment_length=args.segment_length)
     texts = [text for example in examples for text in example.texts]
-    tags = tag_texts(texts) if args.additional_input else None
+    tags = None
+    if args.additional_input:
+        with workers.main_first():  # it fills the cache
+            tags = tag_texts(texts, is_kept=are_tags_kept)
     return build(
         task, examples, tokenizer, pad_token_id, args.pair_encoding, args.max_length, tags=tags
     )

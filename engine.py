@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 import checkpoint
-from batches import Rows
+import workers
+from batches import Rows, num_examples
 from evaluation import evaluate, scores
 from interrupts import Interrupted
 from models import MultitaskBert
@@ -38,7 +40,8 @@ def train_step(
 ) -> tuple[dict[str, float], float]:
     """Train on one update: [(task, batch, weight)].
 
-    Each task's graph lives alone: forward, backward, freed. Returns mean loss by task (without
+    Each task's graph lives alone: forward, backward, freed. Then the workers add up their losses
+    and gradients, all at once. Returns mean loss by task (without
     SMART's terms), and the gradient's norm before clipping. The one host read comes before
     `optimizer.step`. clip: largest norm; 0 leaves gradients as they are. Raises FloatingPointError
     naming the task and `where` for a loss or gradient that is not finite; the weights then are
@@ -58,12 +61,24 @@ def train_step(
             if is_hessian_due:
                 optimizer.accumulate_hessian(weight * loss)
             projection.backward(task, weight * (loss + penalty))
-        losses.append(loss.detach())
+        losses.append(workers.share(num_examples(batch)) * loss.detach())
+    losses = torch.stack(losses)
+    num_stopping = workers.sum_([losses, *gradients(model, projection, optimizer)])
     projection.combine()
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+    # Without any gradient it would be a number on the CPU.
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).to(device)
     hessian_norm = optimizer.hessian_norm() if is_hessian_due else torch.zeros_like(grad_norm)
-    *values, norm, curvature = torch.stack([*losses, grad_norm, hessian_norm]).tolist()
+    others = torch.stack([grad_norm, hessian_norm, num_stopping])
+    *values, norm, curvature, num_stopping = torch.cat([losses, others]).tolist()
+    workers.note_votes(num_stopping)
     means = mean_losses(update, values)
+    check_finite(means, norm, curvature, where)
+    optimizer.step()
+    return means, norm
+
+
+def check_finite(means: dict[str, float], norm: float, curvature: float, where: str) -> None:
+    """Raise FloatingPointError naming what is not finite."""
     for name, loss in means.items():
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss of task {name} is {loss} in {where}; try a lower --lr")
@@ -73,16 +88,25 @@ def train_step(
             raise FloatingPointError(
                 f"{what} is {value} in {where} on tasks {names}; try a lower --lr"
             )
-    optimizer.step()
-    return means, norm
+
+
+def gradients(
+    model: MultitaskBert, projection: SummedGradients | TaskGradients, optimizer: Optimizer
+) -> list[torch.Tensor]:
+    """All that the backward passes of an update have added up, by reference."""
+    plain = [p.grad for p in model.parameters() if p.grad is not None]
+    hessian = optimizer.hessian_buffer if isinstance(optimizer, SophiaH) else []
+    return [*plain, *projection.filled_rows(), *hessian]
 
 
 @contextmanager
 def precision(device: torch.device, use_amp: bool, is_hessian_due: bool) -> Iterator[None]:
-    """bfloat16 if asked for; float32 and attention that has second derivatives for SophiaH."""
+    """bfloat16 if asked for; for SophiaH float32, and an attention and an LSTM that have second
+    derivatives, as the fused attention and cuDNN's LSTM have none."""
     attention = sdpa_kernel(SDPBackend.MATH) if is_hessian_due else nullcontext()
+    lstm = torch.backends.cudnn.flags(enabled=False) if is_hessian_due else nullcontext()
     is_amp = use_amp and not is_hessian_due
-    with torch.autocast(device.type, torch.bfloat16, is_amp), attention:
+    with torch.autocast(device.type, torch.bfloat16, is_amp), attention, lstm:
         yield
 
 
@@ -91,7 +115,7 @@ def mean_losses(update: Update, values: list[float]) -> dict[str, float]:
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for (task, batch, _), value in zip(update, values):
-        size = len(batch["labels"])
+        size = num_examples(batch)
         sums[task.name] = sums.get(task.name, 0.0) + value * size
         counts[task.name] = counts.get(task.name, 0) + size
     return {name: sums[name] / counts[name] for name in sums}
@@ -115,7 +139,7 @@ def train_one_epoch(
         total=training.updates_per_epoch,
         initial=progress.update,
         unit="update",
-        disable=None,  # quiet where stderr is no terminal
+        disable=None if workers.is_main() else True,  # None: quiet where stderr is no terminal
         leave=False,
     )
     with bar, profiler(trace_path) as profile_step:
@@ -168,7 +192,8 @@ def fit(
         checkpoint.save(checkpoints / "last.pt", training.state_dict())
 
     while progress.epoch < args.epochs and not is_out_of_patience(progress, args.patience):
-        trace_path = Path(args.run_dir) / "profile.json" if args.profiler else None
+        is_profiled = args.profiler and workers.is_main()
+        trace_path = Path(args.run_dir) / "profile.json" if is_profiled else None
         try:
             train_one_epoch(training, log, save, check, trace_path)
             metrics, _ = evaluate(
@@ -184,7 +209,7 @@ def fit(
         line = progress.finish_epoch(
             metrics, mean, lr, peak_memory_mib(next(training.model.parameters()).device)
         )
-        line |= training.model.epoch_statistics()
+        line |= mean_over_workers(training.model.epoch_statistics())
         if progress.best_epoch == progress.epoch:
             best = {"model": training.model.state_dict(), "epoch": progress.epoch, "score": mean}
             checkpoint.save(checkpoints / "best.pt", best)
@@ -193,6 +218,12 @@ def fit(
             log.conflicts(training.conflicts, progress.total_updates - training.updates_per_epoch)
         save()
         print(format_epoch(line, args.epochs))
+
+
+def mean_over_workers(statistics: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The workers' values by name, each the mean over theirs."""
+    parts = workers.gather(statistics)
+    return {name: np.mean([part[name] for part in parts], axis=0).tolist() for name in statistics}
 
 
 def is_out_of_patience(progress: Progress, patience: int | None) -> bool:

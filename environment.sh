@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # find_environment sets $python to an interpreter that has what requirements.txt pins: the active
 # conda environment's if it has our torch, otherwise .venv's, made first where needed.
-# Sourced by run_train.sh and run_tests.sh, whose working directory is the repository.
+# `find_environment node` installs nothing: a job on a cluster's node has no network for it.
+# Sourced by scripts whose working directory is the repository.
 
 fail() {
     echo "$*" >&2
@@ -12,6 +13,10 @@ find_environment() {
     if conda_has_our_torch; then
         python=$CONDA_PREFIX/bin/python
     else
+        if [[ ${1:-} == node ]] && ! up_to_date; then
+            fail "No environment for this job: activate the conda environment before sbatch, or" \
+                "make .venv on the login node with: bash run_train.sh --help"
+        fi
         up_to_date || make_venv 9>>.venv.lock # not in .venv, which gets cleared
         # shellcheck disable=SC2034 # for the script that sources this file
         python=$PWD/.venv/bin/python

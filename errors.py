@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+import workers
 from interrupts import Interrupted
 
 
@@ -16,26 +17,34 @@ def exit_status(command: Callable[[], None]) -> int:
     """Run `command`; print what the user can mend as one line on stderr. Any other error keeps its
     traceback.
 
-    Returns 0, 1 for an error, or 128 + signal number for an interrupted run (which is saved).
+    Returns 0, 1 for an error, or 128 + signal number for an interrupted run (which is saved). Of
+    several workers, the first that has something to say does.
     """
     warnings.showwarning = show_warning
     try:
         command()
+        workers.leave()
     except BrokenPipeError:  # the reader of our output, `head` say, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (InputError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError, FloatingPointError, workers.WorkerLost) as error:
+        report(f"error: {error}")
         return 1
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        report(str(stop))
         return 128 + stop.signum
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        report("interrupted")
         return 130
     return 0
 
 
+def report(message: str) -> None:
+    if workers.is_first_to_report():
+        print(message, file=sys.stderr, flush=True)
+
+
 def show_warning(message: Warning | str, *where: object) -> None:
     """One line, without the place in our source that a user cannot mend."""
-    print(f"warning: {message}", file=sys.stderr)
+    if workers.is_main():
+        print(f"warning: {message}", file=sys.stderr)

@@ -22,6 +22,7 @@ import torch
 from tokenizers import Tokenizer
 
 import checkpoint
+import workers
 from batches import Rows
 from datasets import Example, load_data, tokenize
 from errors import InputError, exit_status
@@ -40,6 +41,11 @@ def select_device(use_gpu: bool) -> torch.device:
     if use_gpu and not torch.cuda.is_available():
         raise InputError(
             "--use_gpu is given, but torch finds no CUDA device; leave it out to run on CPU"
+        )
+    if use_gpu and workers.local_rank() >= torch.cuda.device_count():
+        raise InputError(
+            f"torchrun started more workers here than the {torch.cuda.device_count()} GPUs; give "
+            "that number as --nproc_per_node"
         )
     return torch.device("cuda" if use_gpu else "cpu")
 
@@ -60,12 +66,17 @@ def predict_logits(
     rows = np.arange(len(data)) if rows is None else rows
     device = next(model.parameters()).device
     model.eval()
-    logits = np.empty((len(data), data.task.num_outputs), dtype=np.float32)
+    logits = np.zeros((len(data), data.task.num_outputs), dtype=np.float32)
     for chunk, batch in data.sequential_batches(BATCH_SIZE, rows):
         batch = {key: tensor.to(device) for key, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
             logits[chunk] = model(data.task, batch).cpu().numpy()
         check()
+    if workers.size() > 1:
+        total = torch.from_numpy(logits).to(device)  # zeros where other workers' rows are
+        workers.note_votes(workers.sum_([total]).item())
+        check()
+        logits = total.cpu().numpy()
     return logits[rows]
 
 
@@ -138,8 +149,10 @@ def write_outputs(
 ) -> None:
     """Write the prediction files of a split and, where there are labels, metrics-<split>.json.
 
-    facts: what else that file shall say of the run.
+    facts: what else that file shall say of the run. Worker 0 writes.
     """
+    if not workers.is_main():
+        return
     for name, rows in data.items():
         path = Path(args.predictions_path) / f"{rows.task.stem}-{split}-output.csv"
         write_predictions(path, rows.task, rows.ids, predictions[name])
@@ -196,7 +209,8 @@ def label_text(run: str, task_name: str, path: str, use_gpu: bool) -> None:
         raise InputError(f"--task {task_name}: this run was trained on {', '.join(args.tasks)}")
     task = TASKS[task_name]
     examples = read_text(path, task)
-    data = tokenize(args, task, examples, tokenizer, model.encoder.config.pad_token_id)
+    pad_token_id = model.encoder.config.pad_token_id
+    data = tokenize(args, task, examples, tokenizer, pad_token_id, are_tags_kept=False)
     logits = predict_logits(model, data, use_amp=args.use_amp)
     columns = [[*example.texts] for example in examples]
     header = [*task.text_columns, task.prediction_column]
@@ -251,6 +265,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: Namespace) -> None:
+    workers.join(args.use_gpu)
     if args.input is not None:
         label_text(args.run, args.task, args.input, args.use_gpu)
     else:

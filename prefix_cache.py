@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import workers
 from batches import Batch, Rows, TokenizedTask, spans
 from models import MultitaskBert
 
@@ -39,10 +40,7 @@ def with_cache(
     print("frozen states are cached: the encoder runs once a row")
     return {
         split: (
-            {
-                name: CachedRows(model, rows, Path(args.run_dir), args.use_amp)
-                for name, rows in by_task.items()
-            }
+            {name: CachedRows(model, rows, Path(args.run_dir)) for name, rows in by_task.items()}
             if split in ("train", "dev")
             else by_task
         )
@@ -53,15 +51,17 @@ def with_cache(
 class CachedRows(Rows):
     """Rows whose batches bring `states`, and `states_mask` unless these are sentence vectors.
 
-    A row's states are computed when it is first asked for, in eval mode, on the model's device, and
-    kept on the CPU: in memory, or in a nameless file in `directory` if there is more than
-    IN_MEMORY. Once a layer of the encoder is trained, they are dropped and batches bring tokens.
+    A row's states are computed when it is first asked for, in float32 and eval mode, on the model's
+    device, and kept on the CPU: in memory, or in a nameless file in `directory` if there is more
+    than IN_MEMORY. Once a layer of the encoder is trained, they are dropped and batches bring
+    tokens. A row's last bits depend on the rows it is computed with, so the state that is saved
+    names those of each: a resumed run computes them together again.
     """
 
-    def __init__(
-        self, model: MultitaskBert, rows: TokenizedTask, directory: Path, use_amp: bool = False
-    ) -> None:
-        self.model, self.rows, self.directory, self.use_amp = model, rows, directory, use_amp
+    def __init__(self, model: MultitaskBert, rows: TokenizedTask, directory: Path) -> None:
+        self.model, self.rows, self.directory = model, rows, directory
+        self.fills: list[np.ndarray] = []  # rows that were computed together, in order
+        self.fill_of = np.full(len(rows.ids), -1)  # number of a row's fill
         self.task, self.ids, self.labels = rows.task, rows.ids, rows.labels
         self.lengths, self.num_in_file = rows.lengths, rows.num_in_file
         self.flat: np.ndarray | None = None  # [states of all sequences, H or F]
@@ -70,9 +70,7 @@ class CachedRows(Rows):
         if any(p.requires_grad for p in self.model.encoder.parameters()):
             self.flat = None
             return self.rows.batch(rows)
-        missing = rows if self.flat is None else rows[~self.is_known[rows]]
-        if len(missing):
-            self.fill(missing)
+        self.fill_missing(rows)
         sequences = self.sequences(rows)
         states = self.flat[spans(self.offsets, sequences)]
         if self.is_pooled:
@@ -90,14 +88,42 @@ class CachedRows(Rows):
             batch["labels"] = torch.from_numpy(self.labels[rows])
         return batch
 
+    def shard(self, rows: np.ndarray) -> Batch:
+        """As elsewhere; but a worker runs the encoder on its own rows alone."""
+        if workers.size() == 1:
+            return self.batch(rows)
+        own = self.batch(rows[workers.positions(len(rows))])
+        return own | {"all_rows": torch.from_numpy(rows)}
+
+    def fill_missing(self, rows: np.ndarray) -> None:
+        """Compute what is not there of these rows, those of a fill of before together."""
+        missing = rows if self.flat is None else rows[~self.is_known[rows]]
+        for number in np.unique(self.fill_of[missing]):
+            if number >= 0:  # computed before the run was resumed
+                self.fill(self.fills[number])
+        new = missing[self.fill_of[missing] < 0]
+        if len(new):
+            self.fill_of[new] = len(self.fills)
+            self.fills.append(new)
+            self.fill(new)
+
+    def state_dict(self) -> dict:
+        rows = np.concatenate([*self.fills, np.empty(0, dtype=np.int64)])
+        sizes = [len(fill) for fill in self.fills]
+        return {"rows": torch.from_numpy(rows.astype(np.int64)), "sizes": sizes}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.fills = [part.numpy() for part in state["rows"].split(state["sizes"])]
+        for number, fill in enumerate(self.fills):
+            self.fill_of[fill] = number
+
     @torch.no_grad()
     def fill(self, rows: np.ndarray) -> None:
         """Compute and keep the states of these rows."""
         device = next(self.model.parameters()).device
         batch = self.rows.batch(rows)
         batch = {key: tensor.to(device) for key, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, self.use_amp):
-            states, mask = self.model.prefix(self.task, batch)
+        states, mask = self.model.prefix(self.task, batch)
         states = states.float().cpu().numpy()
         if self.flat is None:
             self.reserve(mask is None, states.shape)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import checkpoint
+import workers
 from batches import Rows
 from evaluation import baselines, evaluate, format_table, scores, write_outputs
-from run_log import RunLog
+from run_log import RunLog, dev_figures
 from tasks import mean_score
 from training import Training
 
@@ -37,8 +38,9 @@ def finish(
     check: Callable[[], None],
 ) -> None:
     """Evaluate the best checkpoint on all of dev, predict test, and say where everything is."""
+    workers.barrier()  # worker 0 has written the checkpoints
     best = checkpoint.load_weights(Path(args.filepath) / "best.pt", training.model)
-    confusions = {}
+    figures: dict[str, object] = {}
     facts = {"num_parameters": sum(p.numel() for p in training.model.parameters())}
     if training.conflicts is not None:
         facts["conflicts"] = training.conflicts.shares()
@@ -49,12 +51,11 @@ def finish(
         write_outputs(args, split, data[split], metrics, predictions, facts)
         if split == "dev":
             dev_metrics = metrics
-            for name, rows in data[split].items():
-                confusions[name] = rows.task.confusion(predictions[name], rows.labels)
+            figures = dev_figures(data[split], predictions)
     finals = scores(dev_metrics)
     if training.conflicts is not None:
         log.conflict_figure(training.conflicts)
-    log.finish(vars(args), finals, mean_score(finals), confusions, training.progress.total_updates)
+    log.finish(vars(args), finals, mean_score(finals), figures, training.progress.total_updates)
     print(f"\nbest checkpoint, epoch {best['epoch']}, on all of dev:")
     print(format_table(dev_metrics, baselines(data["train"], data["dev"])))
     print("baseline: the training set's majority class or mean; a constant has no Pearson")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+import workers
 from checkpoint import atomic_write
 from errors import InputError
 from models.bert import BertConfig
@@ -25,7 +26,17 @@ MOVABLE = {"filepath": "checkpoints", "predictions_path": "predictions"}
 
 
 def name_run_dir(args: Namespace) -> None:
-    """Set run_dir, filepath, predictions_path. Raises InputError if one of them is taken."""
+    """Set run_dir, filepath, predictions_path. Raises InputError if one of them is taken.
+
+    Worker 0 chooses: the clock and the disk may look different to another one.
+    """
+    if workers.is_main():
+        choose_run_dir(args)
+    names = ("run_dir", *MOVABLE)
+    vars(args).update(workers.broadcast({name: getattr(args, name, None) for name in names}))
+
+
+def choose_run_dir(args: Namespace) -> None:
     stem = args.run_name or time.strftime("run-%Y%m%d-%H%M%S")
     names = [stem] if args.run_name else [stem, *(f"{stem}-{count}" for count in range(2, 1000))]
     free = [name for name in names if not (Path(args.logdir) / name).exists()]
@@ -47,8 +58,11 @@ def name_run_dir(args: Namespace) -> None:
 def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> None:
     """Make the directory with args.json, config.json and tokenizer.json in it, all or nothing.
 
-    With a checkpoint these are all that `load_run` needs. Raises OSError or InputError in one line.
+    With a checkpoint these are all that `load_run` needs. Worker 0 makes it. Raises OSError or
+    InputError in one line.
     """
+    if not workers.is_main():
+        return
     logdir = Path(args.logdir)
     try:
         logdir.mkdir(parents=True, exist_ok=True)
@@ -154,5 +168,7 @@ def resumed_options(given: Namespace) -> Namespace:
 
 def keep_options(args: Namespace) -> None:
     """Write what --resume gave anew into the run's args.json, for whoever reads it next."""
+    if not workers.is_main():
+        return
     path = Path(args.run_dir) / "args.json"
     write_json(path, read_json(path) | {"options": vars(args)})

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import workers
+from batches import Rows
 from checkpoint import atomic_write
-from optimizers.conflicts import ConflictLog
+from optimizers.conflicts import WHOLE, ConflictLog
 from run_directory import json_values
 from tasks import TASKS
 
@@ -22,7 +24,7 @@ class NullWriter:
     def add_scalar(self, *args: object, **options: object) -> None:
         pass
 
-    add_hparams = add_figure = add_scalar
+    add_hparams = add_figure = add_custom_scalars = add_scalar
 
     def flush(self) -> None:
         pass
@@ -45,12 +47,22 @@ def open_writer(events_dir: Path, resumed_update: int | None) -> object:
     return SummaryWriter(str(events_dir), purge_step=purge_step, flush_secs=30)
 
 
-def build_run_log(args: Namespace, resumed_epoch: int, resumed_update: int) -> "RunLog":
-    """The log of the run that the options name, from the given epoch and update on."""
+def build_run_log(
+    args: Namespace,
+    resumed_epoch: int,
+    resumed_update: int,
+    on_epoch: Callable[[dict], None] = lambda line: None,
+) -> "RunLog | NullRunLog":
+    """The log of the run that the options name, from the given epoch and update on.
+
+    on_epoch: told every epoch's line once it is written.
+    """
+    if not workers.is_main():
+        return NullRunLog()
     run_dir = Path(args.run_dir)
     events_dir = run_dir / args.tensorboard_subfolder if args.write_summary else None
     is_new = args.resume is None
-    return RunLog(run_dir, events_dir, resumed_epoch, None if is_new else resumed_update)
+    return RunLog(run_dir, events_dir, resumed_epoch, None if is_new else resumed_update, on_epoch)
 
 
 class RunLog:
@@ -66,7 +78,9 @@ class RunLog:
         events_dir: Path | None,
         resumed_epoch: int = 0,
         resumed_update: int | None = None,
+        on_epoch: Callable[[dict], None] = lambda line: None,
     ) -> None:
+        self.on_epoch = on_epoch
         self.path = run_dir / "metrics.jsonl"
         self.lines = []
         if self.path.is_file():
@@ -75,6 +89,25 @@ class RunLog:
         self.writer = (
             NullWriter() if events_dir is None else open_writer(events_dir, resumed_update)
         )
+
+    def lay_out(self, names: list[str], pair_names: list[str]) -> None:
+        """Write the page that answers at a glance: TensorBoard's Custom Scalars.
+
+        names: of the tasks. pair_names: of the pairs whose gradients' cosines are logged.
+        """
+        scores = [f"dev_{name}/{TASKS[name].metric_name}" for name in names]
+        charts = {
+            "loss of each task": ["Multiline", [f"loss/{name}" for name in names]],
+            "dev score of each task, and their mean": ["Multiline", [*scores, "dev/mean"]],
+            "updates of each task in an epoch": ["Multiline", [f"share/{name}" for name in names]],
+            "learning rate": ["Multiline", ["train/learning_rate"]],
+            "gradient norm before clipping": ["Multiline", ["train/grad_norm"]],
+            "examples a second": ["Multiline", ["train/examples_per_second"]],
+        }
+        if pair_names:
+            tags = [f"conflict_{pair}/{WHOLE}" for pair in pair_names]
+            charts["cosine of task gradients, below 0: conflict"] = ["Multiline", tags]
+        self.writer.add_custom_scalars({"overview": charts})
 
     def update(
         self, step: int, losses: dict[str, float], grad_norm: float, lr: float, rate: float
@@ -99,6 +132,7 @@ class RunLog:
             self.writer.add_scalar(f"gate/expert_{expert}", weight, step)
         self.writer.add_scalar("dev/mean", line["mean"], step)
         self.writer.flush()
+        self.on_epoch(line)
 
     def conflicts(self, conflicts: ConflictLog, first_update: int) -> None:
         """Write the cosines of the updates after `first_update` to the events."""
@@ -115,14 +149,12 @@ class RunLog:
         options: dict[str, object],
         scores: dict[str, float],
         mean: float,
-        confusions: dict[str, np.ndarray | None],
+        figures: dict[str, object],
         step: int,
     ) -> None:
-        """Write hyper-parameters with the final metrics, and confusion matrices as figures."""
-        for name, confusion in confusions.items():
-            if confusion is not None:
-                figure = confusion_figure(confusion, TASKS[name].class_names)
-                self.writer.add_figure(f"confusion/{name}", figure, step)
+        """Write hyper-parameters with the final metrics, and figures by tag."""
+        for tag, figure in figures.items():
+            self.writer.add_figure(tag, figure, step)
         options = {
             key: value if isinstance(value, (bool, int, float, str)) else str(value)
             for key, value in options.items()
@@ -131,6 +163,42 @@ class RunLog:
         finals = {f"final/{name}": score for name, score in (scores | {"mean": mean}).items()}
         self.writer.add_hparams(options, finals, run_name=".")
         self.writer.close()
+
+
+class NullRunLog:
+    """Stands in for the log where worker 0 keeps it."""
+
+    def update(self, *args: object) -> None:
+        pass
+
+    epoch = conflicts = conflict_figure = finish = lay_out = update
+
+
+def dev_figures(data: dict[str, Rows], predictions: dict[str, np.ndarray]) -> dict[str, object]:
+    """Tag -> figure of every task's dev predictions: a confusion matrix, or a scatter of scores."""
+    figures = {}
+    for name, rows in data.items():
+        confusion = rows.task.confusion(predictions[name], rows.labels)
+        if confusion is not None:
+            figures[f"confusion/{name}"] = confusion_figure(confusion, rows.task.class_names)
+        elif rows.task.label_type is float:
+            figures[f"scatter/{name}"] = scatter_figure(predictions[name], rows.labels)
+    return figures
+
+
+def scatter_figure(predictions: np.ndarray, labels: np.ndarray) -> object:
+    """Predicted over true scores; on the diagonal they are equal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+    axes = figure.subplots()
+    low, high = min(labels.min(), predictions.min()), max(labels.max(), predictions.max())
+    axes.plot([low, high], [low, high], color="black", linewidth=0.8)
+    axes.scatter(labels, predictions, s=6, alpha=0.3, color="tab:blue", edgecolors="none")
+    axes.set_aspect("equal")
+    axes.set_xlabel("true score")
+    axes.set_ylabel("predicted score")
+    return figure
 
 
 def confusion_figure(confusion: np.ndarray, class_names: tuple[str, ...]) -> object:

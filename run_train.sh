@@ -6,12 +6,15 @@
 #SBATCH --mem=32G
 #SBATCH --time=08:00:00
 #SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=slurm_files/%x-%j.out
 #
 # Train, in an environment that is made on the first run.
 #   bash run_train.sh --epochs 3                       # train_multitask.py
 #   bash run_train.sh train_multitask_pal.py --use_pal # another script
 #   sbatch --time=01:00:00 run_train.sh --epochs 3     # on SLURM, from the repository
+# A job saves before its time limit, goes back to the queue and on from there until it is done.
 set -euo pipefail
 
 repository=$(dirname "$(readlink -f "$0")")
@@ -19,13 +22,8 @@ repository=$(dirname "$(readlink -f "$0")")
 [[ -f $repository/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
 cd "$repository"
 source ./environment.sh
+source ./slurm.sh
 mkdir -p slurm_files # sbatch does not make the folder of --output
-
-gpu_granted() {
-    # Which of these SLURM sets depends on its version and on how the GPU was asked for.
-    [[ -n ${SLURM_JOB_GPUS:-} || ${SLURM_GPUS_ON_NODE:-0} != 0 ||
-        ${CUDA_VISIBLE_DEVICES:-NoDevFiles} != @(NoDevFiles|-1) ]]
-}
 
 script=train_multitask.py
 if [[ ${1:-} == *.py ]]; then
@@ -33,16 +31,33 @@ if [[ ${1:-} == *.py ]]; then
     shift
 fi
 [[ -f $script ]] || fail "run_train.sh: there is no script $script in $PWD"
-
-if [[ -n ${SLURM_JOB_ID:-} ]]; then
-    if gpu_granted && [[ " $* " != *" --use_gpu "* ]]; then
-        set -- --use_gpu "$@"
-    fi
-    echo "host: $HOSTNAME"
-    echo "revision: $(git describe --always --dirty 2>/dev/null || echo unknown)"
-    echo "command: python -u $script $*"
+if [[ -n ${SLURM_JOB_ID:-} && " $* " != *" --use_gpu "* ]] && (($(granted_gpus) > 0)); then
+    set -- --use_gpu "$@"
 fi
 
-find_environment
-# exec: SLURM's early SIGUSR1 goes to the batch process, which must then be Python.
-exec "$python" -u "$script" "$@"
+if ! is_batch_job; then
+    find_environment
+    exec "$python" -u "$script" "$@"
+fi
+
+find_environment node
+if [[ ! " $* " =~ " "--(hpo_)?resume[=\ ] ]]; then
+    set -- --run_name "job-$SLURM_JOB_ID" "$@" # a --run_name of the user's comes later, and counts
+fi
+run_dir=$("$python" slurm_job.py run_dir "$script" "$@")
+saved=$("$python" slurm_job.py saved "$script" "$@")
+if ((${SLURM_RESTART_COUNT:-0} == 0)); then
+    echo "host: $HOSTNAME"
+    "$python" slurm_job.py header "$script" "$@"
+else
+    echo "restart $SLURM_RESTART_COUNT on $HOSTNAME"
+    again=()
+    if [[ " $* " == *" --use_gpu "* ]]; then again=(--use_gpu); fi
+    if [[ -f $run_dir/args.json ]]; then
+        set -- --resume "$run_dir" "${again[@]}"
+    elif [[ -f $run_dir/search.json ]]; then
+        set -- --hpo_resume "$run_dir" "${again[@]}"
+    fi
+fi
+set_launch
+run_job "$saved" "${launch[@]}" "$script" "$@"

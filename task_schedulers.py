@@ -2,7 +2,7 @@
 
 The loss of an update is the sum of weight · loss over what `next_update` returns, each loss its
 batch's mean. A task with n batches in an update weighs 1/n each (or n^-a, see `Sampled`), times
---task_weights.
+--task_weights. Of several workers, each gets its rows of every batch, weighed by their share.
 """
 
 from collections import Counter
@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
+import workers
 from batches import Batch, BatchSampler, Rows
 from tasks import TASKS, Task
 
@@ -109,15 +110,20 @@ class TaskScheduler:
         return [self.weighted(name, part, weight * len(part) / len(rows)) for part in parts]
 
     def weighted(self, name: str, rows: np.ndarray, weight: float) -> tuple[Task, Batch, float]:
-        return self.data[name].task, self.data[name].batch(rows), weight
+        batch = self.data[name].shard(rows)
+        return self.data[name].task, batch, weight * workers.share(len(rows))
 
     def state_dict(self) -> dict:
         samplers = {name: sampler.state_dict() for name, sampler in self.samplers.items()}
-        return {"samplers": samplers, "generator": self.generator.get_state(), "turn": self.turn}
+        rows = workers.gather({name: self.data[name].state_dict() for name in self.samplers})
+        state = {"samplers": samplers, "generator": self.generator.get_state(), "turn": self.turn}
+        return state | {"rows": rows}
 
     def load_state_dict(self, state: dict) -> None:
         for name, sampler in self.samplers.items():
             sampler.load_state_dict(state["samplers"][name])
+            if workers.rank() < len(state["rows"]):
+                self.data[name].load_state_dict(state["rows"][workers.rank()][name])
         self.generator.set_state(state["generator"])
         self.turn = state["turn"]
 

@@ -5,31 +5,24 @@ python train_multitask.py --data_dir data --run_name joint --seed 1
 python train_multitask.py --task sst --pooling max --epochs 3
 python train_multitask.py --resume runs/joint
 python train_multitask.py @options.txt                     # arguments from a file
+python train_multitask.py --hpo --hpo_trials 20            # search options, train the best
+torchrun --nproc_per_node 4 train_multitask.py --use_gpu   # each batch over four GPUs
 """
 
 import argparse
 import shlex
 import sys
 from argparse import Namespace
-from pathlib import Path
 
-import checkpoint
+import workers
 from batches import PAIR_ENCODINGS
-from datasets import SPLITS, load_data
+from datasets import SPLITS
 from engine import fit
 from errors import exit_status
-from evaluation import select_device
+from hpo import add_search_options, search
 from interrupts import stop_on_signals
-from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
-from models.bert import BertModel
-from models.pretrained import (
-    BUNDLED,
-    HUB_IDS,
-    find_checkpoint,
-    load_config,
-    load_encoder,
-    load_tokenizer,
-)
+from models import FEATURES, POOLINGS, TRAIN_MODES
+from models.pretrained import BUNDLED, HUB_IDS
 from optimizers import LR_SCHEDULES, OPTIMIZERS
 from option_types import (
     count,
@@ -40,13 +33,11 @@ from option_types import (
     probability,
     task_weight,
 )
-from options import JOINT_DEFAULTS, ArgumentParser, parse_args, resolve_options
-from prefix_cache import with_cache
-from report import finish, print_start
-from run_directory import keep_options, make_run_dir, resumed_options
+from options import JOINT_DEFAULTS, ArgumentParser, parse_args
+from preparation import prepare
+from report import finish
 from run_log import build_run_log
 from tasks import TASKS
-from training import build_training
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -239,46 +230,23 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add("--no_test_predictions", action="store_true", help="neither read nor predict test files")
     add("--save_every", type=positive_int, help="updates between checkpoints; unset: an epoch")
     add("--resume", metavar="DIR", help="go on with an interrupted run, exactly where it was")
+    add_search_options(parser)
     parser.set_defaults(script="train_multitask.py", **JOINT_DEFAULTS)
     return parser
 
 
 def main(args: Namespace) -> None:
-    """The whole run: read, build, train, evaluate the best checkpoint, write predictions."""
-    if args.resume is not None:
-        args = resumed_options(args)
-    device = select_device(args.use_gpu)
-    checkpoint.seed_everything(args.seed)
-    last = Path(args.filepath) / "last.pt" if args.resume else None
-    is_saved = last is not None and last.is_file()
-    # A saved run carries its own config and tokenizer, and needs its first weights no more.
-    directory = (
-        Path(args.run_dir) if is_saved else find_checkpoint(args.model_name, args.local_files_only)
-    )
-    config = load_config(directory)
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = args.hidden_dropout_prob
-    tokenizer = load_tokenizer(directory, config)
-    resolve_options(args, config)
-
-    splits = ("train", "dev") if args.no_test_predictions else tuple(SPLITS)
-    data = load_data(args, tokenizer, config.pad_token_id, splits)
-    encoder = BertModel(config) if is_saved else load_encoder(directory, config)
-    model = build_model(args, encoder).to(device)
-    if args.checkpoint is not None and not is_saved:
-        checkpoint.load_weights(args.checkpoint, model)
-    data = with_cache(args, model, data)
-    training = build_training(args, model, data["train"])
-    if is_saved:
-        training.load_state_dict(checkpoint.load(last))
-    if args.resume is None:
-        make_run_dir(args, config, tokenizer)
-    else:
-        keep_options(args)
-    print_start(args, training)
-
+    """The whole run: search if asked to, train, evaluate the best checkpoint, predict."""
+    workers.join(args.use_gpu)
+    if args.hpo or args.hpo_resume:
+        args = search(args)
+        if args is None:
+            return
+    args, training, data = prepare(args)
     log = build_run_log(args, training.progress.epoch, training.progress.total_updates)
-    command = f"{sys.executable} {args.script} --resume {shlex.quote(args.run_dir)}"
-    with stop_on_signals(f"saved; go on with: {command}") as stop:
+    log.lay_out(list(data["dev"]), training.conflicts.pair_names if training.conflicts else [])
+    command = f"{workers.launcher()} {args.script} --resume {shlex.quote(args.run_dir)}"
+    with stop_on_signals(command) as stop:
         fit(args, training, data["dev"], log, stop.check)
         finish(args, training, data, log, stop.check)
 

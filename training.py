@@ -1,13 +1,15 @@
 """Everything that an update changes, and so everything that a checkpoint holds."""
 
 import math
+import warnings
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
 
 from torch.optim import Optimizer
 
 import checkpoint
-from batches import Rows
+import workers
+from batches import Rows, num_examples
 from evaluation import Metrics
 from models import MultitaskBert
 from optimizers import (
@@ -48,8 +50,8 @@ class Progress:
             self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss
             self.updates[name] = self.updates.get(name, 0) + 1
         for task, batch, _ in update:
-            self.examples[task.name] = self.examples.get(task.name, 0) + len(batch["labels"])
-        return sum(len(batch["labels"]) for _, batch, _ in update)
+            self.examples[task.name] = self.examples.get(task.name, 0) + num_examples(batch)
+        return sum(num_examples(batch) for _, batch, _ in update)
 
     def finish_epoch(self, metrics: Metrics, mean: float, lr: float, peak_memory: float) -> dict:
         """Count the epoch, note a best score, start anew; return its line for metrics.jsonl."""
@@ -116,11 +118,12 @@ class Training:
         self.num_unfrozen = num_layers
 
     def state_dict(self) -> dict:
+        """The whole state; all workers have to call it together."""
         parts = {name: part.state_dict() for name, part in self.stateful_parts().items()}
         return parts | {
             "progress": asdict(self.progress),
             "num_unfrozen": self.num_unfrozen,
-            "random": checkpoint.random_state(),
+            "random": workers.gather(checkpoint.random_state()),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -128,7 +131,14 @@ class Training:
         for name, part in self.stateful_parts().items():
             part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
-        checkpoint.set_random_state(state["random"])
+        if len(state["random"]) != workers.size():
+            warnings.warn(
+                f"saved by {len(state['random'])} workers, now {workers.size()}: the run goes on, "
+                "with other dropout masks than it would have had",
+                stacklevel=2,
+            )
+        if workers.rank() < len(state["random"]):
+            checkpoint.set_random_state(state["random"][workers.rank()])
 
     def stateful_parts(self) -> dict:
         parts = {
@@ -164,7 +174,7 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
     if args.num_batches_per_epoch is not None:
         updates_per_epoch = args.num_batches_per_epoch
     else:
-        num_examples = sum(len(rows) for rows in train_data.values())
+        num_examples = sum(rows.num_in_file for rows in train_data.values())
         if args.samples_per_epoch is not None:
             num_examples = args.samples_per_epoch * len(train_data)
         updates_per_epoch = task_scheduler.updates_per_epoch(num_examples)

@@ -21,6 +21,7 @@ import torch
 
 from datasets import SPLITS, read_examples, task_file
 from errors import InputError
+from experiments.locks import locked
 from experiments.row_files import Row
 from models.pretrained import read_json
 from run_directory import read_options, write_json
@@ -116,12 +117,13 @@ def write_result(path: Path, row: Row, settings: Settings, run_dir: Path, parts:
         "predictions": {name: read_predictions(args, name, labels[name]) for name in args.tasks},
     }
     labels_path = path.parent / f"dev_labels-{settings.data}.json"
-    known = read_json(labels_path) if labels_path.is_file() else {"num_dev": {}, "labels": {}}
-    if not labels.keys() <= known["num_dev"].keys():
-        known["num_dev"] |= {name: len(values) for name, values in labels.items()}
-        scored = {name: values for name, values in labels.items() if is_score(TASKS[name])}
-        known["labels"] |= {name: encode_scores(values) for name, values in scored.items()}
-        write_json(labels_path, known)
+    with locked(labels_path.with_suffix(".lock"), wait=True):  # runs of an array add to it at once
+        known = read_json(labels_path) if labels_path.is_file() else {"num_dev": {}, "labels": {}}
+        if not labels.keys() <= known["num_dev"].keys():
+            known["num_dev"] |= {name: len(values) for name, values in labels.items()}
+            scored = {name: values for name, values in labels.items() if is_score(TASKS[name])}
+            known["labels"] |= {name: encode_scores(values) for name, values in scored.items()}
+            write_json(labels_path, known)
     write_json(path, result)
     return result
 

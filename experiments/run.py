@@ -11,7 +11,6 @@ rows and `result_files` for what a run leaves behind.
 """
 
 import argparse
-import fcntl
 import os
 import shutil
 import signal
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from datasets import default_data_dir  # noqa: E402
 from errors import InputError, exit_status  # noqa: E402
+from experiments.locks import locked  # noqa: E402
 from experiments.result_files import (  # noqa: E402
     Settings,
     fingerprint,
@@ -48,7 +48,7 @@ from train_multitask import get_args_parser as get_entry_parser  # noqa: E402
 
 # What the runner gives itself, or what would make a run something else than its row.
 RESERVED = ("seed", "logdir", "run_name", "resume", "filepath", "predictions_path")
-RESERVED += ("task", "checkpoint", "smoketest")
+RESERVED += ("task", "checkpoint", "smoketest", "hpo", "hpo_resume")
 
 
 class ForwardedStop(StopSignal):
@@ -73,8 +73,8 @@ class Runner:
     `<run>.log` their output.
     """
 
-    def __init__(self, args: Namespace, shared: Namespace, lock: int, stop: ForwardedStop) -> None:
-        self.args, self.lock, self.stop = args, lock, stop
+    def __init__(self, args: Namespace, shared: Namespace, stop: ForwardedStop) -> None:
+        self.args, self.stop = args, stop
         self.settings = Settings(portable_options(shared), fingerprint(shared))
         self.passed_on_resume = ["--data_dir", shared.data_dir]  # given anew, as from elsewhere
         self.passed_on_resume += ["--use_gpu"] * shared.use_gpu
@@ -90,7 +90,17 @@ class Runner:
         return self.run_dir(row, seed).with_suffix(".log")
 
     def run(self, row: Row, seed: int) -> str | None:
-        """Start or go on with a run until it ends; its failure in a line, or None."""
+        """Start or go on with a run until it ends; its failure in a line, or None.
+
+        A run that another runner is at work on, on whichever machine, is a failure of this one.
+        """
+        try:
+            with locked(self.run_dir(row, seed).with_suffix(".lock")) as self.lock:
+                return self.run_locked(row, seed)
+        except InputError as error:
+            return str(error)
+
+    def run_locked(self, row: Row, seed: int) -> str | None:
         run_dir, log_path = self.run_dir(row, seed), self.log_path(row, seed)
         parts = self.earlier_parts(row, seed)
         command = [sys.executable, str(ROOT / row.script)]
@@ -108,10 +118,7 @@ class Runner:
         self.write_state(row, seed, parts)
         if status != 0:
             return failure(status, log_path)
-        try:
-            write_result(self.result_path(row, seed), row, self.settings, run_dir, parts)
-        except InputError as error:
-            return str(error)
+        write_result(self.result_path(row, seed), row, self.settings, run_dir, parts)
         if not self.args.keep_checkpoints:
             shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
         return None
@@ -205,27 +212,10 @@ def time_left(runner: Runner, plan: list[tuple[Row, int]], left: list[tuple[Row,
 
 
 @contextmanager
-def locked(results_dir: Path) -> Iterator[int]:
-    """Keep other runners off the results directory. Raises InputError where one is at work."""
-    results_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(results_dir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{results_dir}: another runner, or a run of one that was killed, is at work on "
-                "it; wait for its end, or stop it"
-            ) from None
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def forwarded_signals(message: str) -> Iterator[ForwardedStop]:
     stop = ForwardedStop(message)
-    previous = {signum: signal.signal(signum, stop.receive) for signum in stop.signals}
+    caught = [s for s in stop.signals if signal.getsignal(s) is not signal.SIG_IGN]
+    previous = {signum: signal.signal(signum, stop.receive) for signum in caught}
     try:
         yield stop
     finally:
@@ -282,8 +272,8 @@ def main(args: Namespace, shared: Namespace) -> None:
     """Run every row with every seed, seed by seed, so that a stopped night has whole tables."""
     rows = choose_rows(args.rows, read_rows(Path(args.rows_dir)))
     message = "its run is saved as far as it came; the same command goes on"
-    with locked(Path(args.results_dir)) as lock, forwarded_signals(message) as stop:
-        runner = Runner(args, shared, lock, stop)
+    with forwarded_signals(message) as stop:
+        runner = Runner(args, shared, stop)
         runner.work_dir.mkdir(parents=True, exist_ok=True)
         plan = [(row, seed) for seed in dict.fromkeys(args.seeds) for row in rows]
         failures = run_all(runner, plan)

@@ -101,7 +101,8 @@ class AttentionExtension(nn.Module):
 class BiLSTMExtension(nn.Module):
     """A bidirectional LSTM that stops at each sequence's last real token: [B, L, H] -> [B, L, F].
 
-    In float32 always, and by PyTorch's own kernels, so that it can be differentiated twice.
+    In float32 always. On a GPU it reads the lengths from there, once a batch; cuDNN's kernel has no
+    second derivatives, so SophiaH's updates turn that off.
     """
 
     ends_sequence = False

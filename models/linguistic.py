@@ -8,6 +8,7 @@ LayerNorm. spaCy is imported only where texts have to be tagged.
 
 import hashlib
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,30 +104,38 @@ class TextTags:
         return np.where(overlaps[:, None], self.tags[token], 0).astype(np.uint8)
 
 
-def tag_texts(texts: list[str], cache_dir: Path | None = None) -> TextTags:
+def tag_texts(texts: list[str], cache_dir: Path | None = None, is_kept: bool = True) -> TextTags:
     """Tags of `texts`, at least one of them not blank: from the disk, or else by spaCy.
 
     The file's name in `cache_dir` (None: `default_cache_dir()`) is a digest of the texts and of the
     versions of spaCy and its model, so that it is right or not there; a broken one is made anew.
-    Random states stay as they were. Raises InputError without spaCy or its model.
+    is_kept: write a new one. Random states stay as they were. Raises InputError without spaCy or
+    its model.
     """
     model, versions = find_model()
     cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
     path = cache_dir / f"{digest(texts, versions)}.npz"
     text_tags = read_tags(path)
     if text_tags is not None:
-        print(f"POS and NER tags of {len(texts):,} sentences from {path}")
+        tell(f"POS and NER tags of {len(texts):,} sentences from {path}")
         return text_tags
-    print(f"tagging {len(texts):,} sentences with {versions}")
+    tell(f"tagging {len(texts):,} sentences with {versions}")
     state = random_state()  # importing spaCy draws from Python's generator
     text_tags = run_pipeline(load_pipeline(model), texts)
     set_random_state(state)
+    if not is_kept:
+        return text_tags
     try:
         with atomic_write(path, "wb") as file:
             np.savez_compressed(file, **vars(text_tags))
     except OSError as error:  # a home directory that is read-only or full, say
         warnings.warn(f"{error}; the next run has to tag these sentences again", stacklevel=2)
     return text_tags
+
+
+def tell(message: str) -> None:
+    """On stderr: stdout may be a table of predictions."""
+    print(message, file=sys.stderr)
 
 
 def find_model() -> tuple[str, str]:
@@ -150,7 +159,8 @@ def default_cache_dir() -> Path:
 
 def digest(texts: list[str], versions: str) -> str:
     """sha256 of all that the tags depend on."""
-    sha256 = hashlib.sha256(f"{CACHE_FORMAT}, {versions}, {MAX_CHARACTERS}\n".encode())
+    known = (CACHE_FORMAT, versions, MAX_CHARACTERS, UNUSED_COMPONENTS, POS_TAGS, NER_LABELS)
+    sha256 = hashlib.sha256(repr(known).encode())
     for text in texts:
         content = text.encode()
         sha256.update(b"%d " % len(content) + content)  # the length: where a text ends counts

@@ -22,7 +22,8 @@ class MixtureEncoder(nn.Module):
     `embed` puts the embeddings of the experts and the gate side by side, [B, L, 4H]. All start from
     the same weights; the second and third expert get noise, seeded, without which all outputs are
     equal and the gate's gradient is exactly zero. `gate_sum` and `gate_count` add up the weights of
-    training examples, for the log. No `residual`: projected attention layers have one encoder.
+    training examples, for the log, while `is_counting`. No `residual`: projected attention layers
+    have one encoder.
     """
 
     def __init__(self, encoder: BertModel, seed: int = 0) -> None:
@@ -38,6 +39,7 @@ class MixtureEncoder(nn.Module):
                 for p in expert.parameters():
                     noise = torch.randn(p.shape, generator=generator)
                     p += NOISE * p.std(correction=0) * noise
+        self.is_counting = True
         self.register_buffer("gate_sum", torch.zeros(NUM_EXPERTS, dtype=torch.float64))
         self.register_buffer("gate_count", torch.zeros((), dtype=torch.float64))
 
@@ -73,7 +75,7 @@ class MixtureEncoder(nn.Module):
         *parts, gate_part = embeddings.chunk(NUM_EXPERTS + 1, dim=-1)  # [B, L, H] each
         gate_states = self.gate(input_ids, attention_mask, embeddings=gate_part).last_hidden_state
         weights = self.gate_output(gate_states[:, 0]).float().softmax(-1)  # [B, 3]
-        if self.training:
+        if self.training and self.is_counting:
             self.count(weights.detach())
         outputs = [
             expert(

@@ -1,5 +1,8 @@
 """One shared encoder, one sentence-vector module, a head a task."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 from batches import Batch
@@ -84,6 +87,18 @@ class MultitaskBert(nn.Module):
             return head(*x.chunk(2)).float()
         return head(x).float()
 
+    @contextmanager
+    def without_statistics(self) -> Iterator[None]:
+        """Count nothing for the epoch's line: these are passes beside the one that is trained."""
+        mixtures = [m for m in self.encoder.modules() if isinstance(m, MixtureEncoder)]
+        for mixture in mixtures:
+            mixture.is_counting = False
+        try:
+            yield
+        finally:
+            for mixture in mixtures:
+                mixture.is_counting = True
+
     def epoch_statistics(self) -> dict[str, list[float]]:
         """What the encoder has counted since the last call, for the epoch's line."""
         for module in self.encoder.modules():
@@ -133,8 +148,10 @@ class MultitaskBert(nn.Module):
 
 
 def group_name(name: str) -> str:
-    """encoder.layer.3.output.bias -> layer.3, encoder.experts.1… -> experts.1; else the part."""
+    """encoder.layer.3.output.bias -> layer.3, encoder.experts.1.layer.3… -> experts.1.layer.3."""
     part, *path = name.replace("encoder.inner.", "encoder.").split(".")
     if part == "features":
         return part
-    return ".".join(path[:2]) if path[0] in ("layer", "experts") else path[0]
+    num_outer = {"experts": 2, "gate": 1}.get(path[0], 0)
+    num_inner = 2 if path[num_outer] == "layer" else 1
+    return ".".join(path[: num_outer + num_inner])

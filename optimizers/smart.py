@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from batches import Batch
+import workers
+from batches import Batch, num_examples
 from models import MultitaskBert
 from tasks import Task
 
@@ -102,7 +103,7 @@ class Smart:
         x = self.x.detach().float()
         mask = batch["attention_mask"][..., None]  # [B, L, 1]
         assert x.shape[:-1] == mask.shape[:-1], f"{x.shape=} of another batch than {mask.shape=}"
-        noise = torch.randn(x.shape, generator=self.generator).to(x.device) * self.noise_std * mask
+        noise = self.draw_noise(x, batch) * mask
         start = (x + noise).requires_grad_()
         is_amp = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
@@ -118,6 +119,13 @@ class Smart:
         direction = noise + self.step_size * unit_tokens(gradient)
         return self.radius * unit_tokens(direction) * mask
 
+    def draw_noise(self, x: Tensor, batch: Batch) -> Tensor:
+        """ν [B, L, H]: drawn for the rows of all workers, so that their number changes nothing."""
+        num_rows = num_examples(batch)
+        num_sequences = len(x) // len(batch["labels"]) * num_rows
+        whole = torch.randn(num_sequences, *x.shape[1:], generator=self.generator)
+        return workers.take(whole, num_rows).to(x.device) * self.noise_std
+
     def after_step(self, progress: float) -> None:
         """Move θ̃ toward θ, after `optimizer.step`. progress: share of all updates done."""
         beta = 0.99 if progress < 0.1 else 0.999
@@ -131,8 +139,9 @@ class Smart:
 
     @contextmanager
     def replay(self, states: RandomState) -> Iterator[None]:
-        """Draw random numbers from `states` on, and leave the present states as they are."""
-        with torch.random.fork_rng(self.devices):
+        """Draw random numbers from `states` on, and leave the present states, and the model's
+        statistics, as they are."""
+        with torch.random.fork_rng(self.devices), self.model.without_statistics():
             torch.set_rng_state(states[0])
             for device, state in zip(self.devices, states[1:]):
                 torch.cuda.set_rng_state(state, device)

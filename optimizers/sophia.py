@@ -91,23 +91,25 @@ class SophiaH(Optimizer):
                 total.addcmul_(u, product)
 
     def hessian_norm(self) -> Tensor:
-        """The norm [] of this update's estimate: not finite if any of it is not."""
+        """The norm [] of this update's estimate: not finite if any of it is not; 0 without one."""
+        if not self.hessian_buffer:
+            return torch.zeros((), device=self.param_groups[0]["params"][0].device)
         return torch.stack(torch._foreach_norm(self.hessian_buffer)).norm()
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient, and forget this update's estimate.
 
-        A due update that was given no loss keeps the h of before. The first one has none to keep:
-        AssertionError.
+        A due update that was given no loss keeps the h of before. The first one with a gradient has
+        none to keep: AssertionError.
         """
-        assert (
-            self.hessian_buffer or self.state or not self.hessian_due
-        ), "no Hessian estimate: call accumulate_hessian(loss) on updates that are hessian_due"
         estimates = dict(zip(self.trainable_parameters(), self.hessian_buffer))
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
+                assert (
+                    estimates or self.state or not self.hessian_due
+                ), "no Hessian estimate: call accumulate_hessian(loss) where hessian_due"
                 self.update_group(group, params, [estimates[p] for p in params if estimates])
         self.probe, self.hessian_buffer = [], []
         self.num_updates += 1

@@ -16,6 +16,10 @@ class SummedGradients:
         """Add the gradient of `loss` [] to every parameter's."""
         loss.backward()
 
+    def filled_rows(self) -> list[Tensor]:
+        """Rows of J that hold a gradient: there is no J."""
+        return []
+
     def combine(self) -> None:
         """Leave in `p.grad` what the optimizer shall use: here it is already."""
 
@@ -71,6 +75,10 @@ class TaskGradients:
             move(*map(list, zip(*touched)))
         self.filled.add(task.name)
         self.clear()
+
+    def filled_rows(self) -> list[Tensor]:
+        """Rows of J that hold a gradient of this update, by reference, in J's order."""
+        return [row for name, row in self.rows.items() if name in self.filled]
 
     def combine(self) -> None:
         """Fill the shared parameters' `grad` with the projected sum, made in the first row of J."""

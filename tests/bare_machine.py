@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["run_train.sh", "run_tests.sh", "setup_gwdg.sh", ".ci/run", "environment.sh"]
+SCRIPTS = ["run_train.sh", "run_tests.sh", "run_experiments.sh", "setup_gwdg.sh", ".ci/run"]
+SOURCED = ["environment.sh", "slurm.sh"]
 TOOLS = ["bash", "cp", "dirname", "flock", "git", "mkdir", "readlink", "rm", "sleep"]
 
 STUB = """#!{bash}
@@ -64,7 +65,7 @@ class BareMachine:
         self.bin, self.site, self.log = folder / "bin", folder / "site", folder / "log"
         for new in [self.repository / ".ci", self.bin, self.site]:
             new.mkdir(parents=True)
-        for name in [*SCRIPTS, "requirements.txt", "environment.yml"]:
+        for name in [*SCRIPTS, *SOURCED, "requirements.txt", "environment.yml"]:
             shutil.copy(ROOT / name, self.repository / name)
         for name in ["train_multitask.py", "other.py"]:
             (self.repository / name).write_text(TRAIN)

@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from small_wordnet import no_wordnet, tiny_wordnet  # noqa: E402,F401
 from transformers import BertConfig, BertModel  # noqa: E402
 
 from datasets import SPLITS, read_examples  # noqa: E402

@@ -6,6 +6,7 @@ from torch import nn
 
 import checkpoint
 from engine import train_step
+from optimizers.sophia import SophiaH
 from optimizers.task_gradients import SummedGradients
 from tasks import TASKS
 
@@ -42,6 +43,19 @@ def test_clip_bounds_the_gradient_and_zero_leaves_it(clip, gradient):
 
 def test_a_weight_scales_the_gradient_and_not_the_reported_loss():
     assert step(0, weight=0.5) == pytest.approx((17.125, 6.5, 6.5))
+
+
+@pytest.mark.parametrize("is_sophiah", [False, True])
+def test_an_update_without_any_gradient_changes_nothing(is_sophiah):
+    """A cosine head on a frozen encoder, in its turn; SophiaH's Hessian may be due just then."""
+    model = Line().requires_grad_(False)
+    idle = nn.Parameter(torch.ones(2))
+    optimizer = SophiaH([idle], lr=1.0) if is_sophiah else torch.optim.SGD([idle], lr=1.0)
+    batch = {"input_ids": torch.tensor([1.0, 2.0]), "labels": torch.tensor([0.0, -1.5])}
+    for _ in range(2):
+        losses, norm = train_step(model, [(TASK, batch, 1.0)], SummedGradients(), optimizer, 1.0)
+        assert (losses["sts"], norm) == (pytest.approx(17.125), 0.0)
+    assert idle.tolist() == [1.0, 1.0]
 
 
 def test_clip_flag_reaches_the_loop(train):

@@ -1,16 +1,19 @@
 """Tags and augmented rows in whole runs: from the flag to the batch, the weights and the files."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from batches import PAIR_ENCODINGS
-from datasets import load_data, read_examples
+from batches import PAIR_ENCODINGS, TokenizedTask
+from datasets import Example, load_data, read_examples
 from evaluation import label_text, load_run
 from models import build_model, linguistic
 from models.bert import BertModel
 from models.pretrained import load_config, load_tokenizer
 from tasks import TASKS
+from training import build_training
 
 QUICK = ("--num_batches_per_epoch", 2, "--batch_size", 4, "--epochs", 1, "--dev_samples", 8)
 QUICK += ("--no_tensorboard", "--no_test_predictions")
@@ -70,14 +73,15 @@ def test_the_second_run_tags_nothing_and_new_text_is_tagged(
     assert model.encoder.embeddings.tag_embeddings.pos.weight.any()
     text = tmp_path / "text.txt"
     text.write_text("a plain new sentence\n")
+    capsys.readouterr()
     label_text(str(second), "sst", str(text), use_gpu=False)
-    assert "Predicted_Sentiment" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("sentence\tPredicted_Sentiment")
 
 
 def test_augmented_rows_are_trained_on_and_counted_apart(parse, tiny_model, few_rows):
-    """Pairs are swapped; the annealed scheduler still goes by the file's rows."""
-    flags = ("--data_dir", few_rows, "--augment", 1)
-    args = parse(*flags)
+    """Pairs are swapped; an epoch and the annealed scheduler still go by the file's rows."""
+    flags = ("--data_dir", few_rows, "--augment", 1, "--task_scheduler", "pal", "--batch_size", 4)
+    args = parse("train_multitask_pal.py", *flags)
     names = [name for name, task in TASKS.items() if task.is_pair]
     args.tasks = names
     config = load_config(tiny_model)
@@ -88,3 +92,29 @@ def test_augmented_rows_are_trained_on_and_counted_apart(parse, tiny_model, few_
         assert rows.num_in_file == len(originals) == 20 and len(rows) == 40
         assert rows.labels[20:].tolist() == rows.labels[:20].tolist()
         assert len(data["dev"][name]) == 20
+        swapped = Example("x", originals[3].texts[::-1], None)
+        tokenizer = load_tokenizer(tiny_model, config)
+        expected = TokenizedTask(TASKS[name], [swapped], tokenizer, 0).batch(np.array([0]))
+        assert torch.equal(rows.batch(np.array([23]))["input_ids"], expected["input_ids"])
+    args.tasks, args.lr = names, 1e-3
+    model = build_model(args, BertModel.from_pretrained(str(tiny_model)))
+    training = build_training(args, model, data["train"])
+    assert training.updates_per_epoch == 20 * len(names) / 4
+    assert training.task_scheduler.probabilities.tolist() == [0.5, 0.5]
+
+
+def test_class_weights_reach_the_training_loss_alone(parse, tiny_model, few_rows):
+    args, train_rows = load(parse, tiny_model, "--data_dir", few_rows, "--class_weights")
+    logits, labels = torch.zeros(2, 5), torch.tensor([0, 4])
+    counts = np.bincount(train_rows["sst"].labels, minlength=5)
+    expected = np.log(5) * np.mean([20 / 5 / counts[0], 20 / 5 / counts[4]])
+    assert float(train_rows["sst"].task.loss(logits, labels)) == pytest.approx(expected, rel=1e-5)
+    assert train_rows["para"].task is TASKS["para"]
+    _, plain = load(parse, tiny_model, "--data_dir", few_rows)
+    assert plain["sst"].task is TASKS["sst"]
+
+
+def test_combined_models_log_the_mean_gate_weights(train, few_rows):
+    run = train(*QUICK, "--data_dir", few_rows, "--combined_models", "--run_name", "mixed")
+    [line] = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert len(line["gate"]) == 3 and sum(line["gate"]) == pytest.approx(1)

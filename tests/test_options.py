@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from datasets import SPLITS, task_file
-from options import CONTRADICTIONS, JOINT_DEFAULTS, NEEDS, RESUME_OPTIONS, parse_args
+from legal_options import CONTRADICTIONS, NEEDS
+from options import JOINT_DEFAULTS, RESUME_OPTIONS, parse_args
 from tasks import TASKS
 from train_multitask import get_args_parser
 from train_multitask_pal import get_args_parser as get_pal_args_parser
@@ -40,6 +41,10 @@ VALUES |= {
     "layers": 1,
     "segment_length": 9,
     "unfreeze_interval": 1,
+    "hpo_only": "",
+    "hpo_trials": 2,
+    "hpo_cpus": 2,
+    "hpo_concurrent": 2,
 }  # the others take any number
 
 

@@ -8,8 +8,14 @@ import torch
 
 import prefix_cache
 from batches import PAIR_ENCODINGS
-from models import FEATURES
+from datasets import load_data
+from models import FEATURES, build_model
+from models.bert import BertModel
+from models.pretrained import load_config, load_tokenizer
+from optimizers import LR_SCHEDULES
 from prefix_cache import CHANGING, CachedRows
+from tasks import TASKS
+from training import build_training
 
 TINY = ("--option", "pretrain", "--batch_size", 4, "--num_batches_per_epoch", 6, "--epochs", 2)
 QUICK = ("--dev_samples", 8, "--no_tensorboard", "--no_test_predictions")
@@ -31,7 +37,7 @@ def test_training_is_the_same_with_and_without(train, few_rows, monkeypatch, rea
     flags = (*TINY, *QUICK, *read, "--pair_encoding", pair_encoding, "--data_dir", few_rows)
     flags += ("--hidden_dropout_prob", 0)
     cached = train(*flags, "--run_name", "cached")
-    monkeypatch.setattr("train_multitask.with_cache", uncached)
+    monkeypatch.setattr("preparation.with_cache", uncached)
     plain = train(*flags, "--run_name", "plain")
     for ours, expected in zip(losses(cached), losses(plain)):
         assert ours == pytest.approx(expected, abs=1e-5)
@@ -91,10 +97,41 @@ def trained_weights(train, few_rows):
 
     def weights(epochs, *flags):
         flags = (*TINY[:-1], epochs, *QUICK, "--data_dir", few_rows, *flags)
-        run = train(*flags, "--unfreeze_interval", 1, "--scheduler", "none")
+        interval = ("--unfreeze_interval", 1) if epochs > 1 else ()
+        run = train(*flags, *interval, "--scheduler", "none")
         return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["model"]
 
     return weights
+
+
+@pytest.mark.parametrize("scheduler", LR_SCHEDULES)
+def test_unfrozen_layers_have_the_fine_tuning_rate(scheduler, parse, tiny_model, few_rows):
+    """1e-3 for the heads, 2e-4 for a narrow encoder's layer, both moved by the schedule alike."""
+    flags = ("--option", "pretrain", "--unfreeze_interval", 1, "--scheduler", scheduler)
+    args = parse(*flags, "--data_dir", few_rows, "--num_batches_per_epoch", 10)
+    args.tasks, args.lr = list(TASKS), 1e-3
+    config = load_config(tiny_model)
+    rows = load_data(args, load_tokenizer(tiny_model, config), 0, ("train",))["train"]
+    training = build_training(
+        args, build_model(args, BertModel.from_pretrained(str(tiny_model))), rows
+    )
+
+    def rates():
+        return [group["lr"] for group in training.optimizer.param_groups]
+
+    for _ in range(4):
+        training.optimizer.step()
+        training.lr_schedule.after_update()
+    training.unfreeze(1)
+    for after in (
+        lambda: None,
+        training.lr_schedule.after_update,
+        *[lambda: training.lr_schedule.after_epoch(0.5)] * 5,
+    ):
+        after()
+        heads, _, *layer = rates()
+        assert heads > 0 and layer == pytest.approx([heads / 5] * 2)
+    assert (heads < 2e-4) == (scheduler == "plateau")
 
 
 def parts(names):
@@ -105,8 +142,6 @@ def parts(names):
 
 def test_every_interval_trains_one_layer_more(trained_weights, tiny_model, parse):
     """After epoch 1 the heads have moved, after 2 the top layer too, after 3 the one below."""
-    from models.bert import BertModel
-
     first = {
         f"encoder.{n}": p for n, p in BertModel.from_pretrained(tiny_model).state_dict().items()
     }

@@ -14,6 +14,7 @@ import checkpoint
 import interrupts
 from errors import InputError
 from optimizers import LR_SCHEDULES
+from prefix_cache import CachedRows
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ["--samples_per_epoch", "24", "--batch_size", "8", "--epochs", "3", "--dev_samples", "16"]
@@ -92,26 +93,61 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*FROZEN, "--unfreeze_interval", "1"],
         [*FROZEN, "--unfreeze_interval", "1", "--optimizer", "sophiah", "--scheduler", "plateau"],
         [*PAL, *FROZEN, "--extension", "cnn", "--projection", "pcgrad"],
-        [*PAL, *FROZEN, "--use_pal", "--unfreeze_interval", "1"],
     ],
     ids=" ".join,
 )
 def test_stopped_and_resumed_equals_uninterrupted(train, stop_after, flags):
+    check_resume(train, stop_after, flags, 5, 4)
+
+
+def test_unfrozen_beside_pals_and_resumed_equals_uninterrupted(train, stop_after):
+    """Nine updates and three batches of evaluation an epoch: both stops are in later ones."""
+    flags = [*PAL, *FROZEN, "--use_pal", "--unfreeze_interval", "1"]
+    run = check_resume(train, stop_after, flags, 14, 12)
+    assert checkpoint.load(run / "checkpoints" / "last.pt")["num_unfrozen"] == 2
+
+
+def test_frozen_states_are_computed_together_again(
+    train, stop_after, few_rows, monkeypatch, tmp_path
+):
+    """Four walks over twenty rows: what was computed in the first one is asked for again later."""
+    fills = []
+    fill = CachedRows.fill
+    monkeypatch.setattr(
+        CachedRows, "fill", lambda self, rows: (fills.append(rows.tolist()), fill(self, rows))
+    )
+    flags = [*FROZEN, "--task", "sst", "--samples_per_epoch", "26", "--data_dir", str(few_rows)]
+    stop_after(0)
+    train(*SIZES, *flags, "--run_name", "whole")
+    training = [rows for rows in fills if len(rows) <= 8]
+    stop_after(6)
+    with pytest.raises(interrupts.Interrupted):
+        train(*SIZES, *flags, "--run_name", "parts")
+    fills.clear()
+    stop_after(0)
+    train("--resume", tmp_path / "runs" / "parts")
+    again = [rows for rows in fills if len(rows) <= 8]
+    assert again and all(rows in training for rows in again)
+
+
+def check_resume(train, stop_after, flags: list[str], *stops: int) -> Path:
+    """A run that is stopped so many checks after each start ends as the whole one does."""
     entry = flags[:1] if flags[:1] == PAL else []
     flags = [*entry, *SIZES, *flags[len(entry) :]]
     stop_after(0)
     whole = train(*flags, "--run_name", "whole")
-    stop_after(5)  # in epoch 2, among its updates or its evaluation
-    with pytest.raises(interrupts.Interrupted):
-        train(*flags, "--run_name", "parts")
     run = whole.parent / "parts"
-    stop_after(4)  # once more
-    with pytest.raises(interrupts.Interrupted):
-        train("--resume", run)
+    words = [*flags, "--run_name", "parts"]
+    for stop in stops:
+        stop_after(stop)
+        with pytest.raises(interrupts.Interrupted):
+            train(*words)
+        words = ["--resume", run]
     stop_after(0)
-    train("--resume", run)
+    train(*words)
     for one, other in zip(final_state(whole), final_state(run)):
         assert_same(one, other)
+    return run
 
 
 def test_stopped_while_evaluating_evaluates_again(train, stop_after, tmp_path):

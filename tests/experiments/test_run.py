@@ -1,7 +1,5 @@
-"""The runner: what it runs, repeats and goes on with, on tiny trainings; and the rows' files."""
+"""The runner: what it runs, repeats and goes on with, on tiny trainings."""
 
-import fcntl
-import io
 import json
 import os
 import shlex
@@ -9,128 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import pytest
+from small_rows import ROOT, ROW_TEXTS, read_result, words, write_rows
 
-import train_multitask
-import train_multitask_pal
 from errors import InputError
 from experiments import result_files, run
-from experiments.row_files import SCRIPTS, read_row, read_rows
-from options import parse_args
-from tasks import TASKS
-
-ROOT = Path(__file__).parents[2]
-ROWS = read_rows(ROOT / "experiments" / "rows")
-SIZES = "--batch_size 2 --no_tensorboard --no_test_predictions"
-ROW_TEXTS = {
-    "broken": "# Broken on purpose\n--pooling nothing\n",
-    "joint": "# Joint sum\n",
-    "turns": f"# Taking turns\n# script: {SCRIPTS[1]}\n--task_scheduler round_robin\n",
-    "single_sts": "# Single task\n# part of: single_task\n--task sts\n",
-    "far": "# Far away\n# not run by default: needs a dream\n",
-}
-
-
-def write_rows(directory: Path, *names: str) -> Path:
-    directory.mkdir()
-    for name in names:
-        (directory / f"{name}.txt").write_text(ROW_TEXTS[name], encoding="utf-8")
-    return directory
-
-
-def words(place: Path, model: Path, data: Path, flags: str) -> list[str]:
-    folders = f"--rows_dir {place}/rows --results_dir {place}/results --work_dir {place}/work"
-    return shlex.split(f"{flags} {folders} --model_name {model} --data_dir {data} {SIZES}")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Children compute on one thread, as the tests do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def invoke(tiny_model, few_rows):
-    """Call the runner in this process; its output, and its failure or None."""
-
-    def run_in(place: Path, flags: str) -> tuple[str, str | None]:
-        output, error = io.StringIO(), None
-        with redirect_stdout(output):
-            try:
-                run.main(*run.parse(words(place, tiny_model, few_rows, flags)))
-            except InputError as failure:
-                error = str(failure)
-        return output.getvalue(), error
-
-    return run_in
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, invoke):
-    """A finished invocation: three rows with one seed, of which one fails."""
-    directory = tmp_path_factory.mktemp("experiments")
-    write_rows(directory / "rows", "broken", "joint", "turns", "far")
-    flags = "--seeds 3 --num_batches_per_epoch 1 --epochs 1"
-    output, error = invoke(directory, flags)
-    (directory / "output").write_text(output)
-    (directory / "error").write_text(error)
-    return directory
-
-
-def read_result(place: Path, row: str) -> dict:
-    (path,) = (place / "results").glob(f"{row}-seed3-*.json")
-    return json.loads(path.read_text())
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_every_row_is_accepted_by_its_script(name):
-    row = ROWS[name]
-    parsers = dict(zip(SCRIPTS, [train_multitask, train_multitask_pal]))
-    args = parse_args(parsers[row.script].get_args_parser(), [f"@{row.path}"])
-    assert args.script == row.script
-    assert bool(args.given) == (name != "joint")
-
-
-def test_the_rows_name_their_controls():
-    assert [name for name, row in ROWS.items() if row.obstacle] == ["bert_large"]
-    assert list(ROWS)[:2] == ["joint", "round_robin"]
-    in_turns = {name for name, row in ROWS.items() if row.control == "round_robin"}
-    assert in_turns == {"pal_scheduler", "pals", "smart"}
-    parts = [row for row in ROWS.values() if row.method == "single_task"]
-    assert {row.flags for row in parts} == {("--task", name) for name in TASKS}
-    assert len({row.title for row in parts}) == 1
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("--pooling max\n", ":1: expected '# ' and the row's title"),
-        ("# A\n# script: other.py\n", "script is 'other.py', expected one of train_multitask.py, "),
-        ("# A\n# control: nobody\n", "control is 'nobody', expected one of "),
-    ],
-)
-def test_a_bad_row_file_is_one_line(tmp_path, text, message):
-    (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_rows(tmp_path)
-
-
-def test_a_row_file_is_read_as_a_script_reads_it(tmp_path):
-    (tmp_path / "a.txt").write_text("# It's 'A'\n# note: script: no\n--lr 1e-3 # high\n--x 'b c'\n")
-    row = read_row(tmp_path / "a.txt")
-    assert (row.title, row.script, row.control, row.method) == (
-        "It's 'A'",
-        SCRIPTS[0],
-        "joint",
-        "a",
-    )
-    assert row.flags == ("--lr", "1e-3", "--x", "b c")
+from experiments.row_files import read_row, read_rows
 
 
 def test_a_failing_row_is_reported_and_the_rest_finishes(place):
@@ -171,57 +55,6 @@ def test_a_row_with_an_obstacle_runs_only_where_it_is_named(place):
         run.choose_rows(["x"], rows)
 
 
-def test_a_result_holds_what_the_run_wrote(place):
-    result = read_result(place, "turns")
-    (run_dir,) = (path for path in (place / "work").glob("turns*") if path.is_dir())
-    dev = json.loads((run_dir / "metrics-dev.json").read_text())
-    assert (result["dev"], result["mean"]) == (dev["metrics"], dev["mean"])
-    assert result["flags"] == ["--task_scheduler", "round_robin"]
-    assert result["options"]["task_scheduler"] == "round_robin"
-    assert "task_scheduler" not in result["settings"]
-    assert (result["seed"], result["best_epoch"], result["processes"]) == (3, 1, 1)
-    assert result["examples"] == {"sst": 2} and result["updates"] == {"sst": 1}
-    assert 0 < result["training_seconds"] + 0.1 < result["wall_seconds"]
-    assert result["peak_memory_mib"] > 1
-    assert len(result["git_revision"]) >= 40 and result["versions"]["torch"]
-    assert read_result(place, "joint")["examples"] == dict.fromkeys(TASKS, 2)
-
-
-def test_predictions_survive_their_encoding(place):
-    results = result_files.read_results(place / "results")
-    assert [result["row"] for result in results] == ["joint", "turns"]
-    labels = result_files.read_dev_labels(place / "results", results[0]["data"])
-    for result in results:
-        for name, task in TASKS.items():
-            values = result["predictions"][name]
-            assert len(values) == 20
-            score = result["dev"][name][task.metric_name]
-            if result_files.is_score(task):
-                assert task.metric(values, labels[name]) == pytest.approx(
-                    score, abs=1e-3, nan_ok=True
-                )
-            else:
-                assert values.mean() == pytest.approx(score)
-
-
-def test_no_path_and_no_checkpoint_is_left_behind(place, tiny_model):
-    result = read_result(place, "joint")
-    assert result["settings"]["model_name"] == tiny_model.name
-    for path in (place / "results").iterdir():
-        text = path.read_text()
-        assert '"/' not in text and str(place) not in text and str(ROOT) not in text
-    assert not list((place / "work").glob("*/checkpoints"))
-
-
-def test_right_and_scores_are_decoded_as_they_were():
-    is_right = np.random.default_rng(0).random(21) < 0.5
-    assert (result_files.decode_right(result_files.encode_right(is_right), 21) == is_right).all()
-    scores = np.array([0, 5, 3.14159, 2.5, 0.00004])
-    text = result_files.encode_scores(scores)
-    assert text == "0 5 3.1416 2.5 0"
-    np.testing.assert_allclose(result_files.decode_scores(text), scores, atol=5e-5)
-
-
 def test_other_settings_or_data_give_another_key(few_rows, tiny_model, tmp_path):
     def key(flags: str, data: Path = few_rows) -> str:
         _, shared = run.parse(words(tmp_path, tiny_model, data, flags))
@@ -250,7 +83,8 @@ def test_a_changed_row_is_run_again(place, tmp_path):
 
 @pytest.mark.parametrize("name", run.RESERVED)
 def test_what_the_runner_gives_itself_is_refused(name, capsys):
-    flags = {"seed": "--seed 3", "task": "--task sst", "smoketest": "--smoketest"}
+    flags = {"seed": "--seed 3", "task": "--task sst"}
+    flags |= {"smoketest": "--smoketest", "hpo": "--hpo"}
     with pytest.raises(SystemExit):
         run.parse(shlex.split(flags.get(name, f"--{name} x")))
     assert f"--{name} is the runner's or a row's own; leave it out" in capsys.readouterr().err
@@ -263,11 +97,13 @@ def test_an_unknown_option_is_refused_before_anything_runs(capsys):
 
 
 def test_a_second_runner_is_refused(tmp_path):
-    with run.locked(tmp_path / "results"):
+    with run.locked(tmp_path / "a.lock"):
         with pytest.raises(InputError, match="another runner, or a run of one that was killed"):
-            with run.locked(tmp_path / "results"):
+            with run.locked(tmp_path / "a.lock"):
                 pass
-    with run.locked(tmp_path / "results"):
+        with run.locked(tmp_path / "b.lock"):  # another run is nobody's business
+            pass
+    with run.locked(tmp_path / "a.lock"):
         pass
 
 
@@ -367,14 +203,12 @@ def test_killed_and_stopped_runs_go_on(tmp_path, invoke, tiny_model, few_rows):
         wait_for(process, "work/*.log", "resumed after")
         process.kill()
         process.wait()
-        with pytest.raises(InputError, match="another runner"):  # the child is at work
-            with run.locked(tmp_path / "results"):
-                pass
+        [lock] = (tmp_path / "work").glob("*.lock")
+        _, error = invoke(tmp_path, flags)  # the child is at work
+        assert "another runner" in str(error)
         os.killpg(process.pid, signal.SIGKILL)
-    descriptor = os.open(tmp_path / "results", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for the child's end
-    os.close(descriptor)
-    assert not list((tmp_path / "results").iterdir())
+    with run.locked(lock, wait=True):  # until the child's end
+        assert not (tmp_path / "results").exists()
     output, error = invoke(tmp_path, flags)
     assert error is None and "[1/1] single_sts seed 3 ... " in output
     result = read_result(tmp_path, "single_sts")

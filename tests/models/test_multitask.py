@@ -185,7 +185,7 @@ def test_hidden_dropout_prob_reaches_every_dropout(parse, monkeypatch):
     def stop(args, encoder):
         raise Built(build_model(args, encoder))
 
-    monkeypatch.setattr(train_multitask, "build_model", stop)
+    monkeypatch.setattr("preparation.build_model", stop)
     with pytest.raises(Built) as caught:
         train_multitask.main(args)
     model = caught.value.args[0]

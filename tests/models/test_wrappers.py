@@ -84,12 +84,12 @@ def test_the_gradient_reaches_the_gate_and_every_expert(encoder, make_batch):
     (mixture(**make_batch([4, 6], 400)).last_hidden_state ** 2).sum().backward()
     for part in (*mixture.experts, mixture.gate):
         assert all(layer.intermediate.weight.grad.any() for layer in part.layer)
-    assert mixture.gate_output.weight.grad.any()
+    with_noise = mixture.gate_output.weight.grad.abs().max()
     for expert in mixture.experts:
         expert.load_state_dict(mixture.experts[0].state_dict())
     mixture.zero_grad()
     (mixture.eval()(**make_batch([4, 6], 400)).last_hidden_state ** 2).sum().backward()
-    assert mixture.gate_output.weight.grad.abs().max() < 1e-3
+    assert mixture.gate_output.weight.grad.abs().max() < 1e-3 * with_noise
 
 
 def test_mean_gate_weights_count_training_examples_alone(encoder, make_batch):
@@ -125,9 +125,9 @@ def test_names_of_parts():
     names = {
         "encoder.layer.3.output.bias": "layer.3",
         "encoder.inner.layer.3.output.bias": "layer.3",
-        "encoder.experts.1.layer.3.output.bias": "experts.1",
-        "encoder.inner.experts.1.embeddings.LayerNorm.bias": "experts.1",
-        "encoder.gate.layer.0.output.bias": "gate",
+        "encoder.experts.1.layer.3.output.bias": "experts.1.layer.3",
+        "encoder.inner.experts.1.embeddings.LayerNorm.bias": "experts.1.embeddings",
+        "encoder.gate.layer.0.output.bias": "gate.layer.0",
         "encoder.gate_output.weight": "gate_output",
         "encoder.embeddings.tag_embeddings.pos.weight": "embeddings",
         "features.extension.lstm.weight_hh_l0": "features",

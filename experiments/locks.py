@@ -1,0 +1,30 @@
+"""Locks that end with the process that holds them, whichever way it ends."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from errors import InputError
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[int]:
+    """Hold the lock file `path`; yields its descriptor, which a child may inherit.
+
+    Raises InputError where another process holds it, unless told to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InputError(
+                f"{path}: another runner, or a run of one that was killed, is at work on it; wait "
+                "for its end, or stop it"
+            ) from None
+        yield descriptor
+    finally:
+        os.close(descriptor)

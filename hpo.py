@@ -1,0 +1,233 @@
+"""Hyper-parameter search on Ray Tune: Optuna proposes, asynchronous HyperBand stops what lags.
+
+    python train_multitask.py --hpo --hpo_trials 20 --samples_per_epoch 500
+    python train_multitask_pal.py --hpo --hpo_space space.json --lr 1e-4     # --lr stays as given
+    python train_multitask.py --hpo_resume runs/search-20260101-120000
+    python train_multitask.py @runs/search-20260101-120000/best.json --seed 1
+
+A trial is a run like any other, in a process of its own, judged by its mean dev score after every
+epoch. A search has one directory: search.json, trials.tsv, best.json, two figures, trials/ with a
+run directory each, best/ with the best options' complete run, ray/ with Ray's own state.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+import workers
+from engine import fit
+from errors import InputError
+from evaluation import scores, select_device
+from models.pretrained import read_json
+from option_types import non_negative_float, positive_int
+from preparation import prepare
+from run_directory import write_json
+from run_log import build_run_log
+from search_space import Choice, Range, search_space, trial_options
+from tasks import TASKS
+
+REDUCTION = 3  # HyperBand lets this part of the trials go on after 1, 3, 9 … epochs
+OWN_OPTIONS = ("hpo_trials", "hpo_only", "hpo_cpus", "hpo_gpus", "hpo_concurrent", "hpo_space")
+PATHS = ("data_dir", "checkpoint", "logdir")
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Every option of a search."""
+    add = parser.add_argument_group("hyper-parameter search").add_argument
+    add("--hpo", action="store_true", help="search options with Ray Tune, then train the best")
+    add("--hpo_trials", type=positive_int, default=20, help="configurations to try")
+    add("--hpo_only", action="store_true", help="search, and leave the training of the best")
+    add("--hpo_resume", metavar="DIR", help="go on with a search; finished trials stay")
+    add("--hpo_space", metavar="FILE", help="JSON that narrows what is searched; unset: all of it")
+    add("--hpo_cpus", type=positive_int, default=1, help="CPU cores, and threads, of a trial")
+    add("--hpo_gpus", type=non_negative_float, help="GPUs of a trial; unset: 1 with --use_gpu")
+    add("--hpo_concurrent", type=positive_int, help="trials at once; unset: as many as fit")
+    add("--ray_address", help="auto or HOST:PORT of a running Ray; unset: one for this search")
+
+
+def search(args: Namespace) -> Namespace | None:
+    """Run or go on with a search; the options to train in full, None with --hpo_only.
+
+    Raises InputError for a wrong space or directory, or if no trial has finished.
+    """
+    from search_report import report_search  # these and Ray are slow to import
+
+    if workers.size() > 1:
+        raise InputError("--hpo starts its own processes; run it without torchrun")
+    args, directory = resumed_search(args) if args.hpo_resume else new_search(args)
+    space = search_space(args)
+    print(f"search: {args.hpo_trials} trials of {', '.join(space)}\nsearch directory: {directory}")
+    trials = run_trials(args, directory, space)
+    best = report_search(directory, space, trials, args)
+    if args.hpo_only:
+        return None
+    print(f"\ntraining the best options in full: {directory / 'best'}")
+    return full_run(args, directory, best)
+
+
+def new_search(args: Namespace) -> tuple[Namespace, Path]:
+    """Make the search's directory, with all that --hpo_resume needs."""
+    select_device(args.use_gpu)  # rather here than in every trial
+    for name in (*PATHS, *(f"{task}_{split}" for task in TASKS for split in ("train", "dev"))):
+        if getattr(args, name) is not None:  # trials run elsewhere
+            setattr(args, name, os.path.abspath(getattr(args, name)))
+    if Path(args.model_name).is_dir():
+        args.model_name = os.path.abspath(args.model_name)
+    directory = Path(args.logdir) / (args.run_name or time.strftime("search-%Y%m%d-%H%M%S"))
+    if directory.exists():
+        raise InputError(
+            f"{directory}: exists; choose another --run_name, or go on with it: --hpo_resume "
+            f"{directory}"
+        )
+    args.narrowed = {} if args.hpo_space is None else read_json(Path(args.hpo_space))
+    search_space(args)  # a mistake in it leaves no directory behind
+    write_json(directory / "search.json", {"options": vars(args)})
+    return args, directory
+
+
+def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
+    """A search's own options, with those that may be given again."""
+    directory = Path(os.path.abspath(given.hpo_resume))
+    if not (directory / "search.json").is_file():
+        raise InputError(f"{directory}: no search.json in it, expected the directory of a search")
+    args = Namespace(**read_json(directory / "search.json")["options"])
+    for name in given.given:
+        setattr(args, name, getattr(given, name))
+    return args, directory
+
+
+def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice]) -> list:
+    """All trials of the search, those of before included, as Ray's results."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    from search_report import TrialPrinter
+
+    start_ray(args)
+    gpus = args.hpo_gpus if args.hpo_gpus is not None else float(args.use_gpu)
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, options=vars(args), directory=str(directory)),
+        {"cpu": args.hpo_cpus, "gpu": gpus},
+    )
+    if tune.Tuner.can_restore(str(directory / "ray")):
+        tuner = tune.Tuner.restore(str(directory / "ray"), trainable)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={name: domain_of(domain) for name, domain in space.items()},
+            tune_config=tune.TuneConfig(
+                metric="mean",
+                mode="max",
+                num_samples=args.hpo_trials,
+                max_concurrent_trials=args.hpo_concurrent,
+                search_alg=OptunaSearch(seed=args.seed),
+                scheduler=AsyncHyperBandScheduler(
+                    time_attr="epoch", max_t=args.epochs, reduction_factor=REDUCTION
+                ),
+            ),
+            run_config=tune.RunConfig(
+                name="ray",
+                storage_path=str(directory),
+                callbacks=[TrialPrinter(directory, args.hpo_trials, args.epochs)],
+                verbose=0,
+            ),
+        )
+    try:
+        return list(tuner.fit())
+    finally:
+        ray.shutdown()
+
+
+def start_ray(args: Namespace) -> None:
+    """Join the Ray that --ray_address names, or start one. Raises InputError."""
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    if args.ray_address is None:
+        ray.init("local", include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(args.ray_address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--ray_address {args.ray_address}: no Ray answers there ({reason}); start one with "
+            "`ray start --head`, or leave the option out"
+        ) from None
+
+
+def domain_of(domain: Range | Choice) -> object:
+    """The same in Ray's terms."""
+    from ray import tune
+
+    if isinstance(domain, Choice):
+        return tune.choice(list(domain.values))
+    spread = tune.loguniform if domain.is_log else tune.uniform
+    return spread(domain.low, domain.high)
+
+
+def run_trial(sampled: dict, options: dict, directory: str) -> None:
+    """One trial, in a process of Ray's: a run in `directory`/trials that reports every epoch.
+
+    A trial that was cut off goes on from its last checkpoint; what it had reported is said again.
+    """
+    from ray import tune
+
+    args = Namespace(**options)
+    run_dir = Path(directory) / "trials" / tune.get_context().get_trial_id()
+    done = finished_epochs(run_dir)
+    if len(done) == args.epochs:
+        for line in done:
+            tune.report(line)
+        return
+    torch.set_num_threads(args.hpo_cpus)
+    vars(args).update(trial_options(args, sampled))
+    args.logdir, args.run_name, args.hpo = str(run_dir.parent), run_dir.name, False
+    args.no_test_predictions, args.write_summary = True, False
+    if (run_dir / "args.json").is_file():
+        args = Namespace(resume=str(run_dir), given=[], use_gpu=args.use_gpu)
+    args, training, data = prepare(args)
+    progress = training.progress
+    for line in finished_epochs(run_dir)[: progress.epoch]:
+        tune.report(line)
+    log = build_run_log(
+        args, progress.epoch, progress.total_updates, lambda line: tune.report(reported(line))
+    )
+    fit(args, training, data["dev"], log)
+
+
+def reported(line: dict) -> dict[str, float]:
+    """What Ray is told of an epoch's line: the mean, which decides, and each task's metric."""
+    return {"mean": line["mean"], "epoch": line["epoch"], **scores(line["dev"])}
+
+
+def finished_epochs(run_dir: Path) -> list[dict]:
+    """What a trial has to report of the epochs that its metrics.jsonl holds."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [reported(json.loads(line)) for line in lines]
+
+
+def full_run(args: Namespace, directory: Path, best: dict) -> Namespace:
+    """The options of the best trial's complete run, which an interrupted one goes on with."""
+    run_dir = directory / "best"
+    if (run_dir / "args.json").is_file():
+        return Namespace(resume=str(run_dir), given=[], use_gpu=args.use_gpu)
+    options = Namespace(**vars(args) | best)
+    options.hpo, options.logdir, options.run_name = False, str(directory), "best"
+    return options
+
+
+def free_trial(directory: Path, trial_id: str) -> None:
+    """Remove a finished trial's checkpoints: its scores and options stay."""
+    shutil.rmtree(directory / "trials" / trial_id / "checkpoints", ignore_errors=True)

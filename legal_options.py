@@ -1,0 +1,219 @@
+"""Which options go together: the one table, read by the parsers and by the tests."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from math import gcd
+from typing import NamedTuple
+
+from tasks import TASKS
+
+
+class Contradiction(NamedTuple):
+    """Options that cannot go together: an example, the test, and what to do about it."""
+
+    flags: str
+    holds: Callable[[Namespace], object]
+    message: str
+
+
+def trained(args: Namespace) -> list[str]:
+    """Names of the tasks that are trained on."""
+    return [name for name in (args.task, args.task_scheduler) if name in TASKS][:1] or list(TASKS)
+
+
+def heads(args: Namespace) -> set[str]:
+    """Keys of the heads of the tasks that are trained."""
+    return {TASKS[name].heads[args.pair_encoding] for name in trained(args)}
+
+
+def is_sampled(args: Namespace) -> bool:
+    return args.task_scheduler in ("random", "pal")
+
+
+def num_trained(args: Namespace) -> int:
+    """How many tasks are trained on."""
+    return len(trained(args))
+
+
+def trains_features(args: Namespace) -> bool:
+    """Whether there is something to train between a frozen encoder and the heads."""
+    return args.extension != "none" or args.train_mode == "all_pooled" or args.additional_input
+
+
+# The one table of illegal combinations; parsers and tests read it.
+CONTRADICTIONS = (
+    Contradiction(
+        "--option pretrain --no_train_classifier",
+        lambda a: a.option == "pretrain"
+        and not (a.train_classifier or a.use_pal or trains_features(a) or a.unfreeze_interval),
+        "--option pretrain with --no_train_classifier leaves nothing to train; drop one",
+    ),
+    Contradiction(
+        "--task sts --pair_encoding bi --option pretrain",
+        lambda a: a.option == "pretrain"
+        and heads(a) == {"cosine"}
+        and not (a.use_pal or trains_features(a) or a.unfreeze_interval),
+        "a cosine head has no parameters, so --option pretrain leaves nothing to train; use "
+        "--pair_encoding cross or --option finetune",
+    ),
+    Contradiction(
+        "--samples_per_epoch 10 --num_batches_per_epoch 10",
+        lambda a: a.samples_per_epoch is not None and a.num_batches_per_epoch is not None,
+        "--samples_per_epoch and --num_batches_per_epoch both say how long an epoch is; drop one",
+    ),
+    Contradiction(
+        "--batch_size 8 --micro_batch_size 9",
+        lambda a: a.micro_batch_size is not None and a.micro_batch_size > a.batch_size,
+        "--micro_batch_size is larger than --batch_size; it splits a batch, so make it smaller",
+    ),
+    Contradiction(
+        "--resume runs/a --checkpoint best.pt",
+        lambda a: a.resume is not None and a.checkpoint is not None,
+        "--resume goes on with its own weights and --checkpoint starts from others; drop one",
+    ),
+    Contradiction(
+        "--task sst --task_weights para=2",
+        lambda a: a.task_weights.keys() - ({a.task} if a.task != "multitask" else TASKS.keys()),
+        "--task_weights names a task that is not trained; name trained ones alone",
+    ),
+    Contradiction(
+        "--task_scheduler pal --projection pcgrad",
+        lambda a: is_sampled(a) and a.projection != "none" and a.combine_strategy == "none",
+        "--task_scheduler random or pal with a projection needs --combine_strategy force or "
+        "encourage",
+    ),
+    Contradiction(
+        "--task_scheduler pal --combine_strategy force",
+        lambda a: a.combine_strategy != "none" and not (is_sampled(a) and a.projection != "none"),
+        "--combine_strategy is for --task_scheduler random or pal with a projection; add those, or "
+        "drop it",
+    ),
+    Contradiction(
+        "--task_scheduler pal --projection pcgrad --combine_strategy force --batches_per_update 3",
+        lambda a: a.combine_strategy != "none" and a.batches_per_update <= num_trained(a),
+        "--batches_per_update must be larger than the number of tasks",
+    ),
+    Contradiction(
+        "--task sst --projection pcgrad",
+        lambda a: a.projection != "none" and num_trained(a) < 2,
+        "a projection needs at least two tasks; drop --projection, or train on more tasks",
+    ),
+    Contradiction(
+        "--option pretrain --projection pcgrad",
+        lambda a: a.option == "pretrain"
+        and not (a.use_pal or trains_features(a))
+        and (a.projection != "none" or a.log_conflicts),
+        "--option pretrain freezes every shared parameter, so there is nothing to project or log; "
+        "drop one",
+    ),
+    Contradiction(
+        "--option pretrain --unfreeze_interval 1 --extension cnn --projection pcgrad",
+        lambda a: a.unfreeze_interval is not None and (a.projection != "none" or a.log_conflicts),
+        "--unfreeze_interval changes what the tasks share, which a projection or --log_conflicts "
+        "needs to stay; drop one",
+    ),
+    Contradiction(
+        "--option pretrain --unfreeze_interval 2 --epochs 2",
+        lambda a: a.unfreeze_interval is not None and a.unfreeze_interval >= a.epochs,
+        "--unfreeze_interval is the number of epochs before the first layer is trained, and "
+        "--epochs ends before; give more epochs or a smaller interval",
+    ),
+    Contradiction(
+        "--train_mode all_pooled --extension attention",
+        lambda a: a.train_mode == "all_pooled" and (a.extension != "none" or "pooling" in a.given),
+        "--train_mode all_pooled leaves no sequence, so --extension and --pooling have nothing to "
+        "work on; drop them",
+    ),
+    Contradiction(
+        "--extension attention --pooling max",
+        lambda a: a.extension == "attention" and "pooling" in a.given,
+        "--extension attention ends the sequence, so --pooling has nothing to pool; drop one",
+    ),
+    Contradiction(
+        "--combined_models --use_pal",
+        lambda a: a.combined_models and a.use_pal,
+        "--combined_models has four encoders and --use_pal belongs to one; drop one",
+    ),
+    Contradiction(
+        "--combined_models --option pretrain",
+        lambda a: a.combined_models and a.option == "pretrain",
+        "--combined_models starts from equal encoders, so frozen ones leave nothing to mix; use "
+        "--option finetune",
+    ),
+    Contradiction(
+        "--task sts --class_weights",
+        lambda a: a.class_weights and not any(TASKS[name].class_names for name in trained(a)),
+        "--class_weights weighs named classes, and no trained task has them; drop it",
+    ),
+    Contradiction(
+        "--task_scheduler round_robin --optimizer sophiah --hess_interval 9",
+        lambda a: a.optimizer == "sophiah"
+        and a.task_scheduler == "round_robin"
+        and a.projection == "none"
+        and gcd(a.hess_interval, num_trained(a)) > 1,
+        "--hess_interval shares a factor with the number of tasks that take turns, so some task "
+        "would never be in an estimate; choose another, 10 for example",
+    ),
+    Contradiction(
+        "--hpo --resume runs/a",
+        lambda a: (a.hpo or a.hpo_resume is not None) and a.resume is not None,
+        "--resume goes on with one run, --hpo searches; to go on with a search give --hpo_resume",
+    ),
+    Contradiction(
+        "--hpo --hpo_resume runs/search",
+        lambda a: a.hpo and a.hpo_resume is not None,
+        "--hpo starts a search and --hpo_resume goes on with one; drop one",
+    ),
+    Contradiction(
+        "--hpo --hpo_gpus 1",
+        lambda a: a.hpo and bool(a.hpo_gpus) and not a.use_gpu,
+        "--hpo_gpus gives trials a GPU that they use with --use_gpu alone; add that, or drop it",
+    ),
+    Contradiction(
+        "--hpo --filepath weights",
+        lambda a: a.hpo and (a.filepath is not None or a.predictions_path is not None),
+        "--hpo makes a run directory for every trial; --filepath and --predictions_path would mix "
+        "them; drop these",
+    ),
+    Contradiction(
+        "--task sst --task_scheduler para",
+        lambda a: a.task in TASKS and a.task_scheduler in TASKS and a.task != a.task_scheduler,
+        "--task and --task_scheduler name different tasks; name the same, or drop one",
+    ),
+    Contradiction(
+        "--log_conflicts",
+        lambda a: a.log_conflicts
+        and (num_trained(a) < 2 or (a.projection == "none" and a.task_scheduler != "joint")),
+        "--log_conflicts needs several tasks in every update: --task_scheduler joint, or a "
+        "--projection",
+    ),
+)
+# Options that only others give a meaning: name -> (what is needed, whether it is there).
+NEEDS = (
+    {
+        "restarts": ("--scheduler cosine", lambda a: a.scheduler == "cosine"),
+        "warmup_fraction": (
+            "--scheduler linear_warmup or cosine",
+            lambda a: a.scheduler in ("linear_warmup", "cosine"),
+        ),
+        "rho": ("--optimizer sophiah", lambda a: a.optimizer == "sophiah"),
+        "hess_interval": ("--optimizer sophiah", lambda a: a.optimizer == "sophiah"),
+        "beta_vaccine": ("--projection vaccine", lambda a: a.projection == "vaccine"),
+        "vaccine_groups": ("--projection vaccine", lambda a: a.projection == "vaccine"),
+        "batches_per_update": ("--combine_strategy", lambda a: a.combine_strategy != "none"),
+        "pal_size": ("--use_pal", lambda a: a.use_pal),
+        "layers": ("--train_mode single_layers", lambda a: a.train_mode == "single_layers"),
+        "segment_length": ("--extension hierarchical", lambda a: a.extension == "hierarchical"),
+        "unfreeze_interval": ("--option pretrain", lambda a: a.option == "pretrain"),
+        "hpo_only": ("--hpo", lambda a: a.hpo or a.hpo_resume),
+        "ray_address": ("--hpo", lambda a: a.hpo or a.hpo_resume),
+    }
+    | {
+        name: ("--hpo", lambda a: a.hpo)
+        for name in ("hpo_trials", "hpo_cpus", "hpo_gpus", "hpo_concurrent", "hpo_space")
+    }
+    | {
+        name: ("--use_smart_regularization", lambda a: a.use_smart_regularization)
+        for name in ("smart_weight_regularization", "smart_radius", "smart_mu")
+    }
+)

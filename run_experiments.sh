@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=experiments
+#SBATCH --partition=gpu
+#SBATCH --gres=gpu:A100:1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=32G
+#SBATCH --time=08:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm_files/%x-%A_%a.out
+#
+# Submit the rows of the results table as an array of SLURM jobs, one a row.
+#   bash run_experiments.sh --seeds 1 2 3 --data_dir data              # every row
+#   bash run_experiments.sh joint pcgrad --seeds 1 --data_dir data     # these
+#   SBATCH_TIMELIMIT=01:00:00 SBATCH_PARTITION=short bash run_experiments.sh ...
+# The words are those of experiments/run.py. Finished runs are not repeated.
+set -euo pipefail
+
+repository=$(dirname "$(readlink -f "$0")")
+[[ -f $repository/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
+cd "$repository"
+source ./environment.sh
+source ./slurm.sh
+
+rows=()
+while [[ $# -gt 0 && $1 != -* ]]; do
+    rows+=("$1")
+    shift
+done
+
+if ! is_batch_job; then
+    find_environment # here, where there is a network
+    if ((${#rows[@]} == 0)); then
+        for file in experiments/rows/*.txt; do
+            rows+=("$(basename "$file" .txt)")
+        done
+    fi
+    mkdir -p slurm_files
+    # SBATCH_OPTIONS: flags of sbatch that have no environment variable of their own.
+    # shellcheck disable=SC2086
+    exec sbatch --array="0-$((${#rows[@]} - 1))" ${SBATCH_OPTIONS:-} run_experiments.sh \
+        "${rows[@]}" "$@"
+fi
+
+find_environment node
+if (($(granted_gpus) > 0)); then
+    set -- "$@" --use_gpu
+fi
+row=${rows[$SLURM_ARRAY_TASK_ID]}
+echo "host: $HOSTNAME, row: $row, restart ${SLURM_RESTART_COUNT:-0}"
+echo "command: experiments/run.py $row $*"
+mkdir -p runs/experiments
+run_job runs/experiments "$python" -u experiments/run.py "$row" "$@"

@@ -1,0 +1,111 @@
+"""The rows' files, and what a run leaves of itself."""
+
+import json
+
+import numpy as np
+import pytest
+from small_rows import ROOT, ROWS, read_result
+
+import train_multitask
+import train_multitask_pal
+from errors import InputError
+from experiments import result_files
+from experiments.row_files import SCRIPTS, read_row, read_rows
+from options import parse_args
+from tasks import TASKS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_is_accepted_by_its_script(name):
+    row = ROWS[name]
+    parsers = dict(zip(SCRIPTS, [train_multitask, train_multitask_pal]))
+    args = parse_args(parsers[row.script].get_args_parser(), [f"@{row.path}"])
+    assert args.script == row.script
+    assert bool(args.given) == (name != "joint")
+
+
+def test_the_rows_name_their_controls():
+    assert [name for name, row in ROWS.items() if row.obstacle] == ["bert_large"]
+    assert list(ROWS)[:2] == ["joint", "round_robin"]
+    in_turns = {name for name, row in ROWS.items() if row.control == "round_robin"}
+    assert in_turns == {"pal_scheduler", "pals", "smart"}
+    parts = [row for row in ROWS.values() if row.method == "single_task"]
+    assert {row.flags for row in parts} == {("--task", name) for name in TASKS}
+    assert len({row.title for row in parts}) == 1
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("--pooling max\n", ":1: expected '# ' and the row's title"),
+        ("# A\n# script: other.py\n", "script is 'other.py', expected one of train_multitask.py, "),
+        ("# A\n# control: nobody\n", "control is 'nobody', expected one of "),
+    ],
+)
+def test_a_bad_row_file_is_one_line(tmp_path, text, message):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_rows(tmp_path)
+
+
+def test_a_row_file_is_read_as_a_script_reads_it(tmp_path):
+    (tmp_path / "a.txt").write_text("# It's 'A'\n# note: script: no\n--lr 1e-3 # high\n--x 'b c'\n")
+    row = read_row(tmp_path / "a.txt")
+    assert (row.title, row.script, row.control, row.method) == (
+        "It's 'A'",
+        SCRIPTS[0],
+        "joint",
+        "a",
+    )
+    assert row.flags == ("--lr", "1e-3", "--x", "b c")
+
+
+def test_a_result_holds_what_the_run_wrote(place):
+    result = read_result(place, "turns")
+    (run_dir,) = (path for path in (place / "work").glob("turns*") if path.is_dir())
+    dev = json.loads((run_dir / "metrics-dev.json").read_text())
+    assert (result["dev"], result["mean"]) == (dev["metrics"], dev["mean"])
+    assert result["flags"] == ["--task_scheduler", "round_robin"]
+    assert result["options"]["task_scheduler"] == "round_robin"
+    assert "task_scheduler" not in result["settings"]
+    assert (result["seed"], result["best_epoch"], result["processes"]) == (3, 1, 1)
+    assert result["examples"] == {"sst": 2} and result["updates"] == {"sst": 1}
+    assert 0 < result["training_seconds"] + 0.1 < result["wall_seconds"]
+    assert result["peak_memory_mib"] > 1
+    assert len(result["git_revision"]) >= 40 and result["versions"]["torch"]
+    assert read_result(place, "joint")["examples"] == dict.fromkeys(TASKS, 2)
+
+
+def test_predictions_survive_their_encoding(place):
+    results = result_files.read_results(place / "results")
+    assert [result["row"] for result in results] == ["joint", "turns"]
+    labels = result_files.read_dev_labels(place / "results", results[0]["data"])
+    for result in results:
+        for name, task in TASKS.items():
+            values = result["predictions"][name]
+            assert len(values) == 20
+            score = result["dev"][name][task.metric_name]
+            if result_files.is_score(task):
+                assert task.metric(values, labels[name]) == pytest.approx(
+                    score, abs=1e-3, nan_ok=True
+                )
+            else:
+                assert values.mean() == pytest.approx(score)
+
+
+def test_no_path_and_no_checkpoint_is_left_behind(place, tiny_model):
+    result = read_result(place, "joint")
+    assert result["settings"]["model_name"] == tiny_model.name
+    for path in (place / "results").iterdir():
+        text = path.read_text()
+        assert '"/' not in text and str(place) not in text and str(ROOT) not in text
+    assert not list((place / "work").glob("*/checkpoints"))
+
+
+def test_right_and_scores_are_decoded_as_they_were():
+    is_right = np.random.default_rng(0).random(21) < 0.5
+    assert (result_files.decode_right(result_files.encode_right(is_right), 21) == is_right).all()
+    scores = np.array([0, 5, 3.14159, 2.5, 0.00004])
+    text = result_files.encode_scores(scores)
+    assert text == "0 5 3.1416 2.5 0"
+    np.testing.assert_allclose(result_files.decode_scores(text), scores, atol=5e-5)

@@ -1,0 +1,181 @@
+"""Hyper-parameter search: the space, legal trials, and real searches on Ray."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+import train_multitask
+import train_multitask_pal
+from errors import InputError
+from legal_options import CONTRADICTIONS
+from options import parse_args
+from run_directory import read_options
+from search_space import SPACE, Choice, Range, search_space, trial_options
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = "--num_batches_per_epoch 2 --batch_size 2 --epochs 3 --dev_samples 8 --no_tensorboard "
+
+
+def search_args(flags: str = "", script: str = "train_multitask_pal.py", narrowed=None):
+    module = train_multitask_pal if "pal" in script else train_multitask
+    args = parse_args(module.get_args_parser(), f"--hpo --hpo_space s.json {flags}".split())
+    args.narrowed = narrowed or {}
+    return args
+
+
+def test_the_space_is_that_of_the_script_without_given_options():
+    assert list(search_space(search_args())) == list(SPACE)
+    joint = search_space(search_args(script="train_multitask.py"))
+    assert set(SPACE) - set(joint) == {
+        "projection",
+        "task_scheduler",
+        "smart_weight_regularization",
+    }
+    assert "lr" not in search_space(search_args("--lr 1e-4"))
+    assert "warmup_fraction" not in search_space(search_args("--scheduler plateau"))
+    assert "projection" not in search_space(search_args("--task sst"))
+
+
+def test_a_file_narrows_the_space():
+    space = search_space(search_args(narrowed={"lr": [1e-4, 2e-4], "projection": ["pcgrad"]}))
+    assert space["lr"] == Range(1e-4, 2e-4, True) and space["projection"] == Choice(("pcgrad",))
+    assert space["clip"] == SPACE["clip"]
+
+
+@pytest.mark.parametrize(
+    "narrowed, message",
+    [
+        ({"lr": [1e-4]}, "'lr' is [0.0001], expected [low, high] inside [1e-05, 0.001]"),
+        ({"lr": [1e-3, 1e-4]}, "expected [low, high]"),
+        ({"lr": [1e-9, 1e-4]}, "expected [low, high]"),
+        ({"lr": ["a", "b"]}, "expected [low, high]"),
+        ({"projection": ["pcgrab"]}, "'projection' is ['pcgrab'], expected a list of some of"),
+        ({"batch_size": [1, 2]}, "'batch_size' is not searched here, expected some of lr, "),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(narrowed, message):
+    with pytest.raises(InputError) as error:
+        search_space(search_args(narrowed=narrowed))
+    assert str(error.value).startswith("s.json: ") and message in str(error.value)
+
+
+def test_every_choice_gives_a_legal_trial():
+    names = [name for name, domain in SPACE.items() if isinstance(domain, Choice)]
+    args = search_args()
+    for values in product(*(SPACE[name].values for name in names)):
+        options = trial_options(args, dict(zip(names, values)))
+        trial = Namespace(**vars(args) | options)
+        assert not [c.flags for c in CONTRADICTIONS if c.holds(trial)], options
+        assert trial.use_smart_regularization == (options["smart_weight_regularization"] > 0)
+
+
+@pytest.fixture
+def search(tiny_model, few_rows, tmp_path):
+    """Run an entry script's search in a process of its own."""
+
+    def run(flags: str, script: str = "train_multitask.py") -> subprocess.CompletedProcess:
+        if "--hpo_resume" not in flags:
+            flags += f" {SMALL} --model_name {tiny_model} --data_dir {few_rows} --logdir {tmp_path}"
+        return subprocess.run(
+            [sys.executable, script, *flags.split()],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+
+    return run
+
+
+def read_table(directory: Path) -> list[dict]:
+    with open(directory / "trials.tsv", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_a_search_ends_with_table_figures_options_and_the_best_run(search, tmp_path):
+    space = tmp_path / "space.json"
+    space.write_text('{"lr": [1e-4, 1e-3]}')
+    flags = f"--hpo --hpo_trials 4 --run_name s --hpo_space {space} --seed 3"
+    done = search(flags, "train_multitask_pal.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    directory = tmp_path / "s"
+    rows = read_table(directory)
+    assert len(rows) == 4 and {row["state"] for row in rows} <= {"done", "stopped"}
+    means = [float(row["mean"]) for row in rows]
+    assert means == sorted(means, reverse=True)
+    assert all(1e-4 <= float(row["lr"]) <= 1e-3 for row in rows)
+    for figure in ("parallel_coordinates.png", "importance.png"):
+        assert (directory / figure).read_bytes().startswith(b"\x89PNG")
+    best = json.loads((directory / "best.json").read_text())
+    args = parse_args(
+        train_multitask_pal.get_args_parser(), [f"@{directory / 'best.json'}", "--run_name", "x"]
+    )
+    run = read_options(directory / "best")
+    for name, value in best.items():
+        assert getattr(args, name) == getattr(run, name) == value or isinstance(value, dict), name
+    chosen = next(row for row in rows if row["state"] == "done")
+    assert float(chosen["lr"]) == pytest.approx(run.lr)
+    assert (directory / "best" / "metrics-test.json").is_file() is False
+    assert len(list((directory / "best" / "predictions").iterdir())) == 6
+    trials = list((directory / "trials").iterdir())
+    assert len(trials) == 4 and not any((trial / "checkpoints").exists() for trial in trials)
+
+
+def test_a_failing_trial_is_reported_and_the_rest_goes_on(search, tmp_path):
+    """A rate of 1e30 makes every loss NaN; Choice of dropout is not needed for that."""
+    done = search("--hpo --hpo_only --hpo_trials 2 --run_name s --lr 1e30")
+    assert done.returncode == 1
+    assert done.stdout.count("failed: ") == 2 and "try a lower --lr" in done.stdout
+    assert done.stderr.count("error: ") == 1 and "no trial has finished" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_and_repeats_nothing(search, tiny_model, few_rows, tmp_path):
+    flags = f"--hpo --hpo_only --hpo_trials 6 --hpo_concurrent 1 --run_name s {SMALL}"
+    flags += f" --model_name {tiny_model} --data_dir {few_rows} --logdir {tmp_path}"
+    command = [sys.executable, "train_multitask.py", *flags.split()]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        ends = 0
+        for line in process.stdout:
+            ends += " of 6" in line
+            if ends == 2 and "epoch 1" in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    directory = tmp_path / "s"
+    before = {
+        path.parent.name: path.stat().st_mtime_ns for path in directory.glob("trials/*/args.json")
+    }
+    done = search(f"--hpo_resume {directory} --hpo_only")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = read_table(directory)
+    assert len(rows) == 6 and {row["state"] for row in rows} <= {"done", "stopped"}
+    after = {
+        path.parent.name: path.stat().st_mtime_ns for path in directory.glob("trials/*/args.json")
+    }
+    finished = [name for name in before if after[name] == before[name]]
+    assert len(finished) >= 2 and len(after) == 6
+
+
+def test_going_on_with_no_search_is_one_error(search, tmp_path):
+    done = search(f"--hpo_resume {tmp_path}")
+    assert done.returncode == 1 and "no search.json in it" in done.stderr
+
+
+def test_no_ray_at_the_address_is_one_error(search):
+    done = search("--hpo --hpo_trials 1 --ray_address 127.0.0.1:1 --run_name s")
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1
+    assert "no Ray answers there" in done.stderr
