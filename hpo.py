@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -24,6 +25,7 @@ import workers
 from engine import fit
 from errors import InputError
 from evaluation import scores, select_device
+from locks import locked
 from models.pretrained import read_json
 from option_types import non_negative_float, positive_int
 from preparation import prepare
@@ -152,17 +154,20 @@ def start_ray(args: Namespace) -> None:
     """Join the Ray that --ray_address names, or start one. Raises InputError."""
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": "error"}
+    quiet = {"log_to_driver": False, "logging_level": "fatal"}  # we report failures ourselves
     if args.ray_address is None:
         ray.init("local", include_dashboard=False, **quiet)
         return
     try:
+        if args.ray_address != "auto":  # Ray itself would try for many minutes
+            host, _, port = args.ray_address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(args.ray_address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"--ray_address {args.ray_address}: no Ray answers there ({reason}); start one with "
-            "`ray start --head`, or leave the option out"
+            f"--ray_address {args.ray_address}: no Ray answers there ({reason}); expected auto or "
+            "HOST:PORT; start one with `ray start --head`, or leave the option out"
         ) from None
 
 
@@ -183,8 +188,14 @@ def run_trial(sampled: dict, options: dict, directory: str) -> None:
     """
     from ray import tune
 
-    args = Namespace(**options)
     run_dir = Path(directory) / "trials" / tune.get_context().get_trial_id()
+    with locked(run_dir.with_suffix(".lock"), wait=True):  # what a killed search left may linger
+        run_locked_trial(sampled, Namespace(**options), run_dir)
+
+
+def run_locked_trial(sampled: dict, args: Namespace, run_dir: Path) -> None:
+    from ray import tune
+
     done = finished_epochs(run_dir)
     if len(done) == args.epochs:
         for line in done:

@@ -13,6 +13,7 @@ import torch
 import workers
 from batches import Rows
 from checkpoint import atomic_write
+from errors import InputError
 from optimizers.conflicts import WHOLE, ConflictLog
 from run_directory import json_values
 from tasks import TASKS
@@ -84,11 +85,20 @@ class RunLog:
         self.path = run_dir / "metrics.jsonl"
         self.lines = []
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self.lines = [line for line in lines if json.loads(line)["epoch"] <= resumed_epoch]
+            lines = enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1)
+            self.lines = [text for n, text in lines if self.epoch_of(n, text) <= resumed_epoch]
         self.writer = (
             NullWriter() if events_dir is None else open_writer(events_dir, resumed_update)
         )
+
+    def epoch_of(self, number: int, text: str) -> int:
+        try:
+            return int(json.loads(text)["epoch"])
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"{self.path}:{number}: not a line of metrics; remove the line, or the file, to go "
+                "on without what it held"
+            ) from None
 
     def lay_out(self, names: list[str], pair_names: list[str]) -> None:
         """Write the page that answers at a glance: TensorBoard's Custom Scalars.

@@ -17,6 +17,7 @@ from search_space import Choice, Range, trial_options
 from tasks import TASKS
 
 UNKEPT = {*OWN_OPTIONS, "hpo", "hpo_resume", "ray_address", "run_name", "logdir"}
+NEGATED = {"write_summary": "no_tensorboard", "train_classifier": "no_train_classifier"}
 
 
 class TrialPrinter(Callback):
@@ -123,6 +124,9 @@ def format_cell(value: object) -> str:
 def write_best(path: Path, args: Namespace, settings: dict) -> None:
     """Every option of the best trial, a line each: `@best.json` gives them to a script again."""
     kept = {name: getattr(args, name) for name in args.given if name not in UNKEPT}
+    for name, flag in NEGATED.items():
+        if kept.pop(name, True) is False:
+            kept[flag] = True
     lines = [f"  {json.dumps(name)}: {json.dumps(v)}" for name, v in (kept | settings).items()]
     with atomic_write(path) as file:
         file.write("{\n" + ",\n".join(lines) + "\n}\n")

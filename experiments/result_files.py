@@ -21,8 +21,8 @@ import torch
 
 from datasets import SPLITS, read_examples, task_file
 from errors import InputError
-from experiments.locks import locked
 from experiments.row_files import Row
+from locks import locked
 from models.pretrained import read_json
 from run_directory import read_options, write_json
 from tasks import TASKS, Task

@@ -28,7 +28,6 @@ sys.path.insert(0, str(ROOT))
 
 from datasets import default_data_dir  # noqa: E402
 from errors import InputError, exit_status  # noqa: E402
-from experiments.locks import locked  # noqa: E402
 from experiments.result_files import (  # noqa: E402
     Settings,
     fingerprint,
@@ -40,6 +39,7 @@ from experiments.result_files import (  # noqa: E402
 )
 from experiments.row_files import Row, read_rows  # noqa: E402
 from interrupts import StopSignal  # noqa: E402
+from locks import locked  # noqa: E402
 from models.pretrained import read_json  # noqa: E402
 from option_types import count  # noqa: E402
 from options import parse_args  # noqa: E402

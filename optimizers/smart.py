@@ -121,10 +121,14 @@ class Smart:
 
     def draw_noise(self, x: Tensor, batch: Batch) -> Tensor:
         """ν [B, L, H]: drawn for the rows of all workers, so that their number changes nothing."""
-        num_rows = num_examples(batch)
-        num_sequences = len(x) // len(batch["labels"]) * num_rows
-        whole = torch.randn(num_sequences, *x.shape[1:], generator=self.generator)
-        return workers.take(whole, num_rows).to(x.device) * self.noise_std
+        if workers.size() == 1:
+            noise = torch.randn(x.shape, generator=self.generator)
+        else:
+            num_rows = num_examples(batch)
+            num_sequences = len(x) // len(batch["labels"]) * num_rows
+            whole = torch.randn(num_sequences, *x.shape[1:], generator=self.generator)
+            noise = workers.take(whole, num_rows)
+        return noise.to(x.device) * self.noise_std
 
     def after_step(self, progress: float) -> None:
         """Move θ̃ toward θ, after `optimizer.step`. progress: share of all updates done."""

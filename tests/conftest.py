@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from argparse import Namespace
 from pathlib import Path
 
@@ -131,3 +132,15 @@ def data_copy(tmp_path) -> Path:
             name = f"{task.stem}-{end}.csv"
             (directory / name).write_bytes((SAMPLE / name).read_bytes())
     return directory
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 KiB; needs to be root."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

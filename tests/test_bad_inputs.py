@@ -147,6 +147,53 @@ CASES = {  # what is wrong: (damage, flags, what the line must say)
         "truncated or not a checkpoint",
     ),
     "to resume with other options": (nothing, "--resume {run} --lr 1", "takes --lr from the run's"),
+    "a run's options damaged": (
+        truncate("run", "args.json"),
+        "--resume {run}",
+        "args.json: cannot",
+    ),
+    "a run's options of another kind": (
+        replace("run", "args.json", b'{"options": {}}'),
+        "--resume {run}",
+        "args.json: holds no options of a run",
+    ),
+    "a run's tokenizer missing": (
+        replace("run", "tokenizer.json", None),
+        "--resume {run} --epochs 2",
+        "no tokenizer can be",
+    ),
+    "a run's metrics damaged": (
+        truncate("run", "metrics.jsonl"),
+        "--resume {run} --epochs 2",
+        "metrics.jsonl:1: not a line of metrics",
+    ),
+    "an @file with an open quote": (
+        replace("folder", "flags", b"--run_name 'a"),
+        "@{folder}/flags",
+        "in an @file: No closing quotation",
+    ),
+    "an @file that is not there": (nothing, "@{folder}/none", "No such file"),
+    "a space of another option": (
+        replace("folder", "space.json", b'{"batch_size": [1, 2]}'),
+        "--hpo --hpo_space {folder}/space.json",
+        "space.json: 'batch_size' is not searched here",
+    ),
+    "a space that is no JSON": (
+        replace("folder", "space.json", b"lr: 1"),
+        "--hpo --hpo_space {folder}/space.json",
+        "space.json: cannot be read as JSON",
+    ),
+    "to go on with what is no search": (nothing, "--hpo_resume {run}", "no search.json in it"),
+    "a damaged search": (
+        replace("run", "search.json", b"{"),
+        "--hpo_resume {run}",
+        "search.json: cannot be read as JSON",
+    ),
+    "a layer that is not there": (
+        nothing,
+        "--train_mode single_layers --layers 1 7",
+        "7 is not one of 1 to 2",
+    ),
     "a file where runs should go": (
         nothing,
         "--logdir {data}/" + SST,
@@ -167,7 +214,7 @@ def place(tmp_path, data_copy, tiny_model, run_copy) -> Place:
 def run_command(place: Place, flags: str, capfd) -> tuple[int, str]:
     """Exit status and stderr of entry 1."""
     words = shlex.split(flags.format(**place._asdict()))
-    if "--resume" not in words:
+    if not {"--resume", "--hpo_resume"} & set(words):
         defaults = ["--data_dir", place.data, "--model_name", place.model]
         words = [*map(str, defaults), "--logdir", str(place.run.parent), *SMALL.split(), *words]
     capfd.readouterr()
@@ -192,18 +239,6 @@ def test_bad_input_is_one_line(case, place, capfd, monkeypatch):
     assert re.search(message, lines[0])
     print(f"{case}: {lines[0].replace(str(place.folder.parent) + '/', '')}")
     assert sorted(path for path in place.folder.parent.rglob("*")) == before
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 200 KiB; needs to be root."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_partial_file(place, small_disk, capfd):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from saved_state import assert_same, final_state
 
 import checkpoint
 import interrupts
@@ -35,33 +36,6 @@ def stop_after(monkeypatch):
         monkeypatch.setattr(interrupts.StopSignal, "check", check)
 
     return arm
-
-
-def final_state(run: Path) -> tuple[dict, dict, list[dict]]:
-    """Last and best checkpoint, and metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        del line["examples_per_second"], line["peak_memory_mib"]
-    last = checkpoint.load(run / "checkpoints" / "last.pt")
-    for group in last["optimizer"]["param_groups"]:
-        group.pop("differentiable", None)  # torch's own, in groups that are made after a load
-    return last, checkpoint.load(run / "checkpoints" / "best.pt"), lines
-
-
-def assert_same(one: object, other: object, where: str = "") -> None:
-    """Equal to the last bit, tensors and all."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for i, (left, right) in enumerate(zip(one, other)):
-            assert_same(left, right, f"{where}/{i}")
-    elif not where.endswith("/seconds"):
-        assert one == other, where
 
 
 def flags_of(scheduler: str) -> list[str]:
@@ -263,15 +237,18 @@ def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
         assert_same(one, other)
 
 
-def test_a_signal_stops_after_the_update_and_restores_the_handlers():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_a_signal_stops_after_the_update_and_restores_the_handlers(name):
+    signum = signal.Signals[name]
+    before = signal.getsignal(signum)
     with interrupts.stop_on_signals("go on so") as stop:
         stop.check()
-        os.kill(os.getpid(), signal.SIGUSR1)
-        with pytest.raises(interrupts.Interrupted, match="stopped by SIGUSR1; go on so") as caught:
+        os.kill(os.getpid(), signum)
+        message = f"stopped by {name}; saved; go on with: go on so"
+        with pytest.raises(interrupts.Interrupted, match=message) as caught:
             stop.check()
-    assert caught.value.signum == signal.SIGUSR1
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert caught.value.signum == signum
+    assert signal.getsignal(signum) is before
 
 
 def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):

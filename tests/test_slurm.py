@@ -43,9 +43,10 @@ def submit(slurm, tmp_path):
 
 
 def wait_for(job: int | str, environ: dict) -> None:
-    """Until no part of the job waits or runs."""
-    check = f"while [[ -n $(squeue -h -j {job} -t PD,R,CG,S 2>/dev/null) ]]; do :; done"
-    subprocess.run(["timeout", "400", "bash", "-c", check], env=environ, check=True)
+    """Until the job, all its parts and restarts, is over: then SLURM lets a job start that depends
+    on it."""
+    command = ["srun", "--quiet", f"--dependency=afterany:{job}", "--mem=10", "true"]
+    subprocess.run(command, env=environ, check=True, timeout=500)
 
 
 def test_a_smoketest_job(submit, slurm):

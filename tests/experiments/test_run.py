@@ -31,7 +31,7 @@ def test_a_failing_row_is_reported_and_the_rest_finishes(place):
     assert "invalid choice: 'nothing'" in error
     log = Path(error.partition("(all of it: ")[2].rstrip(")"))
     assert "invalid choice" in log.read_text()
-    names = sorted(path.name.split("-")[0] for path in (place / "results").iterdir())
+    names = sorted(path.name.split("-")[0] for path in (place / "results").glob("*.json"))
     assert names == ["dev_labels", "joint", "turns"]
 
 
@@ -98,7 +98,7 @@ def test_an_unknown_option_is_refused_before_anything_runs(capsys):
 
 def test_a_second_runner_is_refused(tmp_path):
     with run.locked(tmp_path / "a.lock"):
-        with pytest.raises(InputError, match="another runner, or a run of one that was killed"):
+        with pytest.raises(InputError, match="a.lock: another process is at work on it"):
             with run.locked(tmp_path / "a.lock"):
                 pass
         with run.locked(tmp_path / "b.lock"):  # another run is nobody's business
@@ -144,7 +144,7 @@ def test_what_main_adds_to_its_metrics_is_taken_over(place, tmp_path):
 
 def test_remaining_time_is_estimated_from_the_same_row(place, tiny_model, few_rows):
     args, shared = run.parse(words(place, tiny_model, few_rows, "--epochs 9"))
-    runner = run.Runner(args, shared, -1, run.ForwardedStop(""))
+    runner = run.Runner(args, shared, run.ForwardedStop(""))
     rows = read_rows(place / "rows")
     plan = [(rows[name], seed) for seed in (1, 2) for name in ("joint", "turns", "far")]
     assert run.time_left(runner, plan, plan) == ""
@@ -159,7 +159,7 @@ def test_remaining_time_is_estimated_from_the_same_row(place, tiny_model, few_ro
 
 def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(place, tiny_model, few_rows):
     args, shared = run.parse(words(place, tiny_model, few_rows, "--epochs 7"))
-    runner = run.Runner(args, shared, -1, run.ForwardedStop(""))
+    runner = run.Runner(args, shared, run.ForwardedStop(""))
     row = read_row(place / "rows" / "joint.txt")
     assert runner.earlier_parts(row, 1) == []
     last = runner.run_dir(row, 1) / "checkpoints" / "last.pt"
@@ -205,7 +205,7 @@ def test_killed_and_stopped_runs_go_on(tmp_path, invoke, tiny_model, few_rows):
         process.wait()
         [lock] = (tmp_path / "work").glob("*.lock")
         _, error = invoke(tmp_path, flags)  # the child is at work
-        assert "another runner" in str(error)
+        assert "another process is at work" in str(error)
         os.killpg(process.pid, signal.SIGKILL)
     with run.locked(lock, wait=True):  # until the child's end
         assert not (tmp_path / "results").exists()

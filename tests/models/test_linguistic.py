@@ -216,11 +216,11 @@ def loads(monkeypatch):
 def test_second_call_loads_nothing(loads, tmp_path, monkeypatch, capsys):
     texts = ["ab c", "déf"]
     first = tag_texts(texts, tmp_path)
-    assert "tagging 2 sentences with en_core_web_sm 3.8.0, spacy 3.8.1" in capsys.readouterr().out
+    assert "tagging 2 sentences with en_core_web_sm 3.8.0, spacy 3.8.1" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "spacy", None)  # any import of it fails now
     second = tag_texts(texts, tmp_path)
     (path,) = tmp_path.iterdir()
-    assert capsys.readouterr().out == f"POS and NER tags of 2 sentences from {path}\n"
+    assert capsys.readouterr().err == f"POS and NER tags of 2 sentences from {path}\n"
     assert loads == ["en_core_web_sm"]
     assert first.starts.tolist() == [0, 3, STRIDE] and first.ends.tolist() == [2, 4, STRIDE + 3]
     for name, array in vars(first).items():

@@ -22,8 +22,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(
-                f"{path}: another runner, or a run of one that was killed, is at work on it; wait "
-                "for its end, or stop it"
+                f"{path}: another process is at work on it, or what a killed one left behind; "
+                "wait for its end, or stop it"
             ) from None
         yield descriptor
     finally:

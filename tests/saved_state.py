@@ -1,0 +1,37 @@
+"""What a run leaves behind, compared to the last bit."""
+
+import json
+from pathlib import Path
+
+import torch
+
+import checkpoint
+
+
+def final_state(run: Path, folder: Path | None = None) -> tuple[dict, dict, list[dict]]:
+    """Last and best checkpoint, in `folder` or in the run's own, and metrics.jsonl without what
+    depends on the clock."""
+    folder = folder or run / "checkpoints"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["examples_per_second"], line["peak_memory_mib"]
+    last = checkpoint.load(folder / "last.pt")
+    for group in last["optimizer"]["param_groups"]:
+        group.pop("differentiable", None)  # torch's own, in groups that are made after a load
+    return last, checkpoint.load(folder / "best.pt"), lines
+
+
+def assert_same(one: object, other: object, where: str = "") -> None:
+    """Equal to the last bit, tensors and all."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, (left, right) in enumerate(zip(one, other)):
+            assert_same(left, right, f"{where}/{i}")
+    elif not where.endswith("/seconds"):
+        assert one == other, where

@@ -1,0 +1,113 @@
+"""Faults that strike in the middle of a write: kills, and disks that are full or read-only.
+
+`python -m pytest tests/test_faults.py -rP` prints what a user sees.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from saved_state import assert_same, final_state
+
+import checkpoint
+from errors import exit_status
+
+SIZES = "--samples_per_epoch 8 --batch_size 4 --epochs 2 --dev_samples 8 --no_tensorboard".split()
+WRITTEN = {  # file -> how often a run of two epochs writes it
+    "args.json": 1,
+    "tokenizer.json": 1,
+    "metrics.jsonl": 2,
+    "last.pt": 2,
+    "best.pt": 2,
+    "metrics-dev.json": 1,
+    "sst-sentiment-dev-output.csv": 1,
+}
+
+
+def killed_at(target: str, is_after: bool, count: int, command) -> None:
+    """Run `command` in a process that kill -9 ends at its count-th writing of `target`: before
+    the file takes its name, or right after."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+        return
+    original, calls = os.replace, []
+
+    def replace(source: object, to: object) -> None:
+        calls.append(Path(to).name)
+        is_it = calls.count(target) == count and calls[-1] == target
+        if is_it and not is_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(source, to)
+        if is_it:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace
+    try:
+        command()
+    finally:
+        os._exit(1)  # a child of pytest must not go on as one
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model, tmp_path_factory):
+    """The run that nothing disturbed."""
+    from conftest import SAMPLE
+
+    import train_multitask
+    from options import parse_args
+
+    flags = [*SIZES, "--model_name", tiny_model, "--data_dir", SAMPLE, "--run_name", "whole"]
+    flags += ["--logdir", tmp_path_factory.mktemp("whole")]
+    args = parse_args(train_multitask.get_args_parser(), list(map(str, flags)))
+    train_multitask.main(args)
+    return Path(args.run_dir)
+
+
+@pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_killed_at_any_write_the_run_goes_on_to_the_same_bits(
+    train, whole, tmp_path, name, is_after
+):
+    run = tmp_path / "runs" / "a"
+    killed_at(name, is_after, WRITTEN[name], lambda: train(*SIZES, "--run_name", "a"))
+    for path in run.rglob("*.pt"):  # whatever has a name is whole
+        checkpoint.load(path)
+    if run.exists():
+        train("--resume", run)
+    else:  # killed before there was a run: the same command makes it
+        train(*SIZES, "--run_name", "a")
+    for one, other in zip(final_state(whole), final_state(run)):
+        assert_same(one, other)
+    predictions = sorted((whole / "predictions").iterdir())
+    assert [path.name for path in predictions] == sorted(
+        path.name for path in (run / "predictions").iterdir() if not path.name.startswith(".")
+    )
+    for path in predictions:
+        assert path.read_bytes() == (run / "predictions" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("free", [0, 4, 8, 12, 40, 48, 56, 64, 72, 96])
+def test_a_disk_that_fills_anywhere_is_one_line_and_loses_nothing(
+    train, small_disk, whole, tmp_path, capfd, free
+):
+    """KiB left for all but the checkpoints; with more of them the run goes on to the same bits."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes((200 - free) * 1024))
+    run, folder = small_disk / "a", tmp_path / "checkpoints"
+    flags = [flag for flag in SIZES if flag != "--no_tensorboard"]
+    flags += ["--logdir", small_disk, "--run_name", "a", "--filepath", folder]
+    status = exit_status(lambda: train(*flags))
+    err = capfd.readouterr().err
+    assert status in (0, 1) and len(err.splitlines()) == status and "Traceback" not in err, err
+    print(f"{free} KiB: {err or 'enough'}")
+    assert not [path for path in small_disk.rglob("*") if "partial" in path.name]
+    ballast.unlink()
+    if run.exists():
+        train("--resume", run)
+    else:
+        train(*flags)
+    for one, other in zip(final_state(whole), final_state(run, folder)):
+        assert_same(one, other)
