@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ def exit_status(command: Callable[[], None]) -> int:
     several workers, the first that has something to say does.
     """
     warnings.showwarning = show_warning
+    threading.excepthook = show_thread_error
     try:
         command()
         workers.leave()
@@ -48,3 +50,9 @@ def show_warning(message: Warning | str, *where: object) -> None:
     """One line, without the place in our source that a user cannot mend."""
     if workers.is_main():
         print(f"warning: {message}", file=sys.stderr)
+
+
+def show_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Nothing of an OSError, a full disk under TensorBoard's thread: `command` raises it too."""
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)

@@ -40,12 +40,33 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
 
 
-def open_writer(events_dir: Path, resumed_update: int | None) -> object:
-    """TensorBoard's writer; events after `resumed_update` of an earlier process become void."""
-    from torch.utils.tensorboard import SummaryWriter  # slow to import
+class EventWriter:
+    """TensorBoard's writer, whose errors name its directory. Events after `resumed_update` of an
+    earlier process become void."""
 
-    purge_step = None if resumed_update is None else resumed_update + 1
-    return SummaryWriter(str(events_dir), purge_step=purge_step, flush_secs=30)
+    def __init__(self, events_dir: Path, resumed_update: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.events_dir = events_dir
+        purge_step = None if resumed_update is None else resumed_update + 1
+        self.writer = self.named(SummaryWriter)(
+            str(events_dir), purge_step=purge_step, flush_secs=30
+        )
+
+    def __getattr__(self, name: str) -> Callable:
+        return self.named(getattr(self.writer, name))
+
+    def named(self, method: Callable) -> Callable:
+        def call(*args: object, **options: object) -> object:
+            try:
+                return method(*args, **options)
+            except OSError as error:
+                raise OSError(
+                    f"{self.events_dir}: events cannot be written: {error.strerror or error}; "
+                    "make room and go on with --resume"
+                ) from None
+
+        return call
 
 
 def build_run_log(
@@ -88,7 +109,7 @@ class RunLog:
             lines = enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1)
             self.lines = [text for n, text in lines if self.epoch_of(n, text) <= resumed_epoch]
         self.writer = (
-            NullWriter() if events_dir is None else open_writer(events_dir, resumed_update)
+            NullWriter() if events_dir is None else EventWriter(events_dir, resumed_update)
         )
 
     def epoch_of(self, number: int, text: str) -> int:

@@ -36,7 +36,7 @@ def words(place: Path, model: Path, data: Path, flags: str) -> list[str]:
     return shlex.split(f"{flags} {folders} --model_name {model} --data_dir {data} {SIZES}")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Children compute on one thread, as the tests do."""
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def one_thread():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def invoke(tiny_model, few_rows):
     """Call the runner in this process; its output, and its failure or None."""
 
@@ -60,7 +60,7 @@ def invoke(tiny_model, few_rows):
     return run_in
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory, invoke):
     """A finished invocation: three rows with one seed, of which one fails."""
     directory = tmp_path_factory.mktemp("experiments")
