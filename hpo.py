@@ -108,6 +108,8 @@ def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice
     """All trials of the search, those of before included, as Ray's results."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ray's state is saved whenever it changes: a trial it forgot would be another one after a kill.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "0")
     import ray
     from ray import tune
     from ray.tune.schedulers import AsyncHyperBandScheduler

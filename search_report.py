@@ -36,6 +36,7 @@ class TrialPrinter(Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: object, **_) -> None:
         self.print_end(trials, trial, "failed")
+        free_trial(self.directory, trial.trial_id)
 
     def print_end(self, trials: list, trial: object, how: str) -> None:
         ended = {t.trial_id for t in trials if t.is_finished()} | {trial.trial_id}

@@ -114,7 +114,7 @@ def search(tiny_model, few_rows, tmp_path):
 def kill_a_trial(search: subprocess.Popen) -> None:
     """kill -9 one of the trials' processes, as a machine without memory would."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        if path.read_bytes().startswith(b"ray::run_trial") and is_child(path.parent, search.pid):
+        if path.read_bytes().startswith(b"ray::ImplicitFunc") and is_child(path.parent, search.pid):
             os.kill(int(path.parent.name), signal.SIGKILL)
             return
     raise AssertionError("no trial is running")
@@ -173,7 +173,7 @@ def test_without_a_single_epoch_there_is_no_best(search, tmp_path):
     """A task weight beyond float32 makes every loss infinite."""
     done = search("--hpo --hpo_only --hpo_trials 2 --run_name s --task_weights sst=1e39")
     assert done.returncode == 1
-    assert done.stdout.count(" failed: ") == 2 and "loss" in done.stdout
+    assert done.stdout.count(" failed: FloatingPointError: gradient norm is nan") == 2
     assert done.stderr.count("error: ") == 1 and "no trial has finished an epoch" in done.stderr
     assert not (tmp_path / "s" / "best.json").exists()
 
