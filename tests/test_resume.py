@@ -237,10 +237,27 @@ def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
         assert_same(one, other)
 
 
+@pytest.fixture
+def handler():
+    """Set a signal's handler for a test, whatever the tests themselves are run under."""
+    previous = {}
+
+    def install(signum, new):
+        previous.setdefault(signum, signal.signal(signum, new))
+
+    yield install
+    for signum, old in previous.items():
+        signal.signal(signum, old)
+
+
+def on_signal(*args):
+    raise AssertionError("this handler was to be replaced")
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
-def test_a_signal_stops_after_the_update_and_restores_the_handlers(name):
+def test_a_signal_stops_after_the_update_and_restores_the_handlers(handler, name):
     signum = signal.Signals[name]
-    before = signal.getsignal(signum)
+    handler(signum, on_signal)
     with interrupts.stop_on_signals("go on so") as stop:
         stop.check()
         os.kill(os.getpid(), signum)
@@ -248,7 +265,15 @@ def test_a_signal_stops_after_the_update_and_restores_the_handlers(name):
         with pytest.raises(interrupts.Interrupted, match=message) as caught:
             stop.check()
     assert caught.value.signum == signum
-    assert signal.getsignal(signum) is before
+    assert signal.getsignal(signum) is on_signal
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_so(handler):
+    """nohup: the run outlives its terminal."""
+    handler(signal.SIGHUP, signal.SIG_IGN)
+    with interrupts.stop_on_signals("go on so") as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        stop.check()
 
 
 def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):

@@ -1,0 +1,91 @@
+"""Pictures of TensorBoard's pages, as a browser shows them: Chromium without a window.
+
+    python experiments/dashboard.py --logdir runs --pages custom_scalars hparams --out_dir pictures
+
+Starts TensorBoard for the log directory on this machine alone, and writes <page>.png for each page.
+"""
+
+import argparse
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from argparse import Namespace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from errors import InputError, exit_status  # noqa: E402
+from option_types import positive_int  # noqa: E402
+
+PAGES = ("custom_scalars", "timeseries", "scalars", "images", "hparams")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+START_SECONDS = 120
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def wait_for(url: str, process: subprocess.Popen) -> None:
+    """Until TensorBoard answers and has read the runs. Raises InputError if it does not."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/data/runs", timeout=10) as answer:
+                if answer.read().strip() != b"[]":
+                    return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise InputError("TensorBoard shows no runs; is there a tensorboard folder in --logdir?")
+
+
+def take_picture(browser: str, url: str, path: Path, args: Namespace) -> None:
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--window-size={args.width},{args.height}", f"--screenshot={path.resolve()}"]
+    command += ["--virtual-time-budget=30000", "--run-all-compositor-stages-before-draw", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if not path.is_file():
+        raise InputError(f"{browser} has taken no picture: {done.stderr.strip()[-300:]}")
+    print(path)
+
+
+def main(args: Namespace) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise InputError(f"no browser here, expected one of {', '.join(BROWSERS)}")
+    out_dir = Path(args.out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", args.logdir]
+    command += ["--port", str(port), "--samples_per_plugin", "images=100"]
+    board = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(url, board)
+        for page in args.pages:
+            take_picture(browser, f"{url}/?darkMode=false#{page}", out_dir / f"{page}.png", args)
+    finally:
+        board.terminate()
+        board.wait()
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--logdir", default=str(ROOT / "runs"), help="log directory that TensorBoard shows")
+    add("--pages", nargs="+", choices=PAGES, default=PAGES, help="pages to picture")
+    add("--out_dir", default=str(ROOT / "experiments" / "figures"), help="where <page>.png go")
+    add("--width", type=positive_int, default=1600, help="of the window, in pixels")
+    add("--height", type=positive_int, default=1200, help="of the window, in pixels")
+    return parser
+
+
+if __name__ == "__main__":
+    args = get_args_parser().parse_args()
+    sys.exit(exit_status(lambda: main(args)))
