@@ -69,7 +69,8 @@ def train_step(
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).to(device)
     hessian_norm = optimizer.hessian_norm() if is_hessian_due else torch.zeros_like(grad_norm)
     others = torch.stack([grad_norm, hessian_norm, num_stopping])
-    *values, norm, curvature, num_stopping = torch.cat([losses, others]).tolist()
+    with workers.watched():  # nccl fails here, where its sums are waited for
+        *values, norm, curvature, num_stopping = torch.cat([losses, others]).tolist()
     workers.note_votes(num_stopping)
     means = mean_losses(update, values)
     check_finite(means, norm, curvature, where)
@@ -192,7 +193,7 @@ def fit(
         checkpoint.save(checkpoints / "last.pt", training.state_dict())
 
     while progress.epoch < args.epochs and not is_out_of_patience(progress, args.patience):
-        is_profiled = args.profiler and workers.is_main()
+        is_profiled = args.profiler and workers.is_main() and progress.epoch == 0
         trace_path = Path(args.run_dir) / "profile.json" if is_profiled else None
         try:
             train_one_epoch(training, log, save, check, trace_path)
@@ -201,6 +202,7 @@ def fit(
             )
         except Interrupted:
             save()
+            workers.barrier()  # who ends first makes torchrun end the others
             raise
         deciding = {name: scores(metrics)[name] for name in training.task_scheduler.names}
         mean = mean_score(deciding)
@@ -210,6 +212,7 @@ def fit(
             metrics, mean, lr, peak_memory_mib(next(training.model.parameters()).device)
         )
         line |= mean_over_workers(training.model.epoch_statistics())
+        workers.check_replicas(training.model)
         if progress.best_epoch == progress.epoch:
             best = {"model": training.model.state_dict(), "epoch": progress.epoch, "score": mean}
             checkpoint.save(checkpoints / "best.pt", best)

@@ -11,10 +11,12 @@ probability (a score has none).
 
 import argparse
 import csv
+import math
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from run_directory import read_options, write_json
 from tasks import TASKS, Task, mean_score
 
 BATCH_SIZE = 64
+TURNS_A_VOTE = 20  # batches of each worker between votes on stopping
 Metrics = dict[str, dict[str, float]]
 
 
@@ -67,10 +70,15 @@ def predict_logits(
     device = next(model.parameters()).device
     model.eval()
     logits = np.zeros((len(data), data.task.num_outputs), dtype=np.float32)
-    for chunk, batch in data.sequential_batches(BATCH_SIZE, rows):
-        batch = {key: tensor.to(device) for key, tensor in batch.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
-            logits[chunk] = model(data.task, batch).cpu().numpy()
+    num_turns = math.ceil(len(rows) / (BATCH_SIZE * workers.size()))
+    batches = data.sequential_batches(BATCH_SIZE, rows)
+    for turn in range(num_turns):
+        for chunk, batch in islice(batches, 1):  # a worker may have none in the last turn
+            batch = {key: tensor.to(device) for key, tensor in batch.items()}
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
+                logits[chunk] = model(data.task, batch).cpu().numpy()
+        if turn % TURNS_A_VOTE == 0:
+            workers.note_votes(workers.sum_([torch.zeros(1, device=device)]).item())
         check()
     if workers.size() > 1:
         total = torch.from_numpy(logits).to(device)  # zeros where other workers' rows are
@@ -265,6 +273,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: Namespace) -> None:
+    select_device(args.use_gpu)
     workers.join(args.use_gpu)
     if args.input is not None:
         label_text(args.run, args.task, args.input, args.use_gpu)

@@ -65,8 +65,9 @@ def search(args: Namespace) -> Namespace | None:
     args, directory = resumed_search(args) if args.hpo_resume else new_search(args)
     space = search_space(args)
     print(f"search: {args.hpo_trials} trials of {', '.join(space)}\nsearch directory: {directory}")
-    trials = run_trials(args, directory, space)
-    best = report_search(directory, space, trials, args)
+    with locked(directory / "search.lock"):
+        trials = run_trials(args, directory, space)
+        best = report_search(directory, space, trials, args)
     if args.hpo_only:
         return None
     print(f"\ntraining the best options in full: {directory / 'best'}")
@@ -75,20 +76,23 @@ def search(args: Namespace) -> Namespace | None:
 
 def new_search(args: Namespace) -> tuple[Namespace, Path]:
     """Make the search's directory, with all that --hpo_resume needs."""
-    select_device(args.use_gpu)  # rather here than in every trial
+    if args.ray_address is None:
+        select_device(args.use_gpu)  # rather here than in every trial
     for name in (*PATHS, *(f"{task}_{split}" for task in TASKS for split in ("train", "dev"))):
         if getattr(args, name) is not None:  # trials run elsewhere
             setattr(args, name, os.path.abspath(getattr(args, name)))
     if Path(args.model_name).is_dir():
         args.model_name = os.path.abspath(args.model_name)
     directory = Path(args.logdir) / (args.run_name or time.strftime("search-%Y%m%d-%H%M%S"))
-    if directory.exists():
+    args.narrowed = {} if args.hpo_space is None else read_json(Path(args.hpo_space))
+    search_space(args)  # a mistake in it leaves no directory behind
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
         raise InputError(
             f"{directory}: exists; choose another --run_name, or go on with it: --hpo_resume "
             f"{directory}"
-        )
-    args.narrowed = {} if args.hpo_space is None else read_json(Path(args.hpo_space))
-    search_space(args)  # a mistake in it leaves no directory behind
+        ) from None
     write_json(directory / "search.json", {"options": vars(args)})
     return args, directory
 
@@ -158,7 +162,8 @@ def start_ray(args: Namespace) -> None:
 
     quiet = {"log_to_driver": False, "logging_level": "fatal"}  # we report failures ourselves
     if args.ray_address is None:
-        ray.init("local", include_dashboard=False, **quiet)
+        cores = len(os.sched_getaffinity(0))  # a job's share of the machine
+        ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
         return
     try:
         if args.ray_address != "auto":  # Ray itself would try for many minutes

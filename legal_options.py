@@ -170,6 +170,11 @@ CONTRADICTIONS = (
         "--hpo_gpus gives trials a GPU that they use with --use_gpu alone; add that, or drop it",
     ),
     Contradiction(
+        "--hpo --use_gpu --hpo_gpus 2",
+        lambda a: a.hpo and a.hpo_gpus is not None and a.use_gpu and not 0 < a.hpo_gpus <= 1,
+        "--hpo_gpus is a trial's share of one GPU: above 0 and at most 1, a trial is one process",
+    ),
+    Contradiction(
         "--hpo --filepath weights",
         lambda a: a.hpo and (a.filepath is not None or a.predictions_path is not None),
         "--hpo makes a run directory for every trial; --filepath and --predictions_path would mix "

@@ -13,7 +13,8 @@ from errors import InputError
 def locked(path: Path, wait: bool = False) -> Iterator[int]:
     """Hold the lock file `path`; yields its descriptor, which a child may inherit.
 
-    Raises InputError where another process holds it, unless told to wait.
+    Raises InputError where another process holds it, unless told to wait. On a file system without
+    locks nothing is held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -25,6 +26,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[int]:
                 f"{path}: another process is at work on it, or what a killed one left behind; "
                 "wait for its end, or stop it"
             ) from None
+        except OSError:  # some cluster file systems have no locks
+            pass
         yield descriptor
     finally:
         os.close(descriptor)

@@ -51,7 +51,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        if not workers.is_main():  # worker 0 reads the same line, and says so
+        if not workers.is_first_to_report():  # another worker reads the same line, and says so
             self.exit(2)
         super().error(message)
 
@@ -127,6 +127,11 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         raise InputError(
             f"--max_length is {args.max_length}, but this encoder has positions for "
             f"{config.max_tokens}"
+        )
+    if args.batch_size < workers.size():
+        warnings.warn(
+            f"--batch_size is {args.batch_size} and there are {workers.size()} workers: some idle",
+            stacklevel=2,
         )
     args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
     if args.lr is None:

@@ -28,7 +28,8 @@ def prepare(args: Namespace) -> tuple[Namespace, Training, dict[str, dict[str, R
     device = select_device(args.use_gpu)
     checkpoint.seed_everything(args.seed)
     last = Path(args.filepath) / "last.pt" if args.resume else None
-    is_saved = last is not None and last.is_file()
+    # Worker 0's view of the disk counts: another machine's may be behind.
+    is_saved = workers.broadcast(last is not None and last.is_file())
     # A saved run carries its own config and tokenizer, and needs its first weights no more.
     with workers.main_first():  # which may download it
         directory = (
@@ -52,6 +53,7 @@ def prepare(args: Namespace) -> tuple[Namespace, Training, dict[str, dict[str, R
     workers.seed_dropout(args.seed)
     if is_saved:
         training.load_state_dict(checkpoint.load(last))
+    workers.check_replicas(model)
     if args.resume is None:
         make_run_dir(args, config, tokenizer)
     else:

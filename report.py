@@ -4,6 +4,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 import checkpoint
 import workers
 from batches import Rows
@@ -20,7 +22,8 @@ def print_start(args: Namespace, training: Training) -> None:
     print(
         f"model: {args.model_name}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained\n"
         f"training: {args.epochs} epochs of {training.updates_per_epoch} updates, "
-        f"lr {args.lr:g}, batch {args.batch_size} a task, seed {args.seed}\n"
+        f"lr {args.lr:g}, batch {args.batch_size} a task, seed {args.seed}, "
+        f"on {device_name(args)}\n"
         f"run: {args.run_dir}"
     )
     progress = training.progress
@@ -28,6 +31,12 @@ def print_start(args: Namespace, training: Training) -> None:
         print(f"resumed after epoch {progress.epoch}, update {progress.update} of the next")
     elif args.resume is not None:
         print("no checkpoint yet: starting over")
+
+
+def device_name(args: Namespace) -> str:
+    """What the run computes on, and on how many of them."""
+    device = torch.cuda.get_device_name() if args.use_gpu else "CPU"
+    return f"{workers.size()} x {device}" if workers.size() > 1 else device
 
 
 def finish(
@@ -40,6 +49,7 @@ def finish(
     """Evaluate the best checkpoint on all of dev, predict test, and say where everything is."""
     workers.barrier()  # worker 0 has written the checkpoints
     best = checkpoint.load_weights(Path(args.filepath) / "best.pt", training.model)
+    workers.check_replicas(training.model)
     figures: dict[str, object] = {}
     facts = {"num_parameters": sum(p.numel() for p in training.model.parameters())}
     if training.conflicts is not None:

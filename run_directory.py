@@ -1,5 +1,6 @@
 """A run's own directory: made whole or not at all, and read back for resuming and evaluating."""
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,8 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from tokenizers import Tokenizer
 import workers
 from checkpoint import atomic_write
 from errors import InputError
+from locks import locked
 from models.bert import BertConfig
 from models.pretrained import read_json
 
@@ -53,6 +57,11 @@ def choose_run_dir(args: Namespace) -> None:
         raise InputError(
             f"--filepath {args.filepath}: holds another run's checkpoints; name an empty one"
         )
+    if any(Path(args.predictions_path).glob("*-output.csv")):
+        raise InputError(
+            f"--predictions_path {args.predictions_path}: holds another run's predictions; name an "
+            "empty one"
+        )
 
 
 def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> None:
@@ -63,6 +72,7 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
     """
     if not workers.is_main():
         return
+    check_folders(args)
     logdir = Path(args.logdir)
     try:
         logdir.mkdir(parents=True, exist_ok=True)
@@ -76,11 +86,28 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
         with atomic_write(partial / "tokenizer.json") as file:
             file.write(tokenizer.to_str())
         partial.chmod(0o777 & ~current_umask())
-        os.rename(partial, args.run_dir)  # fails where another run just took the name
+        os.rename(partial, args.run_dir)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InputError(
+                f"{args.run_dir}: another run has just taken this name; start again, or choose a "
+                "--run_name"
+            ) from None
         raise OSError(f"{args.run_dir}: cannot be made: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_folders(args: Namespace) -> None:
+    """Raise OSError, now and not after an epoch, if a folder beside the run's cannot be written."""
+    for name in MOVABLE:
+        folder = Path(getattr(args, name))
+        if not folder.is_relative_to(args.run_dir):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                raise OSError(f"--{name} {folder}: cannot be written: {error.strerror}") from None
 
 
 def current_umask() -> int:
@@ -164,6 +191,17 @@ def resumed_options(given: Namespace) -> Namespace:
     if "filepath" in given.given and not (Path(args.filepath) / "last.pt").is_file():
         raise InputError(f"--filepath {args.filepath}: no last.pt in it to go on from")
     return args
+
+
+@contextmanager
+def run_lock(directory: str | None) -> Iterator[None]:
+    """Keep other processes off a run; None or no run there: nothing to keep them off.
+
+    Worker 0 holds it for all. Raises InputError if another process is at work on the run.
+    """
+    path = None if directory is None else Path(directory) / "config.json"  # never written again
+    with locked(path) if path and path.is_file() and workers.is_main() else nullcontext():
+        yield
 
 
 def keep_options(args: Namespace) -> None:

@@ -29,12 +29,15 @@ while [[ $# -gt 0 && $1 != -* ]]; do
     shift
 done
 
+if [[ " $* " == *" --work_dir"* ]]; then
+    fail "run_experiments.sh: the jobs' runs are in runs/experiments; leave --work_dir out"
+fi
 if ! is_batch_job; then
     find_environment # here, where there is a network
     if ((${#rows[@]} == 0)); then
-        for file in experiments/rows/*.txt; do
-            rows+=("$(basename "$file" .txt)")
-        done
+        mapfile -t rows < <(grep -L "^# not run by default" experiments/rows/*.txt)
+        rows=("${rows[@]##*/}")
+        rows=("${rows[@]%.txt}")
     fi
     mkdir -p slurm_files
     # SBATCH_OPTIONS: flags of sbatch that have no environment variable of their own.
@@ -49,6 +52,7 @@ if (($(granted_gpus) > 0)); then
 fi
 row=${rows[$SLURM_ARRAY_TASK_ID]}
 echo "host: $HOSTNAME, row: $row, restart ${SLURM_RESTART_COUNT:-0}"
+"$python" slurm_job.py versions
 echo "command: experiments/run.py $row $*"
 mkdir -p runs/experiments
-run_job runs/experiments "$python" -u experiments/run.py "$row" "$@"
+run_job "runs/experiments/$row-seed" "$python" -u experiments/run.py "$row" "$@"

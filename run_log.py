@@ -18,6 +18,10 @@ from optimizers.conflicts import WHOLE, ConflictLog
 from run_directory import json_values
 from tasks import TASKS
 
+# What is not compared between runs in TensorBoard.
+OPTIONS_OF_NO_INFLUENCE = {"given", "script", "tasks", "resume", "ray_address", "run_name"}
+OPTIONS_OF_NO_INFLUENCE |= {"tensorboard_subfolder", "write_summary", "profiler", "narrowed"}
+
 
 class NullWriter:
     """Stands in for TensorBoard's writer under --no_tensorboard, so that the loop has no `if`."""
@@ -130,7 +134,7 @@ class RunLog:
         charts = {
             "loss of each task": ["Multiline", [f"loss/{name}" for name in names]],
             "dev score of each task, and their mean": ["Multiline", [*scores, "dev/mean"]],
-            "updates of each task in an epoch": ["Multiline", [f"share/{name}" for name in names]],
+            "updates of each task in an epoch": ["Multiline", [f"updates/{n}" for n in names]],
             "learning rate": ["Multiline", ["train/learning_rate"]],
             "gradient norm before clipping": ["Multiline", ["train/grad_norm"]],
             "examples a second": ["Multiline", ["train/examples_per_second"]],
@@ -158,7 +162,7 @@ class RunLog:
         for name, values in line["dev"].items():
             for metric, value in values.items():
                 self.writer.add_scalar(f"dev_{name}/{metric}", value, step)
-            self.writer.add_scalar(f"share/{name}", line["updates"].get(name, 0), step)
+            self.writer.add_scalar(f"updates/{name}", line["updates"].get(name, 0), step)
         for expert, weight in enumerate(line.get("gate", []), start=1):
             self.writer.add_scalar(f"gate/expert_{expert}", weight, step)
         self.writer.add_scalar("dev/mean", line["mean"], step)
@@ -189,7 +193,8 @@ class RunLog:
         options = {
             key: value if isinstance(value, (bool, int, float, str)) else str(value)
             for key, value in options.items()
-            if not key.endswith(("dir", "path", "_train", "_dev", "_test"))
+            if value not in (None, [], {}) and key not in OPTIONS_OF_NO_INFLUENCE
+            if not key.endswith(("dir", "path", "_train", "_dev", "_test")) and "hpo" not in key
         }
         finals = {f"final/{name}": score for name, score in (scores | {"mean": mean}).items()}
         self.writer.add_hparams(options, finals, run_name=".")

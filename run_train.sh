@@ -41,7 +41,12 @@ if ! is_batch_job; then
 fi
 
 find_environment node
-if [[ ! " $* " =~ " "--(hpo_)?resume[=\ ] ]]; then
+if [[ $script != train_multitask*.py ]]; then # a benchmark, say: no run to go on with
+    exec "$python" -u "$script" "$@"
+fi
+is_resumed=""
+if [[ " $* " =~ " "--(hpo_)?resume[=\ ] ]]; then is_resumed=yes; fi
+if [[ -z $is_resumed ]]; then
     set -- --run_name "job-$SLURM_JOB_ID" "$@" # a --run_name of the user's comes later, and counts
 fi
 run_dir=$("$python" slurm_job.py run_dir "$script" "$@")
@@ -51,6 +56,8 @@ if ((${SLURM_RESTART_COUNT:-0} == 0)); then
     "$python" slurm_job.py header "$script" "$@"
 else
     echo "restart $SLURM_RESTART_COUNT on $HOSTNAME"
+fi
+if ((${SLURM_RESTART_COUNT:-0} > 0)) && [[ -z $is_resumed ]]; then # the user's own words go on too
     again=()
     if [[ " $* " == *" --use_gpu "* ]]; then again=(--use_gpu); fi
     if [[ -f $run_dir/args.json ]]; then
@@ -59,5 +66,5 @@ else
         set -- --hpo_resume "$run_dir" "${again[@]}"
     fi
 fi
-set_launch
-run_job "$saved" "${launch[@]}" "$script" "$@"
+set_launch "$@"
+run_job "$saved/" "${launch[@]}" "$script" "$@"

@@ -12,7 +12,7 @@ from ray.tune import Callback
 
 from checkpoint import atomic_write
 from errors import InputError
-from hpo import OWN_OPTIONS, free_trial
+from hpo import OWN_OPTIONS, finished_epochs, free_trial
 from search_space import Choice, Range, trial_options
 from tasks import TASKS
 
@@ -50,7 +50,8 @@ def report_search(
 
     trials: Ray's results. Raises InputError if none has finished an epoch.
     """
-    rows = sorted((trial_row(trial, args) for trial in trials), key=lambda row: -row["mean"])
+    rows = [trial_row(trial, args, directory) for trial in trials]
+    rows.sort(key=lambda row: (row["mean"] != row["mean"], -row["mean"]))  # nan last
     scored = [row for row in rows if row["mean"] == row["mean"]]
     for row in [row for row in rows if row["error"]]:
         print(f"trial {row['trial']} failed: {row['error']}")
@@ -75,22 +76,27 @@ def report_search(
     return settings
 
 
-def trial_row(trial: object, args: Namespace) -> dict:
-    """One trial's line of the table; its mean is nan before its first epoch."""
+def trial_row(trial: object, args: Namespace, directory: Path) -> dict:
+    """One trial's line of the table: its scores are those of its best epoch, as a run's are; its
+    mean is nan before its first epoch."""
     metrics = trial.metrics or {}
-    epochs = metrics.get("epoch", 0)
-    state = "failed" if trial.error else "done" if epochs == args.epochs else "stopped"
-    if not trial.error and not metrics.get("done"):
+    name = metrics.get("trial_id") or Path(trial.path).name.split("_")[2]
+    lines = finished_epochs(directory / "trials" / name)
+    best = max(lines, key=lambda line: line["mean"], default={"epoch": 0, "mean": float("nan")})
+    epochs = len(lines)
+    is_patience_out = args.patience is not None and epochs - best["epoch"] > args.patience
+    state = "done" if epochs == args.epochs or is_patience_out else "stopped"
+    if trial.error:
+        state = "failed"
+    elif not metrics.get("done"):
         state = "cut off"
-    error = str(trial.error).strip().splitlines()[-1] if trial.error else ""
     return {
-        "trial": metrics.get("trial_id") or Path(trial.path).name.split("_")[2],
+        "trial": name,
         "state": state,
         "epochs": epochs,
-        "mean": metrics.get("mean", float("nan")),
         "seconds": metrics.get("time_total_s", 0.0),
-        "error": error,
-        **{name: metrics[name] for name in TASKS if name in metrics},
+        "error": str(trial.error).strip().splitlines()[-1] if trial.error else "",
+        **best,
         **(trial.config or {}),
     }
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 from typing import NamedTuple
 
 from errors import InputError
+from legal_options import CONTRADICTIONS
 from optimizers import PROJECTIONS
 from task_schedulers import TASK_SCHEDULERS
 
@@ -56,10 +57,32 @@ def search_space(args: Namespace) -> dict[str, Range | Choice]:
                 f"{args.hpo_space}: {name!r} is not searched here, expected some of "
                 f"{', '.join(names)}"
             )
-    space = {name: SPACE[name] for name in names}
+    space = {name: legal_part(args, name) for name in names}
+    space = {name: domain for name, domain in space.items() if domain is not None}
     for name, value in args.narrowed.items():
-        space[name] = narrowed(SPACE[name], value, f"{args.hpo_space}: {name!r} is {value!r}")
+        where = f"{args.hpo_space}: {name!r} is {value!r}"
+        space[name] = narrowed(space.get(name, Choice(())), value, where)
+    if not space:
+        raise InputError("--hpo has nothing to search: every option of the space is given")
     return space
+
+
+def legal_part(args: Namespace, name: str) -> Range | Choice | None:
+    """What SPACE has for an option without what the other options forbid; None if no choice is
+    left."""
+    domain = SPACE[name]
+    if isinstance(domain, Range):
+        return domain
+    values = domain.values
+    if name == "smart_weight_regularization" and args.use_smart_regularization:
+        values = tuple(value for value in values if value > 0)
+    values = tuple(value for value in values if is_legal(args, {name: value}))
+    return Choice(values) if len(values) > 1 else None
+
+
+def is_legal(args: Namespace, sampled: dict) -> bool:
+    trial = Namespace(**vars(args) | {"hpo": False} | trial_options(args, sampled))
+    return not any(contradiction.holds(trial) for contradiction in CONTRADICTIONS)
 
 
 def narrowed(domain: Range | Choice, value: object, where: str) -> Range | Choice:
@@ -83,6 +106,8 @@ def trial_options(args: Namespace, sampled: dict) -> dict:
     options = dict(sampled)
     if "smart_weight_regularization" in sampled:
         options["use_smart_regularization"] = sampled["smart_weight_regularization"] > 0
+        if not options["use_smart_regularization"]:
+            del options["smart_weight_regularization"]  # it needs the flag
     scheduler = sampled.get("task_scheduler", args.task_scheduler)
     projection = sampled.get("projection", args.projection)
     if args.combine_strategy == "none" and scheduler in ("random", "pal") and projection != "none":

@@ -22,20 +22,30 @@ granted_gpus() {
     fi
 }
 
-# Sets $launch to what runs a script: Python, or torchrun with a worker a GPU, on every node.
+# set_launch FLAGS...: sets $launch to what runs a script with these flags: Python, or torchrun with
+# a worker a GPU, on every node. A search is one process, which starts its trials itself.
 set_launch() {
     local nodes=${SLURM_JOB_NUM_NODES:-1} gpus head
     gpus=$(granted_gpus)
+    if [[ " $* " == *" --hpo"* ]]; then
+        if ((nodes > 1)); then
+            fail "A search takes one node; for more, start Ray on them and give --ray_address."
+        fi
+        gpus=1
+    fi
     if ((nodes == 1 && gpus <= 1)); then
         launch=("$python" -u)
         return
     fi
-    launch=("$python" -u -m torch.distributed.run --nproc_per_node "$((gpus > 0 ? gpus : 1))")
+    # The time that SLURM leaves to save in, less a little: torchrun's own limit is half a minute.
+    launch=("$python" -u -m torch.distributed.run --shutdown_timeout 110
+        --nproc_per_node "$((gpus > 0 ? gpus : 1))")
     if ((nodes == 1)); then
         launch+=(--standalone)
         return
     fi
-    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    head=${head%%$'\n'*} # not `| head`, which may end scontrol by SIGPIPE and so the job
     launch=(srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1
         --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=1
         "${launch[@]}" --nnodes "$nodes" --rdzv_backend c10d
@@ -44,21 +54,23 @@ set_launch() {
 }
 
 # run_job SAVED COMMAND...: run the command; its exit status. At SLURM's early SIGUSR1 the command
-# is told to save, and the job then goes back to the queue, unless no checkpoint in the directory
-# SAVED is newer than the job: then nothing was gained, and it would go round for ever.
+# is told to save, and the job then goes back to the queue. At its time limit it does so only if the
+# job has gained something, or it would go round for ever: a checkpoint, or the metrics of an epoch
+# or a whole run, in a path that starts with SAVED.
 run_job() {
-    local saved=$1 child status marker asked_to_stop=""
+    local saved=$1 child status marker asked_to_stop="" trapped
     shift
     marker=$(mktemp)
     # SIGTERM, as srun and torchrun pass that on to their workers, but not SIGUSR1.
-    trap 'asked_to_stop=USR1; kill -TERM "$child"' USR1
-    trap 'asked_to_stop=${asked_to_stop:-TERM}; kill -TERM "$child"' TERM
+    trap 'trapped=yes asked_to_stop=USR1; kill -TERM "$child" || true' USR1
+    trap 'trapped=yes asked_to_stop=${asked_to_stop:-TERM}; kill -TERM "$child" || true' TERM
     "$@" &
     child=$!
-    while :; do # a trap ends `wait`, not the child
-        status=0
+    while :; do
+        trapped="" status=0
         wait "$child" || status=$?
-        kill -0 "$child" 2>/dev/null || break
+        # A trap ends `wait` with 128 + the signal: the child's own status is yet to come.
+        if [[ -z $trapped ]] || ((status <= 128)); then break; fi
     done
     trap - USR1 TERM
     if [[ $asked_to_stop == USR1 && $status != 0 ]]; then
@@ -70,7 +82,7 @@ run_job() {
 
 requeue() {
     local saved=$1 marker=$2 job=$SLURM_JOB_ID
-    if [[ -z $(find "$saved" -name '*.pt' -newer "$marker" -print -quit 2>/dev/null) ]]; then
+    if ! is_far_from_limit && ! has_gained "$saved" "$marker"; then
         echo "Nothing was saved before the time limit, so the job is not requeued: give it more" \
             "--time, or the run a smaller --save_every." >&2
         return
@@ -80,4 +92,16 @@ requeue() {
     fi
     echo "Requeued after the early signal of the time limit or of a preemption." >&2
     scontrol requeue "$job"
+}
+
+# Then the signal came from a preemption.
+is_far_from_limit() {
+    ((${SLURM_JOB_END_TIME:-0} - $(date +%s) > 600))
+}
+
+has_gained() {
+    local found
+    found=$(find "$(dirname "$1.")" -path "$1*" -newer "$2" \
+        \( -name '*.pt' -o -name 'metrics*.json*' \) -print -quit 2>/dev/null)
+    [[ -n $found ]]
 }

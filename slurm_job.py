@@ -1,5 +1,6 @@
 """What run_train.sh has to know of a SLURM job's run before it starts.
 
+python slurm_job.py versions                                 # git revision and packages
 python slurm_job.py header train_multitask.py --epochs 3     # the top of the job's output
 python slurm_job.py run_dir train_multitask.py --run_name a  # where its run lies: runs/a
 python slurm_job.py saved train_multitask.py --run_name a    # where its checkpoints lie
@@ -21,21 +22,24 @@ def parse_job(script: str, flags: list[str]) -> Namespace:
     return parse_args(parser, flags)
 
 
+def versions() -> str:
+    """Git revision and packages."""
+    packages = ", ".join(f"{name} {number}" for name, number in package_versions().items())
+    return (
+        f"revision: {git_revision() or 'unknown'}\n"
+        f"packages: python {sys.version.split()[0]}, {packages}"
+    )
+
+
 def header(script: str, flags: list[str]) -> str:
     """Revision, packages, command and every option that is set."""
     options = vars(parse_job(script, flags))
-    packages = ", ".join(f"{name} {number}" for name, number in package_versions().items())
     listed = "\n".join(
         f"  {name}: {value}"
         for name, value in sorted(options.items())
         if value not in (None, False, [], {}) and name != "given"
     )
-    return (
-        f"revision: {git_revision() or 'unknown'}\n"
-        f"packages: python {sys.version.split()[0]}, {packages}\n"
-        f"command: {' '.join([script, *flags])}\n"
-        f"options:\n{listed}"
-    )
+    return f"{versions()}\n" f"command: {' '.join([script, *flags])}\n" f"options:\n{listed}"
 
 
 def run_dir(script: str, flags: list[str]) -> str:
@@ -50,5 +54,8 @@ def saved(script: str, flags: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    what, script, *flags = sys.argv[1:]
-    print({"header": header, "run_dir": run_dir, "saved": saved}[what](script, flags))
+    what, *words = sys.argv[1:]
+    if what == "versions":
+        print(versions())
+    else:
+        print({"header": header, "run_dir": run_dir, "saved": saved}[what](words[0], words[1:]))

@@ -15,10 +15,11 @@ import sys
 from argparse import Namespace
 
 import workers
-from batches import PAIR_ENCODINGS
+from batches import PAIR_ENCODINGS, Rows
 from datasets import SPLITS
 from engine import fit
 from errors import exit_status
+from evaluation import select_device
 from hpo import add_search_options, search
 from interrupts import stop_on_signals
 from models import FEATURES, POOLINGS, TRAIN_MODES
@@ -36,8 +37,10 @@ from option_types import (
 from options import JOINT_DEFAULTS, ArgumentParser, parse_args
 from preparation import prepare
 from report import finish
+from run_directory import run_lock
 from run_log import build_run_log
 from tasks import TASKS
+from training import Training
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -153,7 +156,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add(
         "--micro_batch_size",
         type=positive_int,
-        help="examples in memory at once: same gradients, less memory; unset: the whole batch",
+        help="examples of all workers in memory at once: same gradients; unset: the whole batch",
     )
     add(
         "--task_weights",
@@ -220,7 +223,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     add("--write_summary", action="store_true", default=True, help="write TensorBoard events")
     add("--no_tensorboard", dest="write_summary", action="store_false", help="write no events")
-    add("--profiler", action="store_true", help="profile updates 3 to 5 of each epoch")
+    add("--profiler", action="store_true", help="profile updates 3 to 5 of the first epoch")
     add("--filepath", metavar="DIR", help="checkpoints; unset: checkpoints in the run directory")
     add(
         "--predictions_path",
@@ -237,15 +240,25 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
 
 def main(args: Namespace) -> None:
     """The whole run: search if asked to, train, evaluate the best checkpoint, predict."""
+    if not (args.hpo or args.hpo_resume):  # a search's trials may run elsewhere
+        select_device(args.use_gpu)
     workers.join(args.use_gpu)
     if args.hpo or args.hpo_resume:
         args = search(args)
         if args is None:
             return
-    args, training, data = prepare(args)
+    with run_lock(args.resume):
+        args, training, data = prepare(args)
+        with run_lock(None if args.resume else args.run_dir):
+            train(args, training, data)
+
+
+def train(args: Namespace, training: Training, data: dict[str, dict[str, Rows]]) -> None:
+    """What is left of a prepared run."""
     log = build_run_log(args, training.progress.epoch, training.progress.total_updates)
     log.lay_out(list(data["dev"]), training.conflicts.pair_names if training.conflicts else [])
     command = f"{workers.launcher()} {args.script} --resume {shlex.quote(args.run_dir)}"
+    command += " --use_gpu" * args.use_gpu
     with stop_on_signals(command) as stop:
         fit(args, training, data["dev"], log, stop.check)
         finish(args, training, data, log, stop.check)

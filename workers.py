@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = timedelta(hours=24)  # torchrun notices a dead worker; a slow one is only waited for
+# A dead process is noticed at once, a machine that went silent only now. Others wait as long where
+# worker 0 downloads a model or tags texts first.
+TIMEOUT = timedelta(hours=3)
 
 
 class WorkerLost(RuntimeError):
@@ -72,8 +74,12 @@ def join(use_gpu: bool) -> None:
     if use_gpu:
         torch.cuda.set_device(local_rank())
     backend = "nccl" if use_gpu else "gloo"
-    with watched():
+    try:
         dist.init_process_group(backend, timeout=TIMEOUT)
+    except RuntimeError as error:
+        raise WorkerLost(
+            f"the workers cannot connect over {backend}: {first_line(error)}"
+        ) from None
     if not is_main():
         sys.stdout = open(os.devnull, "w")
 
@@ -90,7 +96,15 @@ def watched() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise WorkerLost("a worker of this job has ended, so the others stop") from error
+        if size() == 1:
+            raise
+        raise WorkerLost(
+            f"a worker of this job has ended, so the others stop ({first_line(error)})"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def sum_(tensors: list[Tensor]) -> Tensor:
@@ -150,6 +164,24 @@ def broadcast(value: object) -> object:
         with watched():
             dist.broadcast_object_list(values)
     return values[0]
+
+
+def check_replicas(model: torch.nn.Module) -> None:
+    """Raise RuntimeError unless all workers hold the same weights: one would train on its own.
+
+    Compares a sum in float64, to the last bit.
+    """
+    if size() == 1:
+        return
+    with torch.no_grad():
+        sums = torch.stack([p.double().sum() for p in model.parameters()])
+    found = gather(sums.tolist())
+    if any(other != found[0] and other == other for other in found):
+        different = [number for number, other in enumerate(found) if other != found[0]]
+        raise RuntimeError(
+            f"the weights of workers {different} differ from worker 0's: do all machines see the "
+            "same files, and are their processors of one kind?"
+        )
 
 
 def barrier() -> None:

@@ -2,14 +2,17 @@
 
     python benchmarks/scale.py --data_dir data [--utilization 0.35]
 
-Measured: tokens a pair, activations an example that the graph keeps, by encoder and method (random
-weights of the published shapes). Predicted from these: time and memory on A100s. What is assumed
-stands above the table.
+An epoch here: every Quora pair once and, in the same updates, as many examples of each other task,
+taken to be as long. Measured: tokens a pair, and the activations of an example that are alive
+at once, by encoder and method (random weights of the published shapes). Predicted from these: time
+and memory on A100s. What is assumed stands above the table.
 """
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -37,36 +40,78 @@ SHAPES = {
 }
 QUORA_PAIRS = 363_846
 PEAK = 312e12  # A100, dense bfloat16, operations a second
-LINK = 200e9  # bytes a second that an all_reduce gets between A100s of one node
+FLOAT_PEAK = 19.5e12  # the same in float32
+FLOAT_UTILIZATION = 0.8
+GPUS_PER_NODE = 4
+LINK, NETWORK = 200e9, 20e9  # bytes a second of an all_reduce in a node, and between nodes
 MEMORY = 80 * 2**30
 NUM_TASKS = 3
 BATCH = 32  # examples a task and worker
 EXAMPLES = 4  # that the activations are measured on
-# Method -> (backward and forward work of a plain update, rows of J beside the plain gradient).
-METHODS = {"joint sum": (1.0, 0), "PCGrad, GradVac": (1.0, NUM_TASKS), "SMART": (2.67, 0)}
+
+
+class Method(NamedTuple):
+    """Work of an update in forward passes, a backward pass counting two, or one without gradients
+    of weights; rows of J that are held and sent."""
+
+    passes: int
+    float_passes: int  # in float32 whatever autocast says
+    num_rows: int
+
+
+METHODS = {
+    "joint sum": Method(3, 0, 0),
+    "PCGrad, GradVac": Method(3, 0, NUM_TASKS),
+    # Two outputs and their backward passes; SMART's ascent and its own clean pass.
+    "SMART": Method(6, 3, 0),
+}
+
+
+class Alive:
+    """Bytes that graphs keep for their backward passes at once, weights aside."""
+
+    def __init__(self, model: MultitaskBert) -> None:
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.uses: Counter[int] = Counter()
+        self.now = self.peak = 0
+
+    def keep(self, tensor: Tensor) -> "Kept":
+        return Kept(tensor, self)
+
+    def count(self, tensor: Tensor, change: int) -> None:
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        if place in self.weights:
+            return
+        before = self.uses[place] > 0
+        self.uses[place] += change
+        self.now += ((self.uses[place] > 0) - before) * storage.nbytes()
+        self.peak = max(self.peak, self.now)
+
+
+class Kept:
+    """A tensor that a graph keeps; it is gone when the graph is."""
+
+    def __init__(self, tensor: Tensor, alive: Alive) -> None:
+        self.tensor, self.alive = tensor, alive
+        alive.count(tensor, 1)
+
+    def __del__(self) -> None:
+        self.alive.count(self.tensor, -1)
 
 
 def kept_bytes(model: MultitaskBert, batch: dict[str, Tensor], smart: Smart | None) -> int:
-    """Bytes that one forward pass keeps for its backward pass, weights aside."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    task = TASKS["para"]
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    """Peak of what forward passes keep for backward passes, in bytes."""
+    task, alive = TASKS["para"], Alive(model)
+    with torch.autograd.graph.saved_tensors_hooks(alive.keep, lambda kept: kept.tensor):
         if smart is None:
             loss = task.loss(model(task, batch), batch["labels"])
         else:
             logits = smart.logits(task, batch)
             loss = task.loss(logits, batch["labels"]) + smart.penalty(task, batch, logits)
-    total = sum(kept.values())
     del loss
-    return total
+    assert alive.now == 0, "something outlives its graph"
+    return alive.peak
 
 
 def model_of(config: BertConfig) -> MultitaskBert:
@@ -90,9 +135,12 @@ def main(options: argparse.Namespace) -> None:
     length = float(rows.lengths.mean())
     print(f"{len(rows):,} pairs of {path.name}: {length:.1f} tokens a pair")
     print(
-        f"assumed: all {QUORA_PAIRS:,} pairs alike, padding 1.05, {options.utilization:.0%} of "
-        f"{PEAK / 1e12:.0f} TFLOP/s in bfloat16, all_reduce {LINK / 1e9:.0f} GB/s, {BATCH} pairs a "
-        f"worker and update, all tasks as long, AdamW, activations as in float32"
+        f"assumed: all {QUORA_PAIRS:,} pairs alike, padding 1.05, {BATCH} examples a task and GPU "
+        f"in an update; {options.utilization:.0%} of {PEAK / 1e12:.0f} TFLOP/s in bfloat16, "
+        f"{FLOAT_UTILIZATION:.0%} of {FLOAT_PEAK / 1e12} in float32 (SMART's ascent); an "
+        f"all_reduce at {LINK / 1e9:.0f} GB/s in a node of {GPUS_PER_NODE}, {NETWORK / 1e9:.0f} "
+        "between nodes, nothing overlapped; AdamW; activations as in float32, with attention's "
+        "matrices, which fused attention does not keep"
     )
     print(f"{'encoder':<12}{'method':<18}{'GPUs':>5}{'h/epoch':>9}{'GiB/GPU':>9}{'MiB/pair':>10}")
     chosen = np.argsort(np.abs(rows.lengths[:, 0] - length), kind="stable")[:EXAMPLES]
@@ -102,18 +150,19 @@ def main(options: argparse.Namespace) -> None:
         num_parameters = sum(p.numel() for p in model.parameters())
         plain = kept_bytes(model, batch, None) / EXAMPLES
         moved = kept_bytes(model, batch, Smart(model)) / EXAMPLES
-        for method, (work, num_rows) in METHODS.items():
-            kept = moved if method == "SMART" else plain
+        for name_of_method, method in METHODS.items():
+            kept = moved if name_of_method == "SMART" else plain
             for num_gpus in (1, 4, 16):
                 hours = predicted_hours(
-                    config, length, num_parameters, work, num_rows, num_gpus, options.utilization
+                    config, length, num_parameters, method, num_gpus, options.utilization
                 )
                 # Weights, gradient, two moments; J; the all_reduce's copy; one batch at a time.
-                copies = 4 + num_rows + (max(1, num_rows) if num_gpus > 1 else 0)
-                memory = 4 * num_parameters * copies + BATCH * kept
+                sent = max(1, method.num_rows) if num_gpus > 1 else 0
+                memory = 4 * num_parameters * (4 + method.num_rows + sent) + BATCH * kept
                 print(
-                    f"{name:<12}{method:<18}{num_gpus:>5}{hours:>9.2f}{memory / 2**30:>9.1f}"
-                    f"{kept / 2**20:>10.1f}{'' if memory < MEMORY else '  does not fit 80 GB'}"
+                    f"{name:<12}{name_of_method:<18}{num_gpus:>5}{hours:>9.2f}"
+                    f"{memory / 2**30:>9.1f}{kept / 2**20:>10.1f}"
+                    f"{'' if memory < MEMORY else '  does not fit 80 GB'}"
                 )
         del model
 
@@ -122,16 +171,18 @@ def predicted_hours(
     config: BertConfig,
     length: float,
     num_parameters: int,
-    work: float,
-    num_rows: int,
+    method: Method,
     num_gpus: int,
     utilization: float,
 ) -> float:
-    """Hours for one pass over the Quora pairs."""
-    compute = 3 * operations(config, length * 1.05) * work / (PEAK * utilization)  # a pair
+    """Hours for one pass over the Quora pairs and as many examples of each other task."""
+    a_pass = operations(config, length * 1.05)
+    seconds = method.passes * a_pass / (PEAK * utilization)
+    seconds += method.float_passes * a_pass / (FLOAT_PEAK * FLOAT_UTILIZATION)  # an example
     updates = QUORA_PAIRS / (BATCH * num_gpus)
-    sent = 4 * num_parameters * max(1, num_rows) * 2 * (num_gpus - 1) / num_gpus  # ring, bytes
-    return (QUORA_PAIRS / num_gpus * compute + updates * sent / LINK) / 3600
+    sent = 4 * num_parameters * max(1, method.num_rows) * 2 * (num_gpus - 1) / num_gpus  # ring
+    link = LINK if num_gpus <= GPUS_PER_NODE else NETWORK
+    return (NUM_TASKS * QUORA_PAIRS / num_gpus * seconds + updates * sent / link) / 3600
 
 
 if __name__ == "__main__":

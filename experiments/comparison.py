@@ -6,6 +6,7 @@ it has with one seed. Axis letters: K runs, N dev examples, R resamples.
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -82,14 +83,21 @@ class Method:
             return np.array([run.score(task_name) for run in runs])
         return np.array([run.metrics[task_name][metric] for run in runs])
 
-    def cost(self, name: str) -> float:
-        """Mean of training_seconds or peak_memory_mib over the seeds that have every task."""
-        runs = [self.runs[seed] for seed in self.seeds(MEAN)]
-        return float(np.mean([getattr(run, name) for run in runs])) if runs else math.nan
-
-    @property
-    def hardware(self) -> set[str]:
-        return set().union(*(run.hardware for run in self.runs.values()))
+    def relative(self, baseline: "Method", name: str) -> float:
+        """training_seconds or peak_memory_mib over the baseline's: mean over the seeds that both
+        have with every task and on the same hardware, nan without one. Seed by seed, as a machine
+        is busier on some days.
+        """
+        pairs = [
+            (self.runs[seed], baseline.runs[seed])
+            for seed in {*self.seeds(MEAN)} & {*baseline.seeds(MEAN)}
+        ]
+        ratios = [
+            getattr(one, name) / getattr(two, name)
+            for one, two in pairs
+            if one.hardware == two.hardware
+        ]
+        return float(np.mean(ratios)) if ratios else math.nan
 
 
 def gather(rows: dict[str, Row], results: list[dict]) -> dict[str, Method]:
@@ -159,11 +167,17 @@ def resampled_metric(
     return np.where(is_defined, covariance / np.sqrt(np.where(is_defined, variance, 1)), 0.0)
 
 
-def difference(
-    method: Method, control: Method | None, name: str
-) -> tuple[float, tuple[float, float]] | None:
-    """Mean difference of a task's metric, or of `MEAN`, over the seeds that both have, and its 95 %
-    interval over dev examples; None without such a seed, or of a method with itself.
+class Difference(NamedTuple):
+    """Mean over seeds, its 95 % interval over dev examples, and the single seeds' differences."""
+
+    mean: float
+    interval: tuple[float, float]
+    by_seed: list[float]
+
+
+def difference(method: Method, control: Method | None, name: str) -> Difference | None:
+    """Difference of a task's metric, or of `MEAN`, over the seeds that both have; None without such
+    a seed, or of a method with itself.
     """
     if control is None or control is method:
         return None
@@ -173,7 +187,8 @@ def difference(
     pairs = [(method.runs[seed], control.runs[seed]) for seed in seeds]
     values = [np.nan_to_num(one.score(name)) - np.nan_to_num(two.score(name)) for one, two in pairs]
     resampled = [one.resampled_score(name) - two.resampled_score(name) for one, two in pairs]
-    return float(np.mean(values)), interval(np.mean(resampled, axis=0))
+    by_seed = [float(value) for value in values]
+    return Difference(float(np.mean(values)), interval(np.mean(resampled, axis=0)), by_seed)
 
 
 def own_interval(method: Method, name: str) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from argparse import Namespace
@@ -18,12 +19,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from checkpoint import atomic_write  # noqa: E402
 from errors import InputError, exit_status  # noqa: E402
 from option_types import positive_int  # noqa: E402
 
 PAGES = ("custom_scalars", "timeseries", "scalars", "images", "hparams")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-START_SECONDS = 120
+TIMEOUT = 120  # seconds
 
 
 def free_port() -> int:
@@ -34,7 +36,7 @@ def free_port() -> int:
 
 def wait_for(url: str, process: subprocess.Popen) -> None:
     """Until TensorBoard answers and has read the runs. Raises InputError if it does not."""
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/data/runs", timeout=10) as answer:
@@ -47,12 +49,19 @@ def wait_for(url: str, process: subprocess.Popen) -> None:
 
 
 def take_picture(browser: str, url: str, path: Path, args: Namespace) -> None:
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--window-size={args.width},{args.height}", f"--screenshot={path.resolve()}"]
-    command += ["--virtual-time-budget=30000", "--run-all-compositor-stages-before-draw", url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if not path.is_file():
-        raise InputError(f"{browser} has taken no picture: {done.stderr.strip()[-300:]}")
+    with tempfile.TemporaryDirectory() as directory:
+        new = Path(directory) / "picture.png"
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--window-size={args.width},{args.height}", f"--screenshot={new}"]
+        command += [f"--user-data-dir={directory}/profile", "--virtual-time-budget=30000", url]
+        try:
+            subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise InputError(f"{browser} has taken no picture in {TIMEOUT} s") from None
+        if not new.is_file():
+            raise InputError(f"{browser} has taken no picture of {url}")
+        with atomic_write(path, "wb") as file:
+            file.write(new.read_bytes())
     print(path)
 
 

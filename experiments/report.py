@@ -94,19 +94,17 @@ def difference_cells(method: Method, methods: dict[str, Method], name: str) -> l
     found = difference(method, methods.get(method.control), name)
     if found is None:
         return [("–", math.nan), ("–", math.nan)]
-    value, (low, high) = found
-    return [
-        (f"{signed(value)} [{signed(low)}, {signed(high)}]", math.nan),
-        (method.control, math.nan),
-    ]
+    low, high = map(signed, found.interval)
+    text = f"{signed(found.mean)} [{low}, {high}]"
+    if len(found.by_seed) > 1:
+        text += f"; {signed(min(found.by_seed))} to {signed(max(found.by_seed))}"
+    return [(text, math.nan), (method.control, math.nan)]
 
 
 def relative(method: Method, methods: dict[str, Method], cost: str) -> float:
-    """Mean seconds or memory over the baseline's; nan without it or on other hardware."""
+    """Seconds or memory over the baseline's; nan without a run of it to compare with."""
     baseline = methods.get(BASELINE)
-    if baseline is None or method.hardware != baseline.hardware:
-        return math.nan
-    return method.cost(cost) / baseline.cost(cost)
+    return math.nan if baseline is None else method.relative(baseline, cost)
 
 
 def ratio_cell(value: float) -> Cell:
@@ -133,7 +131,7 @@ def sort_key(value: float) -> tuple[bool, float]:
 
 
 def overall_table(methods: dict[str, Method]) -> str:
-    header = ["method", "mean", *TASKS, "difference of the mean [95 %]", "to"]
+    header = ["method", "mean", *TASKS, "difference of the mean [95 %]; by seed", "to"]
     header += ["time", "memory", "seeds"]
     lines = []
     for method in methods.values():
@@ -150,7 +148,7 @@ def task_table(methods: dict[str, Method], name: str) -> str:
     task = TASKS[name]
     others = list(task.other_metrics)
     header = ["method", task.metric_name, *(metric.replace("_", " ") for metric in others)]
-    header += ["difference [95 %]", "to", "seeds"]
+    header += ["difference [95 %]; by seed", "to", "seeds"]
     lines = []
     for method in methods.values():
         line = [(f"{method.title} (`{method.name}`)", math.nan), score_cell(method.values(name))]
@@ -192,8 +190,10 @@ def facts(results: list[dict], num_dev: dict[str, int]) -> str:
         f"Means over seeds, ± their standard deviation from {MIN_SEEDS} seeds on; † one seed: "
         "chance may move it by more than the differences between methods. The intervals are paired "
         "bootstraps over dev examples, of the seeds that both methods have: they hold the chance "
-        "of the examples, not that of the seed. Time (updates alone) and memory are relative to "
-        f"`{BASELINE}`, on the same hardware. The best of each column is bold.",
+        "of the examples, not that of the seed; of that the smallest and the largest difference of "
+        "a single seed, behind the semicolon, give an idea. Time (updates alone) and memory are "
+        f"relative to `{BASELINE}`, seed by seed on the same hardware. The best of each column is "
+        "bold.",
     ]
     if first["settings"]["model_name"] == BUNDLED:
         lines.append(

@@ -138,7 +138,8 @@ def run_whole(script: str, flags: list[str]) -> dict:
     """The same run without a stop."""
     args, training, data = prepare(parse(script, flags))
     engine.fit(args, training, data["dev"], build_run_log(args, 0, 0))
-    return {"weights": training.model.state_dict()}
+    random = [state["torch"] for state in training.state_dict()["random"]]
+    return {"weights": training.model.state_dict(), "random": random}
 
 
 RUNNERS = {"case": run_case, "resumed": run_resumed, "whole": run_whole}

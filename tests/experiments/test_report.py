@@ -39,11 +39,11 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
     folder.add("fast", 2, sst=9, noise=0)
     folder.add("slow", 2, sst=9, noise=0)
     methods = folder.methods()
-    value, (low, high) = comparison.difference(methods["fast"], methods["joint"], "sst")
+    value, (low, high), by_seed = comparison.difference(methods["fast"], methods["joint"], "sst")
     half = 1.96 * math.sqrt(0.2 * 0.8 / N)  # a fifth of the examples differs
     assert value == pytest.approx(0.2)
     assert (low, high) == pytest.approx((0.2 - half, 0.2 + half), abs=0.03)
-    assert comparison.difference(methods["slow"], methods["fast"], "sst") == (0, (0, 0))
+    assert comparison.difference(methods["slow"], methods["fast"], "sst") == (0, (0, 0), [0])
     assert comparison.difference(methods["joint"], methods["joint"], "sst") is None
     assert comparison.difference(methods["large"], methods["joint"], "sst") is None
     table = cells(report.task_table(methods, "sst"))
@@ -54,8 +54,11 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
     ]
     assert table["slow"][2:] == ["+.000 [+.000, +.000]", "fast", "1 †"]
     assert table["joint"][2:] == ["–", "–", "1 †"]
-    value, _ = comparison.difference(methods["fast"], methods["joint"], comparison.MEAN)
-    assert value == pytest.approx(0.2 / 3)
+    found = comparison.difference(methods["fast"], methods["joint"], comparison.MEAN)
+    assert found.mean == pytest.approx(0.2 / 3)
+    # With two common seeds, the single ones too.
+    folder.add("joint", 2, sst=8, noise=0)
+    assert "; +.100 to +.200" in cells(report.task_table(folder.methods(), "sst"))["fast"][2]
 
 
 def random_methods(folder: Folder) -> dict[str, comparison.Method]:
@@ -103,11 +106,11 @@ def test_intervals_equal_those_of_an_independent_slow_loop(folder, name):
                 statistics.fmean(x for run in runs for x in slow_scores(run, rows).values())
             )
         differences.append(both[0] - both[1])
-    _, found = comparison.difference(methods["fast"], methods["joint"], name)
+    found = comparison.difference(methods["fast"], methods["joint"], name).interval
     # Accuracies move in steps of 1/N.
     np.testing.assert_allclose(found, np.quantile(differences, [0.025, 0.975]), atol=1.1 / N)
     again = comparison.difference(folder.methods()["fast"], folder.methods()["joint"], name)
-    assert again[1] == found
+    assert again.interval == found
 
 
 def test_a_constant_has_no_pearson_and_counts_nothing(folder):
@@ -121,8 +124,9 @@ def test_a_constant_has_no_pearson_and_counts_nothing(folder):
     assert (methods["fast"].runs[1].resampled["sts"] == 0).all()
     assert cells(report.task_table(methods, "sts"))["fast"][:2] == ["nan", "nan"]
     assert cells(report.overall_table(methods))["fast"][0] == "**.667**"
-    value, _ = comparison.difference(methods["fast"], methods["joint"], "sts")
-    assert value == -methods["joint"].runs[1].score("sts")
+    assert comparison.difference(methods["fast"], methods["joint"], "sts").mean == -methods[
+        "joint"
+    ].runs[1].score("sts")
 
 
 def test_rows_of_one_method_are_one_line(folder):
@@ -152,3 +156,8 @@ def test_costs_are_relative_to_joint_on_the_same_hardware(folder):
     assert overall["joint"][-3:-1] == ["1.00", "**1.00**"]
     assert overall["fast"][-3:-1] == ["**0.50**", "1.25"]
     assert overall["slow"][-3:-1] == ["–", "–"]
+    # Seed 2 on a slower day: only runs of the same seed are compared.
+    folder.add("joint", 2, training_seconds=30.0)
+    folder.add("slow", 2, training_seconds=45.0)
+    overall = cells(report.overall_table(folder.methods()))
+    assert [overall[name][-3] for name in ("fast", "slow")] == ["**0.50**", "1.50"]
