@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import search_report
 import train_multitask
 import train_multitask_pal
 from errors import InputError
@@ -42,6 +43,13 @@ def test_the_space_is_that_of_the_script_without_given_options():
     assert "lr" not in search_space(search_args("--lr 1e-4"))
     assert "warmup_fraction" not in search_space(search_args("--scheduler plateau"))
     assert "projection" not in search_space(search_args("--task sst"))
+    assert "projection" not in search_space(search_args("--task_scheduler sst"))
+    assert "projection" not in search_space(search_args("--option pretrain"))
+    smart = search_space(search_args("--use_smart_regularization"))["smart_weight_regularization"]
+    assert smart == Choice((0.3, 1.0, 3.0))
+    everything = "--lr 1 --weight_decay 0 --hidden_dropout_prob 0 --clip 1 --warmup_fraction 0"
+    with pytest.raises(InputError, match="nothing to search"):
+        search_space(search_args(everything, "train_multitask.py"))
 
 
 def test_a_file_narrows_the_space():
@@ -67,14 +75,20 @@ def test_a_wrong_file_is_one_clear_error(narrowed, message):
     assert str(error.value).startswith("s.json: ") and message in str(error.value)
 
 
-def test_every_choice_gives_a_legal_trial():
+def test_every_choice_gives_a_legal_trial_that_can_be_run_again(tmp_path):
     names = [name for name, domain in SPACE.items() if isinstance(domain, Choice)]
     args = search_args()
     for values in product(*(SPACE[name].values for name in names)):
         options = trial_options(args, dict(zip(names, values)))
         trial = Namespace(**vars(args) | options)
         assert not [c.flags for c in CONTRADICTIONS if c.holds(trial)], options
-        assert trial.use_smart_regularization == (options["smart_weight_regularization"] > 0)
+        weight = values[names.index("smart_weight_regularization")]
+        assert trial.use_smart_regularization == (weight > 0)
+        assert trial.smart_weight_regularization == (weight or 1.0)
+        # best.json of it is a command line again
+        search_report.write_best(tmp_path / "best.json", args, options)
+        again = parse_args(train_multitask_pal.get_args_parser(), [f"@{tmp_path / 'best.json'}"])
+        assert all(getattr(again, name) == value for name, value in options.items())
 
 
 @pytest.fixture

@@ -129,6 +129,13 @@ def test_readme_lists_every_flag_with_its_default():
     assert written == expected
 
 
+def test_readme_names_every_file_at_the_top():
+    layout = README.read_text(encoding="utf-8").partition("| file | what it holds |")[2]
+    layout = layout.partition("### Add a task")[0]
+    names = [path.name for end in ("py", "sh") for path in README.parent.glob(f"*.{end}")]
+    assert [name for name in names if f"`{name}`" not in layout] == []
+
+
 def test_entry_2_has_every_option_of_entry_1():
     joint = {action.dest for action in get_args_parser()._actions}
     pal = {action.dest for action in get_pal_args_parser()._actions}
