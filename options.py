@@ -53,7 +53,8 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if not workers.is_first_to_report():  # another worker reads the same line, and says so
             self.exit(2)
-        super().error(message)
+        # Without the usage, which is longer than a screen.
+        self.exit(2, f"{self.prog}: error: {message} (--help lists every option)\n")
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         line = arg_line.strip()

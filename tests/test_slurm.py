@@ -15,7 +15,7 @@ import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
-CPU = ("--gres=", "--mem=500", "--cpus-per-task=1")  # none of the node's GPUs
+CPU = ("--gres=none", "--mem=500", "--cpus-per-task=1")  # none of the node's GPUs
 SIZES = "--batch_size 4 --dev_samples 8 --no_tensorboard --no_test_predictions"
 
 
@@ -30,7 +30,7 @@ def slurm(tmp_path_factory):
 def submit(slurm, tmp_path):
     """Copy the repository, submit a script there; returns the job's number."""
     repository = tmp_path / "repository"
-    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "slurm_files", "results", "*.lock")
+    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "*.out", "results", "*.lock")
     shutil.copytree(ROOT, repository, ignore=ignored)
 
     def run(*words: object, script: str = "run_train.sh") -> tuple[int, Path]:
