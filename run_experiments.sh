@@ -46,6 +46,7 @@ if ! is_batch_job; then
         "${rows[@]}" "$@"
 fi
 
+trap 'early_signal=yes' USR1 # until run_job has a command to pass it on to
 find_environment node
 if (($(granted_gpus) > 0)); then
     set -- "$@" --use_gpu

@@ -40,6 +40,7 @@ if ! is_batch_job; then
     exec "$python" -u "$script" "$@"
 fi
 
+trap 'early_signal=yes' USR1 # until run_job has a command to pass it on to
 find_environment node
 if [[ $script != train_multitask*.py ]]; then # a benchmark, say: no run to go on with
     exec "$python" -u "$script" "$@"

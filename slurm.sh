@@ -66,6 +66,7 @@ run_job() {
     trap 'trapped=yes asked_to_stop=${asked_to_stop:-TERM}; kill -TERM "$child" || true' TERM
     "$@" &
     child=$!
+    if [[ -n ${early_signal:-} ]]; then kill -USR1 $$; fi
     while :; do
         trapped="" status=0
         wait "$child" || status=$?

@@ -5,12 +5,15 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from saved_state import assert_same, final_state
 
 import checkpoint
+import run_directory
+import train_multitask
 from errors import exit_status
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
@@ -56,7 +59,6 @@ def killed_at(target: str, is_after: bool, count: int, command) -> None:
 def whole(tiny_model, tmp_path_factory):
     """The run that nothing disturbed."""
 
-    import train_multitask
     from options import parse_args
 
     flags = [*SIZES, "--model_name", tiny_model, "--data_dir", SAMPLE, "--run_name", "whole"]
@@ -112,3 +114,42 @@ def test_a_disk_that_fills_anywhere_is_one_line_and_loses_nothing(
         train(*flags)
     for one, other in zip(final_state(whole), final_state(run, folder)):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("flag", ["--logdir {}", "--filepath {}/a", "--predictions_path {}/a"])
+def test_a_read_only_folder_is_one_line_before_anything_is_trained(
+    train, small_disk, monkeypatch, tmp_path, capfd, flag
+):
+    monkeypatch.setattr(train_multitask, "fit", None)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert exit_status(lambda: train(*SIZES, *flag.format(small_disk).split())) == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert str(small_disk) in line and "Read-only file system" in line
+    print(line)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_two_processes_do_not_work_on_one_run(train, run_copy, capfd):
+    """The second --resume, a requeued job beside one by hand, say, changes nothing."""
+    before = {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")}
+    with run_directory.run_lock(str(run_copy)):
+        assert exit_status(lambda: train("--resume", run_copy, "--epochs", 3)) == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert f"{run_copy}/config.json: another process is at work on it" in line
+    assert {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")} == before
+    train("--resume", run_copy, "--epochs", 2)
+
+
+def test_a_name_taken_in_the_meantime_is_one_line(train, monkeypatch, tmp_path, capfd):
+    """Two runs start at once and choose the same name; the later one disturbs nothing."""
+    record, run = run_directory.run_record, tmp_path / "runs" / "a"
+
+    def overtaken(args):
+        (run / "checkpoints").mkdir(parents=True)
+        return record(args)
+
+    monkeypatch.setattr(run_directory, "run_record", overtaken)
+    assert exit_status(lambda: train(*SIZES, "--run_name", "a")) == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert f"{run}: another run has just taken this name" in line
+    assert [path.name for path in run.parent.iterdir()] == ["a"] and len(list(run.iterdir())) == 1

@@ -110,6 +110,14 @@ def test_a_job_that_ends_by_itself_after_the_signal_is_done(job):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_signal_before_the_command_is_not_lost(bash, tmp_path):
+    """The batch script is preparing; the command is told as soon as it is there."""
+    (tmp_path / "job" / "child.py").write_text(CHILD.format(signum="SIGURG", written=[], status=9))
+    code = f"trap 'early_signal=yes' USR1; kill -USR1 $$; run_job a/ {sys.executable} child.py"
+    done = bash(code, SLURM_JOB_ID=7, SLURM_JOB_END_TIME=int(time.time()) + 3600)
+    assert done.stdout == "scontrol requeue 7\n" and done.returncode in (9, 143)
+
+
 def test_a_killed_command_ends_the_job(bash):
     done = bash(f"run_job a {sys.executable} -c 'import os; os.kill(os.getpid(), 9)'")
     assert done.returncode == 128 + signal.SIGKILL
