@@ -93,7 +93,7 @@ class Kept:
     """A tensor that a graph keeps; it is gone when the graph is."""
 
     def __init__(self, tensor: Tensor, alive: Alive) -> None:
-        self.tensor, self.alive = tensor, alive
+        self.tensor, self.alive = tensor.detach(), alive  # an output holds its own graph
         alive.count(tensor, 1)
 
     def __del__(self) -> None:
