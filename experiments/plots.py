@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
 from checkpoint import atomic_write
@@ -51,14 +52,18 @@ def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> No
 
     times: by method, nan for one that is not drawn.
     """
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
+    axes.set_xscale("log")  # most methods cost about as much as the baseline
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     shown = [method for method in methods if not math.isnan(times[method.name])]
     points = [(times[method.name], method.values(MEAN).mean()) for method in shown]
     colors = [color(method) for method in shown]
     axes.scatter(*np.reshape(points, (-1, 2)).T, color=colors, zorder=2)
     axes.margins(0.15)
-    axes.set_xlabel("training time, relative to the baseline")
+    axes.set_xlabel("training time, relative to the baseline (logarithmic)")
     axes.set_ylabel("mean of the tasks' metrics on dev")
     axes.grid(alpha=0.3)
     place_labels(axes, points, [method.name for method in shown])
