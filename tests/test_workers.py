@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import parallel_worker
 import pytest
 import torch
 
+import checkpoint
 from datasets import read_examples
 from tasks import TASKS
 
@@ -40,10 +42,12 @@ COMMON = "--batch_size 8 --epochs 1 --num_batches_per_epoch 20 --no_tensorboard 
 COMMON += "--no_test_predictions --warmup_fraction 0 "
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
 def torchrun(*command: object, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + [str(part) for part in command],
+        [*TORCHRUN, *map(str, command)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -155,6 +159,31 @@ def test_two_workers_report_one_error(flags, message, tiny_model):
     done = torchrun("train_multitask.py", "--model_name", tiny_model, *flags.split())
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1 and message in done.stderr
+
+
+def test_sigterm_to_torchrun_saves_once_for_all(tiny_model, few_rows, tmp_path):
+    """As a time limit or a preemption sends it."""
+    flags = f"{COMMON} --model_name {tiny_model} --data_dir {few_rows} --logdir {tmp_path}"
+    command = [*TORCHRUN, "train_multitask.py", *flags.split(), "--epochs", "500"]
+    with subprocess.Popen(
+        [*command, "--run_name", "stopped"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                process.send_signal(signal.SIGTERM)
+                break
+        _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    [line] = [line for line in err.splitlines() if line.startswith("stopped by ")]
+    go_on = f"torchrun --nproc_per_node 2 train_multitask.py --resume {tmp_path}/stopped"
+    assert f"saved; go on with: {go_on}" in line
+    progress = checkpoint.load(tmp_path / "stopped" / "checkpoints" / "last.pt")["progress"]
+    assert progress["total_updates"] >= 40
 
 
 def test_a_dead_worker_ends_the_job_with_one_message(tiny_model, few_rows, tmp_path):
