@@ -100,16 +100,16 @@ class Kept:
         self.alive.count(self.tensor, -1)
 
 
-def kept_bytes(model: MultitaskBert, batch: dict[str, Tensor], smart: Smart | None) -> int:
+def kept_bytes(model: MultitaskBert, batch: dict[str, Tensor], is_smart: bool) -> int:
     """Peak of what forward passes keep for backward passes, in bytes."""
     task, alive = TASKS["para"], Alive(model)
     with torch.autograd.graph.saved_tensors_hooks(alive.keep, lambda kept: kept.tensor):
-        if smart is None:
-            loss = task.loss(model(task, batch), batch["labels"])
-        else:
-            logits = smart.logits(task, batch)
-            loss = task.loss(logits, batch["labels"]) + smart.penalty(task, batch, logits)
-    del loss
+        smart = Smart(model) if is_smart else None
+        logits = smart.logits(task, batch) if is_smart else model(task, batch)
+        loss = task.loss(logits, batch["labels"])
+        if is_smart:
+            loss = loss + smart.penalty(task, batch, logits)
+    del loss, logits, smart
     assert alive.now == 0, "something outlives its graph"
     return alive.peak
 
@@ -142,14 +142,14 @@ def main(options: argparse.Namespace) -> None:
         "between nodes, nothing overlapped; AdamW; activations as in float32, with attention's "
         "matrices, which fused attention does not keep"
     )
-    print(f"{'encoder':<12}{'method':<18}{'GPUs':>5}{'h/epoch':>9}{'GiB/GPU':>9}{'MiB/pair':>10}")
+    print(f"{'encoder':<12}{'method':<18}{'GPUs':>5}{'min/epoch':>11}{'GiB/GPU':>9}{'MiB/pair':>10}")
     chosen = np.argsort(np.abs(rows.lengths[:, 0] - length), kind="stable")[:EXAMPLES]
     batch = rows.batch(np.sort(chosen))
     for name, config in SHAPES.items():
         model = model_of(config)
         num_parameters = sum(p.numel() for p in model.parameters())
-        plain = kept_bytes(model, batch, None) / EXAMPLES
-        moved = kept_bytes(model, batch, Smart(model)) / EXAMPLES
+        plain = kept_bytes(model, batch, False) / EXAMPLES
+        moved = kept_bytes(model, batch, True) / EXAMPLES
         for name_of_method, method in METHODS.items():
             kept = moved if name_of_method == "SMART" else plain
             for num_gpus in (1, 4, 16):
@@ -160,7 +160,7 @@ def main(options: argparse.Namespace) -> None:
                 sent = max(1, method.num_rows) if num_gpus > 1 else 0
                 memory = 4 * num_parameters * (4 + method.num_rows + sent) + BATCH * kept
                 print(
-                    f"{name:<12}{name_of_method:<18}{num_gpus:>5}{hours:>9.2f}"
+                    f"{name:<12}{name_of_method:<18}{num_gpus:>5}{hours * 60:>11.1f}"
                     f"{memory / 2**30:>9.1f}{kept / 2**20:>10.1f}"
                     f"{'' if memory < MEMORY else '  does not fit 80 GB'}"
                 )
