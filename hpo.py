@@ -114,6 +114,7 @@ def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Ray's state is saved whenever it changes: a trial it forgot would be another one after a kill.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    import optuna
     import ray
     from ray import tune
     from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -121,6 +122,7 @@ def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice
 
     from search_report import TrialPrinter
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     start_ray(args)
     gpus = args.hpo_gpus if args.hpo_gpus is not None else float(args.use_gpu)
     trainable = tune.with_resources(

@@ -187,7 +187,7 @@ def resumed_options(given: Namespace) -> Namespace:
     args = read_options(given.resume)
     for name in given.given:
         setattr(args, name, getattr(given, name))
-    args.use_gpu = given.use_gpu
+    args.resume, args.use_gpu = given.resume, given.use_gpu
     if "filepath" in given.given and not (Path(args.filepath) / "last.pt").is_file():
         raise InputError(f"--filepath {args.filepath}: no last.pt in it to go on from")
     return args

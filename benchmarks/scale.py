@@ -142,7 +142,9 @@ def main(options: argparse.Namespace) -> None:
         "between nodes, nothing overlapped; AdamW; activations as in float32, with attention's "
         "matrices, which fused attention does not keep"
     )
-    print(f"{'encoder':<12}{'method':<18}{'GPUs':>5}{'min/epoch':>11}{'GiB/GPU':>9}{'MiB/pair':>10}")
+    print(
+        f"{'encoder':<12}{'method':<18}{'GPUs':>5}{'min/epoch':>11}{'GiB/GPU':>9}{'MiB/pair':>10}"
+    )
     chosen = np.argsort(np.abs(rows.lengths[:, 0] - length), kind="stable")[:EXAMPLES]
     batch = rows.batch(np.sort(chosen))
     for name, config in SHAPES.items():

@@ -193,23 +193,51 @@ def test_without_a_single_epoch_there_is_no_best(search, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_and_repeats_nothing(search, tiny_model, few_rows, tmp_path):
-    flags = "--hpo --hpo_only --hpo_trials 6 --hpo_concurrent 1 --run_name s"
-    ended = search(flags, at="2 of 6", do=subprocess.Popen.kill)
-    assert ended.returncode == -signal.SIGKILL
+def test_a_killed_search_goes_on_and_repeats_nothing(search, tmp_path):
+    """Killed in the middle of a trial, which goes on from its checkpoint; and in that of the best
+    options' run, which does too."""
     directory = tmp_path / "s"
-    before = {
-        path.parent.name: path.stat().st_mtime_ns for path in directory.glob("trials/*/args.json")
-    }
-    done = search(f"--hpo_resume {directory} --hpo_only")
-    assert done.returncode == 0, done.stderr[-3000:]
+    flags = "--hpo --hpo_trials 6 --hpo_concurrent 1 --run_name s"
+    kill = kill_at_a_file(directory, "trials/*/checkpoints/last.pt")
+    ended = search(flags, at="2 of 6", do=kill)
+    assert ended.returncode == -signal.SIGKILL
+    before = epochs_of_trials(directory)
+    cut_off = [name for name, times in before.items() if 0 < len(times) < 3]
+    kill = kill_at_a_file(directory, "best/checkpoints/last.pt")
+    ended = search(f"--hpo_resume {directory}", at="training the best", do=kill)
+    assert ended.returncode == -signal.SIGKILL
     rows = read_table(directory)
     assert len(rows) == 6 and {row["state"] for row in rows} <= {"done", "stopped"}
-    after = {
-        path.parent.name: path.stat().st_mtime_ns for path in directory.glob("trials/*/args.json")
-    }
-    finished = [name for name in before if after[name] == before[name]]
-    assert len(finished) >= 2 and len(after) == 6
+    after = epochs_of_trials(directory)
+    assert len(after) == 6
+    for name in before:  # what was trained stays
+        assert after[name][: len(before[name])] == before[name]
+    assert not cut_off or len(after[cut_off[0]]) > len(before[cut_off[0]])
+    done = search(f"--hpo_resume {directory}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resumed after epoch" in done.stdout and "best checkpoint" in done.stdout
+    assert epochs_of_trials(directory) == after
+
+
+def kill_at_a_file(directory: Path, pattern: str):
+    """kill -9 the search as soon as there is a file."""
+
+    def kill(search: subprocess.Popen) -> None:
+        while not any(directory.glob(pattern)):
+            assert search.poll() is None
+        search.kill()
+
+    return kill
+
+
+def epochs_of_trials(directory: Path) -> dict[str, list[float]]:
+    """Trial -> the rates of its epochs, which no two epochs share."""
+    found = {}
+    for path in directory.glob("trials/*/args.json"):
+        metrics = path.with_name("metrics.jsonl")
+        lines = metrics.read_text().splitlines() if metrics.is_file() else []
+        found[path.parent.name] = [json.loads(line)["examples_per_second"] for line in lines]
+    return found
 
 
 def test_going_on_with_no_search_is_one_error(search, tmp_path):
