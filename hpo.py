@@ -16,6 +16,7 @@ import os
 import shutil
 import socket
 import time
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -123,6 +124,8 @@ def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice
     from search_report import TrialPrinter
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A trial that goes on says again what it had reported.
+    warnings.filterwarnings("ignore", message="The reported value is ignored")
     start_ray(args)
     gpus = args.hpo_gpus if args.hpo_gpus is not None else float(args.use_gpu)
     trainable = tune.with_resources(

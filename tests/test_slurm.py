@@ -99,7 +99,7 @@ def test_a_job_that_meets_its_time_limit_twice_ends_with_the_same_weights(
 ):
     """A minute each, the signal after 20 to 50 seconds: SLURM checks limits twice a minute."""
     flags = f"--model_name {tiny_model} --data_dir {few_rows} {SIZES} --epochs 2 --run_name limited"
-    flags += " --num_batches_per_epoch 8000"
+    flags += " --num_batches_per_epoch 4000"
     job, repository = submit(*flags.split(), options=("--time=1", "--signal=B:USR1@10"))
     wait_for(job, slurm)
     output = (repository / f"slurm_files/multitask-bert-{job}.out").read_text()

@@ -198,7 +198,9 @@ def test_a_dead_worker_ends_the_job_with_one_message(tiny_model, few_rows, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "vaccine", "sophiah", "smart"])
+@pytest.mark.parametrize(
+    "name", ["plain", "uneven", "micro", "pcgrad", "vaccine", "sophiah", "smart", "pal"]
+)
 def test_two_workers_do_what_one_does_on_the_bundled_encoder(name, tmp_path, few_rows):
     content = contents(tmp_path, "minilm-l6", few_rows)
     content["cases"] = {name: content["cases"][name]}
