@@ -230,8 +230,11 @@ def run_locked_trial(sampled: dict, args: Namespace, run_dir: Path) -> None:
 
 
 def reported(line: dict) -> dict[str, float]:
-    """What Ray is told of an epoch's line: the mean, which decides, and each task's metric."""
-    return {"mean": line["mean"], "epoch": line["epoch"], **scores(line["dev"])}
+    """What Ray is told of an epoch's line: the mean, which decides, each task's metric, and the
+    seconds of its updates."""
+    seconds = sum(line["examples"].values()) / line["examples_per_second"]
+    told = {"mean": line["mean"], "epoch": line["epoch"], "seconds": seconds}
+    return told | scores(line["dev"])
 
 
 def finished_epochs(run_dir: Path) -> list[dict]:

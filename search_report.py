@@ -94,9 +94,9 @@ def trial_row(trial: object, args: Namespace, directory: Path) -> dict:
         "trial": name,
         "state": state,
         "epochs": epochs,
-        "seconds": metrics.get("time_total_s", 0.0),
         "error": str(trial.error).strip().splitlines()[-1] if trial.error else "",
         **best,
+        "seconds": sum(line["seconds"] for line in lines),  # of the updates
         **(trial.config or {}),
     }
 
