@@ -59,6 +59,7 @@ def search(args: Namespace) -> Namespace | None:
 
     Raises InputError for a wrong space or directory, or if no trial has finished.
     """
+    set_ray_environment()
     from search_report import report_search  # these and Ray are slow to import
 
     if workers.size() > 1:
@@ -111,10 +112,6 @@ def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
 
 def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice]) -> list:
     """All trials of the search, those of before included, as Ray's results."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Ray's state is saved whenever it changes: a trial it forgot would be another one after a kill.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "0")
     import optuna
     import ray
     from ray import tune
@@ -161,6 +158,17 @@ def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice
         ray.shutdown()
 
 
+def set_ray_environment() -> None:
+    """Set what Ray reads when it is imported, where the user has not."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ray's state is saved whenever it changes: a trial it forgot would be another one after a kill.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    # A Ray that was started where this token is asks for it, but HOST:PORT alone does not offer it.
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def start_ray(args: Namespace) -> None:
     """Join the Ray that --ray_address names, or start one. Raises InputError."""
     import ray
@@ -179,7 +187,8 @@ def start_ray(args: Namespace) -> None:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"--ray_address {args.ray_address}: no Ray answers there ({reason}); expected auto or "
-            "HOST:PORT; start one with `ray start --head`, or leave the option out"
+            "HOST:PORT; start one with `ray start --head`, copy ~/.ray/auth_token here if that "
+            "machine has one, or leave the option out"
         ) from None
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from argparse import Namespace
@@ -238,6 +239,29 @@ def epochs_of_trials(directory: Path) -> dict[str, list[float]]:
         lines = metrics.read_text().splitlines() if metrics.is_file() else []
         found[path.parent.name] = [json.loads(line)["examples_per_second"] for line in lines]
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_token", [False, True])
+def test_a_search_on_a_ray_that_runs_already(search, tmp_path, monkeypatch, has_token):
+    """Which asks for a token where its machine has one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ray = str(Path(sys.executable).with_name("ray"))
+    if has_token:
+        subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [ray, "start", "--head", "--block", "--port", str(port), "--num-cpus", "2"]
+    command += ["--include-dashboard=false", "--node-ip-address=127.0.0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as head:
+        try:
+            assert any(b"Ray runtime started" in line for line in head.stdout)
+            flags = f"--hpo --hpo_only --hpo_trials 2 --run_name s --ray_address 127.0.0.1:{port}"
+            done = search(flags)
+        finally:
+            head.terminate()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(read_table(tmp_path / "s")) == 2
 
 
 def test_going_on_with_no_search_is_one_error(search, tmp_path):
