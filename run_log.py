@@ -14,13 +14,14 @@ import workers
 from batches import Rows
 from checkpoint import atomic_write
 from errors import InputError
-from optimizers.conflicts import WHOLE, ConflictLog
+from optimizers.conflicts import WHOLE, ConflictLog, cosine_tag
 from run_directory import json_values
 from tasks import TASKS
 
-# What is not compared between runs in TensorBoard.
-OPTIONS_OF_NO_INFLUENCE = {"given", "script", "tasks", "resume", "ray_address", "run_name"}
-OPTIONS_OF_NO_INFLUENCE |= {"tensorboard_subfolder", "write_summary", "profiler", "narrowed"}
+# What TensorBoard compares runs by, beside the options that were given: it shows a column for each.
+COMPARED = {"batch_size", "epochs", "lr", "model_name", "optimizer", "projection", "seed"}
+COMPARED |= {"task_scheduler"}
+UNCOMPARED = {"resume", "ray_address", "run_name", "logdir", "filepath", "tensorboard_subfolder"}
 
 
 class NullWriter:
@@ -128,21 +129,30 @@ class RunLog:
     def lay_out(self, names: list[str], pair_names: list[str]) -> None:
         """Write the page that answers at a glance: TensorBoard's Custom Scalars.
 
-        names: of the tasks. pair_names: of the pairs whose gradients' cosines are logged.
+        A chart holds one line a run, whose colour TensorBoard chooses. names: of the tasks.
+        pair_names: of the pairs whose gradients' cosines are logged.
         """
-        scores = [f"dev_{name}/{TASKS[name].metric_name}" for name in names]
-        charts = {
-            "loss of each task": ["Multiline", [f"loss/{name}" for name in names]],
-            "dev score of each task, and their mean": ["Multiline", [*scores, "dev/mean"]],
-            "updates of each task in an epoch": ["Multiline", [f"updates/{n}" for n in names]],
-            "learning rate": ["Multiline", ["train/learning_rate"]],
-            "gradient norm before clipping": ["Multiline", ["train/grad_norm"]],
-            "examples a second": ["Multiline", ["train/examples_per_second"]],
+        scores = {name: TASKS[name].metric_name for name in names}
+        pages = {
+            "scores on dev": {"mean": "dev/mean"}
+            | {f"{name}: {metric}": f"dev_{name}/{metric}" for name, metric in scores.items()},
+            "losses": {name: f"loss/{name}" for name in names},
+            "training": {
+                "learning rate": "train/learning_rate",
+                "gradient norm before clipping": "train/grad_norm",
+                "examples a second": "train/examples_per_second",
+            },
+            "updates of an epoch": {name: f"updates/{name}" for name in names},
+            "cosines of task gradients, below 0: conflict": {
+                pair: cosine_tag(pair, WHOLE) for pair in pair_names
+            },
         }
-        if pair_names:
-            tags = [f"conflict_{pair}/{WHOLE}" for pair in pair_names]
-            charts["cosine of task gradients, below 0: conflict"] = ["Multiline", tags]
-        self.writer.add_custom_scalars({"overview": charts})
+        layout = {
+            page: {title: ["Multiline", [tag]] for title, tag in charts.items()}
+            for page, charts in pages.items()
+            if charts
+        }
+        self.writer.add_custom_scalars(layout)
 
     def update(
         self, step: int, losses: dict[str, float], grad_norm: float, lr: float, rate: float
@@ -190,14 +200,15 @@ class RunLog:
         """Write hyper-parameters with the final metrics, and figures by tag."""
         for tag, figure in figures.items():
             self.writer.add_figure(tag, figure, step)
-        options = {
-            key: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for key, value in options.items()
-            if value not in (None, [], {}) and key not in OPTIONS_OF_NO_INFLUENCE
-            if not key.endswith(("dir", "path", "_train", "_dev", "_test")) and "hpo" not in key
+        names = (COMPARED | set(options["given"])) - UNCOMPARED
+        compared = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in options.items()
+            if name in names and value is not None
+            if not name.endswith(("_dir", "_path", "_train", "_dev", "_test"))
         }
         finals = {f"final/{name}": score for name, score in (scores | {"mean": mean}).items()}
-        self.writer.add_hparams(options, finals, run_name=".")
+        self.writer.add_hparams(compared, finals, run_name=".")
         self.writer.close()
 
 

@@ -51,7 +51,8 @@ def wait_for(url: str, process: subprocess.Popen) -> None:
 def take_picture(browser: str, url: str, path: Path, args: Namespace) -> None:
     with tempfile.TemporaryDirectory() as directory:
         new = Path(directory) / "picture.png"
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command = [browser, "--headless=new", "--no-sandbox", "--hide-scrollbars"]
+        command += ["--enable-unsafe-swiftshader"]  # draws what would need a GPU
         command += [f"--window-size={args.width},{args.height}", f"--screenshot={new}"]
         command += [f"--user-data-dir={directory}/profile", "--virtual-time-budget=30000", url]
         try:

@@ -12,6 +12,12 @@ WHOLE = "whole_model"
 SMOOTHING = 0.05  # share of all updates that the drawn mean spans
 
 
+def cosine_tag(pair_name: str, group: str) -> str:
+    """TensorBoard's tag of a pair's cosine; it sorts behind losses and metrics, of which there are
+    fewer."""
+    return f"train_cosine_{pair_name}/{group}"
+
+
 class ConflictLog:
     """Keeps, for every update, the cosines of all pairs of task gradients; nan for a task not
     trained on.
@@ -43,7 +49,7 @@ class ConflictLog:
     def scalars(self, first_update: int) -> list[tuple[str, float, int]]:
         """(tag, cosine, update) of every update after `first_update`, those not nan."""
         return [
-            (f"conflict_{pair}/{group}", cosine, first_update + offset + 1)
+            (cosine_tag(pair, group), cosine, first_update + offset + 1)
             for offset, update in enumerate(self.history()[first_update:].tolist())
             for group, cosines in zip(self.group_names, update)
             for pair, cosine in zip(self.pair_names, cosines)

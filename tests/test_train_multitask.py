@@ -172,9 +172,12 @@ def test_paths_may_be_moved_and_the_profiler_writes_a_trace(train, tmp_path, cap
 
 def test_tensorboard_holds_scalars_hyper_parameters_and_a_figure(train):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
 
     flags = [flag for flag in SMALL if flag != "--no_tensorboard"]
-    run = train(*flags, "--tensorboard_subfolder", "events", "--run_name", "a")
+    script = "train_multitask_pal.py"
+    flags += ["--projection", "pcgrad"]
+    run = train(script, *flags, "--tensorboard_subfolder", "events", "--run_name", "a")
     events = EventAccumulator(str(run / "events"))
     events.Reload()
     tags = events.Tags()
@@ -183,6 +186,10 @@ def test_tensorboard_holds_scalars_hyper_parameters_and_a_figure(train):
     assert expected | {"final/mean"} <= set(tags["scalars"])
     assert "confusion/sst" in tags["images"]
     assert any("hparams" in tag for tag in events.summary_metadata)
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    shown = [tag for page in layout.category for chart in page.chart for tag in chart.multiline.tag]
+    assert expected <= set(shown) <= set(tags["scalars"])  # no chart stays empty
 
 
 def test_a_taken_run_name_is_refused_and_the_run_untouched(train):
