@@ -18,10 +18,12 @@ from optimizers.conflicts import WHOLE, ConflictLog, cosine_tag
 from run_directory import json_values
 from tasks import TASKS
 
-# What TensorBoard compares runs by, beside the options that were given: it shows a column for each.
-COMPARED = {"batch_size", "epochs", "lr", "model_name", "optimizer", "projection", "seed"}
-COMPARED |= {"task_scheduler"}
+# What TensorBoard compares runs by, beside the options that were given: it shows a column for each,
+# in order of their names.
+COMPARED = {"batch_size", "lr", "projection", "task_scheduler"}
 UNCOMPARED = {"resume", "ray_address", "run_name", "logdir", "filepath", "tensorboard_subfolder"}
+UNCOMPARED |= {"dev_samples", "no_test_predictions", "save_every", "use_gpu", "local_files_only"}
+UNCOMPARED |= {"write_summary", "profiler"}
 
 
 class NullWriter:
