@@ -78,11 +78,11 @@ def predict_logits(
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
                 logits[chunk] = model(data.task, batch).cpu().numpy()
         if turn % TURNS_A_VOTE == 0:
-            workers.note_votes(workers.sum_([torch.zeros(1, device=device)]).item())
+            workers.note_votes(workers.sum_([torch.zeros(1, device=device)]))
         check()
     if workers.size() > 1:
         total = torch.from_numpy(logits).to(device)  # zeros where other workers' rows are
-        workers.note_votes(workers.sum_([total]).item())
+        workers.note_votes(workers.sum_([total]))
         check()
         logits = total.cpu().numpy()
     return logits[rows]

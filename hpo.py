@@ -107,6 +107,8 @@ def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
     args = Namespace(**read_json(directory / "search.json")["options"])
     for name in given.given:
         setattr(args, name, getattr(given, name))
+    if args.ray_address is None:
+        select_device(args.use_gpu)
     return args, directory
 
 
@@ -125,6 +127,7 @@ def run_trials(args: Namespace, directory: Path, space: dict[str, Range | Choice
     warnings.filterwarnings("ignore", message="The reported value is ignored")
     start_ray(args)
     gpus = args.hpo_gpus if args.hpo_gpus is not None else float(args.use_gpu)
+    check_resources(ray.cluster_resources(), args.hpo_cpus, gpus)
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, options=vars(args), directory=str(directory)),
         {"cpu": args.hpo_cpus, "gpu": gpus},
@@ -190,6 +193,16 @@ def start_ray(args: Namespace) -> None:
             "HOST:PORT; start one with `ray start --head`, copy ~/.ray/auth_token here if that "
             "machine has one, or leave the option out"
         ) from None
+
+
+def check_resources(present: dict[str, float], cpus: int, gpus: float) -> None:
+    """Raise InputError if no trial would ever start: Ray would wait without a word."""
+    for name, needed in (("CPU", cpus), ("GPU", gpus)):
+        if needed > present.get(name, 0):
+            raise InputError(
+                f"a trial asks for {needed:g} {name}, but there are {present.get(name, 0):g} here; "
+                f"give a smaller --hpo_{name.lower()}s, or more machines with --ray_address"
+            )
 
 
 def domain_of(domain: Range | Choice) -> object:

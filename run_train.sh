@@ -27,11 +27,11 @@ mkdir -p slurm_files # sbatch does not make the folder of --output
 
 script=train_multitask.py
 if [[ ${1:-} == *.py ]]; then
-    script=$1
+    script=${1#./}
     shift
 fi
 [[ -f $script ]] || fail "run_train.sh: there is no script $script in $PWD"
-if [[ -n ${SLURM_JOB_ID:-} && " $* " != *" --use_gpu "* ]] && (($(granted_gpus) > 0)); then
+if [[ -n ${SLURM_JOB_ID:-} && $script != */* && " $* " != *" --use_gpu "* ]] && (($(granted_gpus) > 0)); then
     set -- --use_gpu "$@"
 fi
 

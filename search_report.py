@@ -60,7 +60,7 @@ def report_search(
     columns = ["trial", "state", "epochs", "mean", *metric_names(scored), "seconds", *space]
     write_table(directory / "trials.tsv", columns, rows)
     print(format_rows(columns, rows))
-    best = max(scored, key=lambda row: (row["state"] == "done", row["mean"]))
+    best = max(scored, key=rank)
     settings = trial_options(args, {name: best[name] for name in space})
     write_best(directory / "best.json", args, settings)
     draw(directory, space, scored)
@@ -74,6 +74,11 @@ def report_search(
         f"\nits options: {directory / 'best.json'}; figures beside it"
     )
     return settings
+
+
+def rank(row: dict) -> tuple[bool, bool, float]:
+    """A trial that ended by itself is better than a stopped one, and that than a failed one."""
+    return row["state"] == "done", row["state"] != "failed", row["mean"]
 
 
 def trial_row(trial: object, args: Namespace, directory: Path) -> dict:

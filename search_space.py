@@ -61,7 +61,9 @@ def search_space(args: Namespace) -> dict[str, Range | Choice]:
     space = {name: domain for name, domain in space.items() if domain is not None}
     for name, value in args.narrowed.items():
         where = f"{args.hpo_space}: {name!r} is {value!r}"
-        space[name] = narrowed(space.get(name, Choice(())), value, where)
+        if name not in space:
+            raise InputError(f"{where}, but the other options leave no choice; leave it out")
+        space[name] = narrowed(space[name], value, where)
     if not space:
         raise InputError("--hpo has nothing to search: every option of the space is given")
     return space

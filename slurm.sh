@@ -29,7 +29,8 @@ set_launch() {
     gpus=$(granted_gpus)
     if [[ " $* " == *" --hpo"* ]]; then
         if ((nodes > 1)); then
-            fail "A search takes one node; for more, start Ray on them and give --ray_address."
+            fail "A search is one process: submit it with --nodes=1. Its trials spread over more" \
+                "machines if Ray runs there already: see --ray_address."
         fi
         gpus=1
     fi

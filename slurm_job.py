@@ -45,12 +45,12 @@ def header(script: str, flags: list[str]) -> str:
 def run_dir(script: str, flags: list[str]) -> str:
     """The directory of the run, or of the search, that these flags make or go on with."""
     args = parse_job(script, flags)
-    return str(args.resume or args.hpo_resume or Path(args.logdir) / args.run_name)
+    return str(Path(args.resume or args.hpo_resume or Path(args.logdir) / args.run_name))
 
 
 def saved(script: str, flags: list[str]) -> str:
     """The directory that the run's checkpoints are in, or somewhere below."""
-    return parse_job(script, flags).filepath or run_dir(script, flags)
+    return str(Path(parse_job(script, flags).filepath or run_dir(script, flags)))
 
 
 if __name__ == "__main__":

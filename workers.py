@@ -125,9 +125,10 @@ def sum_(tensors: list[Tensor]) -> Tensor:
     return num_wanted[0]
 
 
-def note_votes(num_wanted: float) -> None:
-    """Remember what `sum_` returned, once it is read from the device."""
-    vote.agreed = vote.agreed or num_wanted > 0
+def note_votes(num_wanted: Tensor | float) -> None:
+    """Remember what `sum_` returned; reads it from the device."""
+    with watched():
+        vote.agreed = vote.agreed or float(num_wanted) > 0
 
 
 def positions(num_rows: int) -> slice:
@@ -175,9 +176,9 @@ def check_replicas(model: torch.nn.Module) -> None:
         return
     with torch.no_grad():
         sums = torch.stack([p.double().sum() for p in model.parameters()])
-    found = gather(sums.tolist())
-    if any(other != found[0] and other == other for other in found):
-        different = [number for number, other in enumerate(found) if other != found[0]]
+    found = gather(sums.cpu().numpy().tobytes())  # bytes, as nan equals nothing
+    different = [number for number, other in enumerate(found) if other != found[0]]
+    if different:
         raise RuntimeError(
             f"the weights of workers {different} differ from worker 0's: do all machines see the "
             "same files, and are their processors of one kind?"

@@ -90,7 +90,7 @@ class Method:
         """
         pairs = [
             (self.runs[seed], baseline.runs[seed])
-            for seed in {*self.seeds(MEAN)} & {*baseline.seeds(MEAN)}
+            for seed in sorted({*self.seeds(MEAN)} & {*baseline.seeds(MEAN)})
         ]
         ratios = [
             getattr(one, name) / getattr(two, name)

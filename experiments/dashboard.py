@@ -72,9 +72,13 @@ def main(args: Namespace) -> None:
     out_dir = Path(args.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", args.logdir]
+    logdir = Path(args.logdir).resolve()
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name]
     command += ["--port", str(port), "--samples_per_plugin", "images=100"]
-    board = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # The page shows the log directory as it is given: its name, and not where this machine has it.
+    board = subprocess.Popen(
+        command, cwd=logdir.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(url, board)
         for page in args.pages:

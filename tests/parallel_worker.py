@@ -106,16 +106,19 @@ def recorded_sums(training, into: dict[str, torch.Tensor]):
 
 
 def run_resumed(script: str, flags: list[str]) -> dict:
-    """A run that the last worker is asked to stop in epoch 2, gone on with: its weights.
+    """A run that the last worker is asked to stop in epoch 2, or while it evaluates after epoch 1,
+    gone on with: its weights.
 
     `flags` end with the run's name.
     """
+    # Checks of an epoch: four updates, then two for each task's evaluation.
+    asked = 8 if flags[-1].endswith("evaluation") else 12
     args, training, data = prepare(parse(script, flags))
     calls = []
 
     def check():
         calls.append(1)
-        if len(calls) == 8 and workers.rank() == workers.size() - 1:
+        if len(calls) == asked and workers.rank() == workers.size() - 1:
             workers.vote.wanted = True
         if workers.vote.agreed or (workers.size() == 1 and workers.vote.wanted):
             raise Interrupted("stopped", signal.SIGTERM)
@@ -142,7 +145,22 @@ def run_whole(script: str, flags: list[str]) -> dict:
     return {"weights": training.model.state_dict(), "random": random}
 
 
-RUNNERS = {"case": run_case, "resumed": run_resumed, "whole": run_whole}
+def run_drifted(script: str, flags: list[str]) -> dict:
+    """What `check_replicas` says of a nan that all workers have, and of weights that differ."""
+    _, training, _ = prepare(parse(script, flags))
+    weight = training.model.encoder.embeddings.word_embeddings.weight.data
+    messages = []
+    for value in (float("nan"), 1.0 + 1e-6 * workers.rank()):
+        weight[0, 0] = value
+        try:
+            workers.check_replicas(training.model)
+            messages.append("")
+        except RuntimeError as error:
+            messages.append(str(error))
+    return {"messages": messages}
+
+
+RUNNERS = {"case": run_case, "resumed": run_resumed, "whole": run_whole, "drifted": run_drifted}
 
 
 def run_all(content: dict) -> dict:

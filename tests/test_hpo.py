@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import hpo
 import search_report
 import train_multitask
 import train_multitask_pal
@@ -90,6 +91,47 @@ def test_every_choice_gives_a_legal_trial_that_can_be_run_again(tmp_path):
         search_report.write_best(tmp_path / "best.json", args, options)
         again = parse_args(train_multitask_pal.get_args_parser(), [f"@{tmp_path / 'best.json'}"])
         assert all(getattr(again, name) == value for name, value in options.items())
+
+
+def test_the_best_trial_is_one_that_ended_by_itself():
+    """A trial of epochs with these means, and how it ended."""
+    rows = [
+        {"trial": "a", "state": "stopped", "mean": 0.5},
+        {"trial": "b", "state": "failed", "mean": 0.9},
+    ]
+    assert max(rows, key=search_report.rank)["trial"] == "a"
+    rows.append({"trial": "c", "state": "done", "mean": 0.1})
+    assert max(rows, key=search_report.rank)["trial"] == "c"
+
+
+@pytest.mark.parametrize(
+    "means, patience, state, best",
+    [
+        ([0.1, 0.3, 0.2], None, "done", 2),
+        ([0.3, 0.2], 0, "done", 1),  # --patience ended it
+        ([0.3, 0.2], None, "stopped", 1),
+        ([], None, "stopped", 0),
+    ],
+)
+def test_a_trial_counts_by_its_best_epoch(tmp_path, means, patience, state, best):
+    (tmp_path / "trials" / "t").mkdir(parents=True)
+    with open(tmp_path / "trials" / "t" / "metrics.jsonl", "w") as file:
+        for epoch, mean in enumerate(means, start=1):
+            line = {"epoch": epoch, "mean": mean, "dev": {}, "examples": {"sst": 8}}
+            file.write(json.dumps(line | {"examples_per_second": 4}) + "\n")
+    trial = Namespace(metrics={"trial_id": "t", "done": True}, error=None, config={"lr": 1})
+    row = search_report.trial_row(trial, Namespace(patience=patience, epochs=3), tmp_path)
+    assert (row["state"], row["epoch"], row["epochs"]) == (state, best, len(means))
+    assert row["seconds"] == 2 * len(means) and row["lr"] == 1
+    if means:
+        assert row["mean"] == max(means)
+
+
+@pytest.mark.parametrize("cpus, gpus, name", [(3, 0, "CPU"), (1, 0.5, "GPU")])
+def test_a_trial_that_fits_nowhere_is_one_line(cpus, gpus, name):
+    with pytest.raises(InputError, match=f"a trial asks for .* {name}, but there are . here"):
+        hpo.check_resources({"CPU": 2.0}, cpus, gpus)
+    hpo.check_resources({"CPU": 2.0, "GPU": 1.0}, 2, 0.5)
 
 
 @pytest.fixture
@@ -213,7 +255,7 @@ def test_a_killed_search_goes_on_and_repeats_nothing(search, tmp_path):
     assert len(after) == 6
     for name in before:  # what was trained stays
         assert after[name][: len(before[name])] == before[name]
-    assert not cut_off or len(after[cut_off[0]]) > len(before[cut_off[0]])
+    assert len(cut_off) <= 1 and all(len(after[name]) > len(before[name]) for name in cut_off)
     done = search(f"--hpo_resume {directory}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resumed after epoch" in done.stdout and "best checkpoint" in done.stdout

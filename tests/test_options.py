@@ -137,6 +137,19 @@ def test_readme_names_every_file_at_the_top():
     assert [name for name in names if f"`{name}`" not in layout] == []
 
 
+def test_every_local_link_of_the_readme_leads_somewhere():
+    text = README.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("http"):
+            assert (README.parent / link).exists(), link
+
+
 def test_entry_2_has_every_option_of_entry_1():
     joint = {action.dest for action in get_args_parser()._actions}
     pal = {action.dest for action in get_pal_args_parser()._actions}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import slurm_job
+
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = """
 import os, signal, sys
@@ -75,6 +77,13 @@ def test_a_job_that_gained_nothing_before_its_limit_ends(job, written):
     done = job("SIGUSR1", *written, SLURM_JOB_END_TIME=int(time.time()) + 100)
     assert done.returncode == 143 and done.stdout == ""
     assert done.stderr.startswith("Nothing was saved before the time limit")
+
+
+def test_a_slash_at_the_end_of_a_path_changes_nothing(tmp_path):
+    for flags in ("--resume runs/a/", "--run_name a", "--hpo_resume runs/a//"):
+        assert slurm_job.saved("train_multitask.py", flags.split()) == "runs/a"
+    flags = ["--filepath", f"{tmp_path}/w/", "--run_name", "a"]
+    assert slurm_job.saved("train_multitask.py", flags) == f"{tmp_path}/w"
 
 
 def test_what_was_saved_before_the_job_is_no_gain(job, tmp_path):
@@ -152,4 +161,4 @@ def test_how_a_script_is_launched(bash, flags, environ, expected):
 
 def test_a_search_on_several_nodes_is_one_line(bash):
     done = bash("python=python; set_launch --hpo", SLURM_JOB_NUM_NODES=2)
-    assert done.returncode == 1 and done.stderr.startswith("A search takes one node")
+    assert done.returncode == 1 and done.stderr.startswith("A search is one process")

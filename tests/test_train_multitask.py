@@ -199,6 +199,8 @@ def test_a_taken_run_name_is_refused_and_the_run_untouched(train):
         train(*SMALL, "--run_name", "a")
     with pytest.raises(InputError, match="holds another run's checkpoints"):
         train(*SMALL, "--run_name", "b", "--filepath", run / "checkpoints")
+    with pytest.raises(InputError, match="holds another run's predictions; name an empty one"):
+        train(*SMALL, "--run_name", "b", "--predictions_path", run / "predictions")
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert [path.name for path in run.parent.iterdir()] == ["a"]
 

@@ -38,6 +38,7 @@ CASES = {
             "--batches_per_update 5 --batch_size 3"),
     "all": (PAL, f"--use_pal --projection vaccine --optimizer sophiah {SMART} --batch_size 5"),
 }  # fmt: skip
+RUNS = [("whole", "whole"), ("resumed", "resumed"), ("resumed", "resumed_in_evaluation")]
 COMMON = "--batch_size 8 --epochs 1 --num_batches_per_epoch 20 --no_tensorboard --dev_samples 16 "
 COMMON += "--no_test_predictions --warmup_fraction 0 "
 
@@ -63,9 +64,10 @@ def contents(directory: Path, model: object, data: Path) -> dict:
         name: ("case", script, f"{own} --hidden_dropout_prob 0".split())
         for name, (script, own) in CASES.items()
     }
-    for kind in ("whole", "resumed"):
+    for kind, name in RUNS:
         own = "--epochs 2 --num_batches_per_epoch 4 --projection pcgrad".split()
-        cases[kind] = (kind, PAL, own)
+        cases[name] = (kind, PAL, own)
+    cases["drifted"] = ("drifted", JOINT, [])
     return {"flags": flags, "cases": cases}
 
 
@@ -94,15 +96,23 @@ def test_two_workers_do_what_one_does(name, results):
         assert (both["logits"][task] - logits).abs().max() <= 1e-5, task
 
 
-def test_a_resumed_run_of_two_workers_ends_with_the_same_bits(results):
+@pytest.mark.parametrize("run, update", [("resumed", 7), ("resumed_in_evaluation", 4)])
+def test_a_resumed_run_of_two_workers_ends_with_the_same_bits(results, run, update):
+    """A worker's wish to stop reaches all with the next sum, be it of gradients or of votes."""
     _, both = results
-    assert both["resumed"]["stopped_at"] == 6  # a worker's wish reaches all with the next sum
+    assert both[run]["stopped_at"] == update
     for name, tensor in both["whole"]["weights"].items():
-        assert torch.equal(both["resumed"]["weights"][name], tensor), name
+        assert torch.equal(both[run]["weights"][name], tensor), name
+
+
+def test_weights_that_differ_are_noticed(results):
+    alone, both = (result["drifted"]["messages"] for result in results)
+    assert alone == ["", ""]
+    assert both[0] == "" and both[1].startswith("the weights of workers [1] differ from worker 0")
 
 
 def test_dropout_differs_between_workers(results):
-    """Each worker's generator is another's; worker 0's is that of a single process."""
+    """Each worker has a generator of its own."""
     _, both = results
     first, second = both["whole"]["random"]
     assert not torch.equal(first, second)
