@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,12 +43,16 @@ def search(tiny_model, few_rows, tmp_path):
                 text=True,
             ) as process,
         ):
+            limit = threading.Timer(400, process.kill)  # a search that hangs fails
+            limit.daemon = True
+            limit.start()
             for line in process.stdout:
                 output += line
                 if do is not None and at in line:
                     do(process)
                     do = None
             process.wait()
+            limit.cancel()
             stderr.seek(0)
             return subprocess.CompletedProcess([], process.returncode, output, stderr.read())
 
@@ -55,11 +61,14 @@ def search(tiny_model, few_rows, tmp_path):
 
 def kill_a_trial(search: subprocess.Popen) -> None:
     """kill -9 one of the trials' processes, as a machine without memory would."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        if path.read_bytes().startswith(b"ray::ImplicitFunc") and is_child(path.parent, search.pid):
-            os.kill(int(path.parent.name), signal.SIGKILL)
-            return
-    raise AssertionError("no trial is running")
+    while search.poll() is None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it may end in between
+                is_trial = path.read_bytes().startswith(b"ray::ImplicitFunc")
+                if is_trial and is_child(path.parent, search.pid):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    return
+    raise AssertionError("no trial was running")
 
 
 def is_child(process: Path, ancestor: int) -> bool:
