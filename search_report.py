@@ -27,7 +27,9 @@ class TrialPrinter(Callback):
         self.directory, self.num_trials, self.num_epochs = directory, num_trials, num_epochs
 
     def on_trial_result(self, iteration: int, trials: list, trial: object, result: dict, **_):
-        print(f"trial {trial.trial_id} epoch {result['epoch']}: mean {result['mean']:.4f}")
+        scores = "  ".join(f"{name} {result[name]:.4f}" for name in TASKS if name in result)
+        line = f"trial {trial.trial_id} epoch {result['epoch']}"
+        print(f"{line}: {scores}  mean {result['mean']:.4f}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: object, **_) -> None:
         is_done = trial.last_result["epoch"] == self.num_epochs

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -97,6 +98,7 @@ def test_a_search_ends_with_table_figures_options_and_the_best_run(search, tmp_p
     directory = tmp_path / "s"
     [failed], rows = split_failed(read_table(directory))
     assert len(rows) == 3 and {row["state"] for row in rows} <= {"done", "stopped"}
+    assert re.search(r"epoch 1: sst \S+  para \S+  sts \S+  mean \S+", done.stdout)
     assert f"trial {failed['trial']} failed: " in done.stdout and "Traceback" not in done.stderr
     means = [float(row["mean"]) for row in rows]
     assert means == sorted(means, reverse=True)
