@@ -12,6 +12,7 @@ run directory each, best/ with the best options' complete run, ray/ with Ray's o
 
 import argparse
 import json
+import math
 import os
 import shutil
 import socket
@@ -95,7 +96,11 @@ def new_search(args: Namespace) -> tuple[Namespace, Path]:
             f"{directory}: exists; choose another --run_name, or go on with it: --hpo_resume "
             f"{directory}"
         ) from None
-    write_json(directory / "search.json", {"options": vars(args)})
+    try:
+        write_json(directory / "search.json", {"options": vars(args)})
+    except OSError:
+        directory.rmdir()  # without it, --hpo_resume would find nothing
+        raise
     return args, directory
 
 
@@ -256,7 +261,8 @@ def reported(line: dict) -> dict[str, float]:
     seconds of its updates."""
     seconds = sum(line["examples"].values()) / line["examples_per_second"]
     told = {"mean": line["mean"], "epoch": line["epoch"], "seconds": seconds}
-    return told | scores(line["dev"])
+    # A constant has no Pearson: null in metrics.jsonl.
+    return told | {name: math.nan if v is None else v for name, v in scores(line["dev"]).items()}
 
 
 def finished_epochs(run_dir: Path) -> list[dict]:

@@ -22,7 +22,7 @@ TIMEOUT = timedelta(hours=3)
 
 
 class WorkerLost(RuntimeError):
-    """Another worker has ended, so that this one cannot go on."""
+    """The workers cannot go on together: one has ended, cannot be reached, or has other weights."""
 
 
 class StopVote:
@@ -168,7 +168,7 @@ def broadcast(value: object) -> object:
 
 
 def check_replicas(model: torch.nn.Module) -> None:
-    """Raise RuntimeError unless all workers hold the same weights: one would train on its own.
+    """Raise WorkerLost unless all workers hold the same weights: one would train on its own.
 
     Compares a sum in float64, to the last bit.
     """
@@ -179,7 +179,7 @@ def check_replicas(model: torch.nn.Module) -> None:
     found = gather(sums.cpu().numpy().tobytes())  # bytes, as nan equals nothing
     different = [number for number, other in enumerate(found) if other != found[0]]
     if different:
-        raise RuntimeError(
+        raise WorkerLost(
             f"the weights of workers {different} differ from worker 0's: do all machines see the "
             "same files, and are their processors of one kind?"
         )

@@ -155,7 +155,7 @@ def run_drifted(script: str, flags: list[str]) -> dict:
         try:
             workers.check_replicas(training.model)
             messages.append("")
-        except RuntimeError as error:
+        except workers.WorkerLost as error:
             messages.append(str(error))
     return {"messages": messages}
 

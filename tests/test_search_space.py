@@ -1,6 +1,7 @@
 """Hyper-parameter search: the space, legal trials, and how trials are judged."""
 
 import json
+import math
 from argparse import Namespace
 from itertools import product
 
@@ -106,14 +107,27 @@ def test_a_trial_counts_by_its_best_epoch(tmp_path, means, patience, state, best
     (tmp_path / "trials" / "t").mkdir(parents=True)
     with open(tmp_path / "trials" / "t" / "metrics.jsonl", "w") as file:
         for epoch, mean in enumerate(means, start=1):
-            line = {"epoch": epoch, "mean": mean, "dev": {}, "examples": {"sst": 8}}
+            dev = {"sts": {"pearson": None, "spearman": None}}  # of a constant
+            line = {"epoch": epoch, "mean": mean, "dev": dev, "examples": {"sst": 8}}
             file.write(json.dumps(line | {"examples_per_second": 4}) + "\n")
     trial = Namespace(metrics={"trial_id": "t", "done": True}, error=None, config={"lr": 1})
     row = search_report.trial_row(trial, Namespace(patience=patience, epochs=3), tmp_path)
     assert (row["state"], row["epoch"], row["epochs"]) == (state, best, len(means))
     assert row["seconds"] == 2 * len(means) and row["lr"] == 1
     if means:
-        assert row["mean"] == max(means)
+        assert row["mean"] == max(means) and math.isnan(row["sts"])
+
+
+def test_a_full_disk_leaves_no_search_behind(monkeypatch, tmp_path):
+    def full(path, content):
+        raise OSError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(hpo, "write_json", full)
+    args = search_args(f"--logdir {tmp_path} --run_name s --data_dir {tmp_path}")
+    args.hpo_space = None
+    with pytest.raises(OSError, match="No space left"):
+        hpo.new_search(args)
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("cpus, gpus, name", [(3, 0, "CPU"), (1, 0.5, "GPU")])
