@@ -6,32 +6,21 @@ type.
 
 import csv
 from argparse import Namespace
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-import workers
-from augmentation import augment
-from batches import TokenizedTask
-from errors import InputError
-from models.linguistic import tag_texts
-from segments import SegmentedTask
-from tasks import TASKS, Task
+from inputs.augmentation import augment
+from inputs.batches import TokenizedTask
+from inputs.segments import SegmentedTask
+from inputs.tags import tag_texts
+from runtime.errors import InputError
+from tasks import TASKS, Example, Task
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of the file's stem
 DATA_DIR = Path(__file__).resolve().parent / "data"
 SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row. `id` is opaque; `label` is None where the file has no label column."""
-
-    id: str
-    texts: tuple[str, ...]
-    label: int | float | None
 
 
 def default_data_dir() -> Path:
@@ -181,13 +170,15 @@ def task_file(args: Namespace, task: Task, split: str) -> Path:
 
 
 def load_data(
-    args: Namespace, tokenizer: Tokenizer, pad_token_id: int, splits: tuple[str, ...]
+    args: Namespace, tokenizer: Tokenizer, pad_token_id: int, splits: tuple[str, ...] | None = None
 ) -> dict[str, dict[str, TokenizedTask]]:
     """Read and tokenize split -> task name -> rows, for the tasks of the run; print sizes and
     truncations.
 
     Every file is read and checked before anything is tokenized, so that a bad row costs no time.
     """
+    if splits is None:
+        splits = ("train", "dev") if args.no_test_predictions else tuple(SPLITS)
     tasks = [TASKS[name] for name in args.tasks]
     data: dict[str, dict[str, TokenizedTask]] = {}
     examples = {}
@@ -228,8 +219,7 @@ def tokenize(
     texts = [text for example in examples for text in example.texts]
     tags = None
     if args.additional_input:
-        with workers.main_first():  # it fills the cache
-            tags = tag_texts(texts, is_kept=are_tags_kept)
+        tags = tag_texts(texts, is_kept=are_tags_kept)
     return build(
         task, examples, tokenizer, pad_token_id, args.pair_encoding, args.max_length, tags=tags
     )

@@ -1,184 +1,85 @@
-"""Predictions, metrics and prediction files; also a command on a finished run.
+"""Evaluate a finished run, or label new text with it.
 
     python evaluation.py --run runs/joint --split dev
     python evaluation.py --run runs/joint --task sst --input sentences.txt
     echo "a film to remember" | python evaluation.py --run runs/joint --task sst --input -
 
-`--run` rewrites metrics-<split>.json and the prediction files from the run's best checkpoint.
-`--input` labels new text, one sentence a line or two separated by a tab, and prints TSV with a
+`--run` alone rewrites metrics-<split>.json and the prediction files from the run's best checkpoint.
+`--input` labels new text, one sentence per line or two separated by a tab, and prints TSV with a
 probability (a score has none).
 """
 
 import argparse
-import csv
-import math
 import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-import checkpoint
-import workers
-from batches import Rows
-from datasets import Example, load_data, tokenize
-from errors import InputError, exit_status
+from datasets import load_data, tokenize
+from engine import evaluate, predict_logits
+from inputs.batches import Rows
 from models import MultitaskBert, build_model
 from models.bert import BertModel
-from models.pretrained import load_config, load_tokenizer, read_json
-from run_directory import read_options, write_json
-from tasks import TASKS, Task, mean_score
-
-BATCH_SIZE = 64
-TURNS_A_VOTE = 20  # batches of each worker between votes on stopping
-Metrics = dict[str, dict[str, float]]
-
-
-def select_device(use_gpu: bool) -> torch.device:
-    """The GPU exactly if asked for. Raises InputError where there is none: no job crawls unseen."""
-    if use_gpu and not torch.cuda.is_available():
-        raise InputError(
-            "--use_gpu is given, but torch finds no CUDA device; leave it out to run on CPU"
-        )
-    if use_gpu and workers.local_rank() >= torch.cuda.device_count():
-        raise InputError(
-            f"torchrun started more workers here than the {torch.cuda.device_count()} GPUs; give "
-            "that number as --nproc_per_node"
-        )
-    return torch.device("cuda" if use_gpu else "cpu")
+from models.pretrained import load_config, load_tokenizer
+from reporting.figures import dev_figures
+from reporting.run_directory import read_options, write_outputs
+from reporting.run_log import RunLog
+from reporting.summary import baselines, count_parameters, format_table, print_end
+from runtime import checkpoint
+from runtime.device import connect
+from runtime.errors import InputError, exit_status
+from runtime.files import read_json
+from tasks import TASKS, Example, Task, mean_score, scores
+from training import Training
 
 
-@torch.inference_mode()
-def predict_logits(
-    model: MultitaskBert,
-    data: Rows,
-    rows: np.ndarray | None = None,
-    use_amp: bool = False,
-    check: Callable[[], None] = lambda: None,
-) -> np.ndarray:
-    """Logits [N, C] of all rows, or of the given ones, in their order. Leaves the model in eval
-    mode.
-
-    check: called after every batch; it may raise to stop early.
-    """
-    rows = np.arange(len(data)) if rows is None else rows
-    device = next(model.parameters()).device
-    model.eval()
-    logits = np.zeros((len(data), data.task.num_outputs), dtype=np.float32)
-    num_turns = math.ceil(len(rows) / (BATCH_SIZE * workers.size()))
-    batches = data.sequential_batches(BATCH_SIZE, rows)
-    for turn in range(num_turns):
-        for chunk, batch in islice(batches, 1):  # a worker may have none in the last turn
-            batch = {key: tensor.to(device) for key, tensor in batch.items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
-                logits[chunk] = model(data.task, batch).cpu().numpy()
-        if turn % TURNS_A_VOTE == 0:
-            workers.note_votes(workers.sum_([torch.zeros(1, device=device)]))
-        check()
-    if workers.size() > 1:
-        total = torch.from_numpy(logits).to(device)  # zeros where other workers' rows are
-        workers.note_votes(workers.sum_([total]))
-        check()
-        logits = total.cpu().numpy()
-    return logits[rows]
-
-
-def evaluate(
-    model: MultitaskBert,
-    data: dict[str, Rows],
-    num_samples: int | None = None,
-    seed: int = 0,
-    use_amp: bool = False,
-    check: Callable[[], None] = lambda: None,
-) -> tuple[Metrics, dict[str, np.ndarray]]:
-    """Metrics by task (none where labels are missing), and predictions by task.
-
-    num_samples: look at a fixed seeded sample of so many rows a task; None at all of them.
-    """
-    metrics, predictions = {}, {}
-    for name, rows_of_task in data.items():
-        task, rows = TASKS[name], rows_of_task.sample_rows(num_samples, seed)
-        logits = predict_logits(model, rows_of_task, rows, use_amp, check)
-        predictions[name] = task.decode(logits)
-        if rows_of_task.labels is not None:
-            metrics[name] = task.evaluate(predictions[name], rows_of_task.labels[rows])
-    return metrics, predictions
-
-
-def scores(metrics: Metrics) -> dict[str, float]:
-    """Each task's own metric, the one it is judged by."""
-    return {name: values[TASKS[name].metric_name] for name, values in metrics.items()}
-
-
-def baselines(train: dict[str, Rows], dev: dict[str, Rows]) -> Metrics:
-    """Metrics of predicting the training set's majority class, or mean, for every dev example."""
-    metrics = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a constant has no correlation, as the table says
-        for name, rows in dev.items():
-            predictions = TASKS[name].baseline(train[name].labels, len(rows))
-            metrics[name] = TASKS[name].evaluate(predictions, rows.labels)
-    return metrics
-
-
-def format_table(metrics: Metrics, baseline: Metrics | None = None, split: str = "dev") -> str:
-    """A plain table, a line a metric, the deciding one of each task first."""
-    header = f"{'task':<6}{'metric':<12}{split:>8}" + (f"{'baseline':>11}" if baseline else "")
-    lines = [header]
-    for name, values in metrics.items():
-        for metric, value in values.items():
-            beside = f"{baseline[name][metric]:>11.4f}" if baseline else ""
-            lines.append(f"{name:<6}{metric:<12}{value:>8.4f}{beside}")
-    mean = f"{'mean':<18}{mean_score(scores(metrics)):>8.4f}"
-    lines.append(mean + (f"{mean_score(scores(baseline)):>11.4f}" if baseline else ""))
-    return "\n".join(lines)
-
-
-def write_predictions(path: Path, task: Task, ids: list[str], predictions: np.ndarray) -> None:
-    """Write one line per input row, in input order, under the header `id<TAB>Predicted_…`."""
-    with checkpoint.atomic_write(path) as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["id", task.prediction_column])
-        writer.writerows(zip(ids, predictions.tolist()))
-
-
-def write_outputs(
+def finish(
     args: Namespace,
-    split: str,
-    data: dict[str, Rows],
-    metrics: Metrics,
-    predictions: dict[str, np.ndarray],
-    facts: dict[str, object] | None = None,
+    training: Training,
+    data: dict[str, dict[str, Rows]],
+    log: RunLog,
+    check: Callable[[], None],
 ) -> None:
-    """Write the prediction files of a split and, where there are labels, metrics-<split>.json.
+    """Evaluate the best checkpoint on all of dev, predict test, and print where everything is.
 
-    facts: what else that file shall say of the run. Worker 0 writes.
+    Args:
+        args: the run's options.
+        training: its finished training, whose model gets the best weights.
+        data: split -> task name -> rows.
+        log: gets the final scores and figures.
+        check: called after every batch; it may raise to stop.
     """
-    if not workers.is_main():
-        return
-    for name, rows in data.items():
-        path = Path(args.predictions_path) / f"{rows.task.stem}-{split}-output.csv"
-        write_predictions(path, rows.task, rows.ids, predictions[name])
-    if not metrics:
-        return
-    content: dict = {"metrics": metrics, "mean": mean_score(scores(metrics)), "confusion": {}}
-    content |= facts or {}
-    for name, rows in data.items():
-        confusion = rows.task.confusion(predictions[name], rows.labels)
-        if confusion is not None:
-            content["confusion"][name] = confusion.tolist()
-    write_json(Path(args.run_dir) / f"metrics-{split}.json", content)
+    best = checkpoint.load_weights(Path(args.filepath) / "best.pt", training.model)
+    training.exchange.check_replicas(training.model)
+    shares = training.conflicts.shares()
+    facts: dict[str, object] = {"num_parameters": count_parameters(training.model)}
+    facts |= {"conflicts": shares} if shares else {}
+    metrics, predictions = {}, {}
+    for split in [split for split in data if split != "train"]:
+        metrics[split], predictions[split] = evaluate(
+            training.model, data[split], use_amp=args.use_amp, check=check
+        )
+        write_outputs(args, split, data[split], metrics[split], predictions[split], facts)
+    finals = scores(metrics["dev"])
+    finals |= {"mean": mean_score(finals)}
+    figures = dev_figures(data["dev"], predictions["dev"])
+    total_updates = training.progress.total_updates
+    log.finish(vars(args), finals, figures, training.conflicts, total_updates)
+    baseline = baselines(data["train"], data["dev"])
+    print_end(args, best["epoch"], metrics["dev"], baseline, shares)
 
 
 def load_run(
-    directory: Path | str, device: str = "cpu"
+    directory: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[MultitaskBert, Tokenizer, Namespace]:
-    """The best model of a run, in eval mode, its tokenizer and its options. Raises InputError."""
+    """Return the best model of a run, in eval mode, its tokenizer and its options.
+
+    Raises:
+        InputError: this is no directory of a run, or its checkpoint does not fit.
+    """
     directory = Path(directory)
     args = read_options(directory)
     config = load_config(directory)
@@ -188,9 +89,9 @@ def load_run(
     return model.to(device).eval(), tokenizer, args
 
 
-def evaluate_run(run: str, split: str, data_dir: str | None, use_gpu: bool) -> None:
-    """Rewrite a finished run's metrics and prediction files of one split, and print the metrics."""
-    model, tokenizer, args = load_run(run, str(select_device(use_gpu)))
+def evaluate_run(run: str, split: str, data_dir: str | None, device: torch.device) -> None:
+    """Rewrite a finished run's metrics and prediction files of one split; print the metrics."""
+    model, tokenizer, args = load_run(run, device)
     if data_dir is not None:
         args.data_dir = data_dir
         for task in TASKS.values():
@@ -199,7 +100,7 @@ def evaluate_run(run: str, split: str, data_dir: str | None, use_gpu: bool) -> N
     metrics, predictions = evaluate(model, data, use_amp=args.use_amp)
     written = Path(args.run_dir) / f"metrics-{split}.json"
     known = read_json(written) if written.is_file() else {}
-    facts: dict = {"num_parameters": sum(p.numel() for p in model.parameters())}
+    facts: dict[str, object] = {"num_parameters": count_parameters(model)}
     facts |= {"conflicts": known["conflicts"]} if "conflicts" in known else {}
     write_outputs(args, split, data, metrics, predictions, facts)
     print(
@@ -210,9 +111,9 @@ def evaluate_run(run: str, split: str, data_dir: str | None, use_gpu: bool) -> N
     print(f"written to {args.predictions_path}")
 
 
-def label_text(run: str, task_name: str, path: str, use_gpu: bool) -> None:
-    """Label new text, a line an example, and print it as TSV."""
-    model, tokenizer, args = load_run(run, str(select_device(use_gpu)))
+def label_text(run: str, task_name: str, path: str, device: torch.device) -> None:
+    """Label new text, one example per line, and print it as TSV."""
+    model, tokenizer, args = load_run(run, device)
     if task_name not in args.tasks:
         raise InputError(f"--task {task_name}: this run was trained on {', '.join(args.tasks)}")
     task = TASKS[task_name]
@@ -234,7 +135,12 @@ def label_text(run: str, task_name: str, path: str, use_gpu: bool) -> None:
 
 
 def read_text(path: str, task: Task) -> list[Example]:
-    """Examples from a text file or, for `-`, standard input. Raises InputError naming the line."""
+    """Read examples from a text file or, for `-`, standard input.
+
+    Raises:
+        InputError: the file is missing, empty or not UTF-8, or a line holds another number of
+            sentences than the task takes; the message names the line.
+    """
     name = "standard input" if path == "-" else path
     try:
         raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
@@ -244,7 +150,7 @@ def read_text(path: str, task: Task) -> list[Example]:
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: byte {error.start + 1} is not UTF-8 text") from None
     if not raw:
-        raise InputError(f"{name}: it is empty, expected a line an example")
+        raise InputError(f"{name}: it is empty, expected one example per line")
     examples = []
     for number, line in enumerate(lines, start=1):
         texts = tuple(line.split("\t"))
@@ -258,6 +164,7 @@ def read_text(path: str, task: Task) -> list[Example]:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command."""
     parser = argparse.ArgumentParser("evaluation.py", description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="directory of a run")
     parser.add_argument(
@@ -273,12 +180,12 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: Namespace) -> None:
-    select_device(args.use_gpu)
-    workers.join(args.use_gpu)
+    """Label --input, or evaluate the run on a split."""
+    device = connect(args.use_gpu)
     if args.input is not None:
-        label_text(args.run, args.task, args.input, args.use_gpu)
+        label_text(args.run, args.task, args.input, device)
     else:
-        evaluate_run(args.run, args.split, args.data_dir, args.use_gpu)
+        evaluate_run(args.run, args.split, args.data_dir, device)
 
 
 if __name__ == "__main__":

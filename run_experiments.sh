@@ -18,10 +18,10 @@
 set -euo pipefail
 
 repository=$(dirname "$(readlink -f "$0")")
-[[ -f $repository/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
+[[ -f $repository/scripts/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
 cd "$repository"
-source ./environment.sh
-source ./slurm.sh
+source ./scripts/environment.sh
+source ./scripts/slurm.sh
 
 rows=()
 while [[ $# -gt 0 && $1 != -* ]]; do
@@ -53,7 +53,7 @@ if (($(granted_gpus) > 0)); then
 fi
 row=${rows[$SLURM_ARRAY_TASK_ID]}
 echo "host: $HOSTNAME, row: $row, restart ${SLURM_RESTART_COUNT:-0}"
-"$python" slurm_job.py versions
-echo "command: experiments/run.py $row $*"
+"$python" -m scripts.slurm_job versions
+echo "command: python -m experiments.run $row $*"
 mkdir -p runs/experiments
-run_job "runs/experiments/$row-seed" "$python" -u experiments/run.py "$row" "$@"
+run_job "runs/experiments/$row-seed" "$python" -u -m experiments.run "$row" "$@"

@@ -7,9 +7,9 @@ set -euo pipefail
 
 repository=$(dirname "$(readlink -f "$0")")
 # sbatch runs a copy of this file, far from the repository.
-[[ -f $repository/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
+[[ -f $repository/scripts/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
 cd "$repository"
-source ./environment.sh
+source ./scripts/environment.sh
 
 # shellcheck disable=SC2119 # none of our arguments is for it
 find_environment

@@ -19,10 +19,10 @@ set -euo pipefail
 
 repository=$(dirname "$(readlink -f "$0")")
 # sbatch runs a copy of this file, far from the repository.
-[[ -f $repository/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
+[[ -f $repository/scripts/environment.sh ]] || repository=${SLURM_SUBMIT_DIR:-$repository}
 cd "$repository"
-source ./environment.sh
-source ./slurm.sh
+source ./scripts/environment.sh
+source ./scripts/slurm.sh
 mkdir -p slurm_files # sbatch does not make the folder of --output
 
 script=train_multitask.py
@@ -50,11 +50,11 @@ if [[ " $* " =~ " "--(hpo_)?resume[=\ ] ]]; then is_resumed=yes; fi
 if [[ -z $is_resumed ]]; then
     set -- --run_name "job-$SLURM_JOB_ID" "$@" # a --run_name of the user's comes later, and counts
 fi
-run_dir=$("$python" slurm_job.py run_dir "$script" "$@")
-saved=$("$python" slurm_job.py saved "$script" "$@")
+run_dir=$("$python" -m scripts.slurm_job run_dir "$script" "$@")
+saved=$("$python" -m scripts.slurm_job saved "$script" "$@")
 if ((${SLURM_RESTART_COUNT:-0} == 0)); then
     echo "host: $HOSTNAME"
-    "$python" slurm_job.py header "$script" "$@"
+    "$python" -m scripts.slurm_job header "$script" "$@"
 else
     echo "restart $SLURM_RESTART_COUNT on $HOSTNAME"
 fi

@@ -5,15 +5,16 @@ batch's mean. A task with n batches in an update weighs 1/n each (or n^-a, see `
 --task_weights. Of several workers, each gets its rows of every batch, weighed by their share.
 """
 
+import warnings
 from collections import Counter
 from functools import partial
 
 import numpy as np
 import torch
 
-import workers
-from batches import Batch, BatchSampler, Rows
-from tasks import TASKS, Task
+from inputs.batches import BatchSampler, Rows
+from runtime import workers
+from tasks import TASKS, Batch, Task, own_rows
 
 Update = list[tuple[Task, Batch, float]]
 
@@ -36,6 +37,15 @@ def epoch_fraction(epoch: int, num_epochs: int) -> float:
     return 1.0 if num_epochs == 1 else (epoch - 1) / (num_epochs - 1)
 
 
+def own_part(batch: Batch, num_rows: int) -> Batch:
+    """Return this worker's rows of a batch of `num_rows` rows; alone, the batch itself."""
+    if workers.size() == 1:
+        return batch
+    is_own = torch.zeros(num_rows, dtype=torch.bool)
+    is_own[workers.positions(num_rows)] = True
+    return {key: own_rows(tensor, is_own) for key, tensor in batch.items()} | {"is_own": is_own}
+
+
 class TaskScheduler:
     """What all schedulers share: a sampler a task, weights, micro-batches, state.
 
@@ -56,6 +66,11 @@ class TaskScheduler:
         combine_strategy: str = "none",
         batches_per_update: int = 16,
     ) -> None:
+        if batch_size < workers.size():
+            warnings.warn(
+                f"--batch_size is {batch_size} and there are {workers.size()} workers: some idle",
+                stacklevel=2,
+            )
         self.data = data
         self.names = list(data)
         self.micro_batch_size = micro_batch_size
@@ -110,20 +125,16 @@ class TaskScheduler:
         return [self.weighted(name, part, weight * len(part) / len(rows)) for part in parts]
 
     def weighted(self, name: str, rows: np.ndarray, weight: float) -> tuple[Task, Batch, float]:
-        batch = self.data[name].shard(rows)
+        batch = own_part(self.data[name].batch(rows), len(rows))
         return self.data[name].task, batch, weight * workers.share(len(rows))
 
     def state_dict(self) -> dict:
         samplers = {name: sampler.state_dict() for name, sampler in self.samplers.items()}
-        rows = workers.gather({name: self.data[name].state_dict() for name in self.samplers})
-        state = {"samplers": samplers, "generator": self.generator.get_state(), "turn": self.turn}
-        return state | {"rows": rows}
+        return {"samplers": samplers, "generator": self.generator.get_state(), "turn": self.turn}
 
     def load_state_dict(self, state: dict) -> None:
         for name, sampler in self.samplers.items():
             sampler.load_state_dict(state["samplers"][name])
-            if workers.rank() < len(state["rows"]):
-                self.data[name].load_state_dict(state["rows"][workers.rank()][name])
         self.generator.set_state(state["generator"])
         self.turn = state["turn"]
 

@@ -21,6 +21,38 @@ from sklearn.metrics import confusion_matrix, f1_score
 from torch import Tensor
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (predictions [N], labels [N])
+Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value
+Batch = dict[str, Tensor]  # what `inputs.batches` describes
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a data file.
+
+    Attributes:
+        id: opaque text.
+        texts: one or two sentences.
+        label: None where the file has no label column.
+    """
+
+    id: str
+    texts: tuple[str, ...]
+    label: int | float | None
+
+
+def num_examples(batch: Batch) -> int:
+    """Return the number of examples of a batch, all workers' together."""
+    return len(batch.get("is_own", batch["labels"]))
+
+
+def own_rows(tensor: Tensor, is_own: Tensor) -> Tensor:
+    """Return one worker's rows of a whole batch.
+
+    Args:
+        tensor: [k·B, ...], the k sequences of B rows: all first ones, then all second ones.
+        is_own: [B] bool.
+    """
+    return tensor.unflatten(0, (-1, len(is_own)))[:, is_own].flatten(0, 1)
 
 
 def check_shapes(logits: Tensor, labels: Tensor, num_outputs: int) -> None:
@@ -283,3 +315,8 @@ TASKS: dict[str, Task] = {
 def mean_score(scores: dict[str, float]) -> float:
     """Mean of the tasks' metrics, a nan counted as 0: what picks the best checkpoint."""
     return sum(0.0 if math.isnan(score) else score for score in scores.values()) / len(scores)
+
+
+def scores(metrics: Metrics) -> dict[str, float]:
+    """Return each task's own metric, the one it is judged by."""
+    return {name: values[TASKS[name].metric_name] for name, values in metrics.items()}

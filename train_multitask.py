@@ -10,22 +10,21 @@ torchrun --nproc_per_node 4 train_multitask.py --use_gpu   # each batch over fou
 """
 
 import argparse
-import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 
-import workers
-from batches import PAIR_ENCODINGS, Rows
-from datasets import SPLITS
+from datasets import SPLITS, load_data
 from engine import fit
-from errors import exit_status
-from evaluation import select_device
-from hpo import add_search_options, search
-from interrupts import stop_on_signals
-from models import FEATURES, POOLINGS, TRAIN_MODES
+from evaluation import finish
+from inputs.batches import PAIR_ENCODINGS
+from inputs.frozen_states import cache_frozen_states
+from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
 from models.pretrained import BUNDLED, HUB_IDS
 from optimizers import LR_SCHEDULES, OPTIMIZERS
-from option_types import (
+from options.parsing import ArgumentParser, parse_args
+from options.techniques import joint_defaults
+from options.types import (
     count,
     non_negative_float,
     plain_name,
@@ -34,17 +33,70 @@ from option_types import (
     probability,
     task_weight,
 )
-from options import JOINT_DEFAULTS, ArgumentParser, parse_args
-from preparation import prepare
-from report import finish
-from run_directory import run_lock
-from run_log import build_run_log
+from reporting.run_log import build_run_log
+from reporting.start import open_run
+from reporting.summary import count_evaluated, print_resumed, print_start, resume_command
+from runtime import checkpoint
+from runtime.device import connect
+from runtime.errors import exit_status
+from runtime.interrupts import stop_on_signals
+from search.tune import add_search_options, search
 from tasks import TASKS
-from training import Training
+from training import build_training
+
+
+def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
+    """One run from top to bottom: data, model, training, fit, finish.
+
+    Args:
+        args: checked options, as `parse_args` returns them.
+        report: told the line of every epoch. A trial of a search passes it, and ends without the
+            final evaluation.
+    """
+    if args.hpo or args.hpo_resume is not None:
+        args = search(args, main)  # every trial is a call of `main`, as is the best one's full run
+        if args is None:
+            return
+    device = connect(args.use_gpu)
+    with open_run(args) as start:
+        args = start.args
+
+        # Data: files -> checked examples -> token ids.
+        data = load_data(args, start.tokenizer, start.config.pad_token_id)
+
+        # Model: the shared encoder, features, one head per task.
+        model = build_model(args, start.build_encoder()).to(device)
+        if args.checkpoint is not None and start.last is None:
+            checkpoint.load_weights(args.checkpoint, model)
+        data = cache_frozen_states(args, model, data)
+
+        # Training: task scheduler, projection, regularizer, optimizer, learning-rate schedule.
+        training = build_training(args, model, data["train"])
+        if start.last is not None:
+            training.load_state_dict(checkpoint.load(start.last))
+        progress = training.progress
+
+        # The run's directory and log.
+        start.write_directory()
+        print_start(args, model, training.updates_per_epoch)
+        print_resumed(args, progress.epoch, progress.update)
+        log = build_run_log(args, progress.epoch, progress.total_updates, report)
+        log.begin(
+            names=list(data["dev"]),
+            pair_names=training.conflicts.pair_names,
+            num_updates=training.num_updates_left,
+            num_evaluated=count_evaluated(args, data, args.epochs - progress.epoch),
+        )
+
+        # Fit, and finish with the best checkpoint.
+        with stop_on_signals(resume_command(args)) as stop:
+            fit(args, training, data["dev"], log, stop.check)
+            if report is None:
+                finish(args, training, data, log, stop.check)
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
-    """Every option both entry scripts share."""
+    """Return the parser of every option that both entry scripts share."""
     parser = ArgumentParser(
         description=__doc__.splitlines()[0],
         add_help=add_help,
@@ -53,27 +105,31 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add = parser.add_argument_group("data").add_argument
     add(
         "--data_dir",
-        help="where the nine files are; unset: data if all are there, else data/sample",
+        help="folder of the nine files; unset: data if all are there, else data/sample",
     )
     for task in TASKS.values():
         for split in SPLITS:
             flags = [f"--{name}_{split}" for name in (task.name, *task.aliases)]
             dest = f"{task.name}_{split}"
             add(*flags, dest=dest, metavar="FILE", help=f"{split} file of {task.name} alone")
-    add("--skip_bad_rows", action="store_true", help="skip bad rows and say which; off: an error")
+    add(
+        "--skip_bad_rows",
+        action="store_true",
+        help="skip bad rows and print which; off: a bad row is an error",
+    )
     choices = ["multitask", *TASKS]
     add("--task", choices=choices, default="multitask", help="train and evaluate one task alone")
     add(
         "--augment",
         type=count,
         default=0,
-        help="EDA variants of each example of sst's small classes, and pairs swapped; 0: none",
+        help="EDA variants per example of sst's small classes, and each pair swapped once; 0: none",
     )
     add(
         "--max_length",
         type=positive_int,
         default=128,
-        help="tokens, specials included; rest is cut",
+        help="tokens of a text, special tokens included; the rest is cut off",
     )
 
     add = parser.add_argument_group("model").add_argument
@@ -96,22 +152,22 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--train_mode",
         choices=TRAIN_MODES,
         default="last_hidden_state",
-        help="states that are read: the last layer's, some layers' mean, every layer's [CLS]",
+        help="states to read: the last layer's, the mean of some layers', every layer's [CLS]",
     )
     add(
         "--layers",
         nargs="+",
         type=positive_int,
         metavar="LAYER",
-        help="of --train_mode single_layers, counted from 1; unset: the last four",
+        help="layers of --train_mode single_layers, counted from 1; unset: the last four",
     )
-    add("--extension", choices=FEATURES, default="none", help="what works on these states")
-    add("--pooling", choices=POOLINGS, default="mean", help="token states to one vector")
+    add("--extension", choices=FEATURES, default="none", help="module on top of these states")
+    add("--pooling", choices=POOLINGS, default="mean", help="how token states become one vector")
     add(
         "--segment_length",
         type=positive_int,
         default=34,
-        help="tokens of a segment of --extension hierarchical, specials included",
+        help="tokens per segment of --extension hierarchical, special tokens included",
     )
     add(
         "--additional_input",
@@ -121,10 +177,10 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add(
         "--combined_models",
         action="store_true",
-        help="three encoders, mixed by a fourth: four times the memory and time",
+        help="mix three encoders by the weights of a fourth: four times the memory and time",
     )
     add("--n_hidden_layers", type=count, default=0, help="hidden layers of each head")
-    add("--add_layers", type=count, default=0, help="more hidden layers for sst's head")
+    add("--add_layers", type=count, default=0, help="additional hidden layers of sst's head")
     add(
         "--hidden_dropout_prob",
         type=probability,
@@ -140,23 +196,30 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add(
         "--unfreeze_interval",
         type=positive_int,
-        help="epochs after which --option pretrain trains one more layer from the top; unset: none",
+        help="under --option pretrain, epochs after which one more layer is trained, from the "
+        "top; unset: never",
     )
     add("--checkpoint", metavar="FILE", help="start from the weights of a best.pt or last.pt")
 
     add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=positive_int, default=2, help="passes; see --samples_per_epoch")
+    add("--epochs", type=positive_int, default=2, help="number of epochs; see --samples_per_epoch")
     add(
         "--samples_per_epoch",
         type=positive_int,
-        help="examples a task in an epoch, N times the tasks in all; unset: every task's file size",
+        help="examples per task and epoch, N times the number of tasks in all; unset: as many as "
+        "the files hold",
     )
-    add("--num_batches_per_epoch", type=positive_int, help="updates in an epoch, instead")
-    add("--batch_size", type=positive_int, default=16, help="examples of a task in an update")
+    add(
+        "--num_batches_per_epoch",
+        type=positive_int,
+        help="updates per epoch, in place of --samples_per_epoch",
+    )
+    add("--batch_size", type=positive_int, default=16, help="examples per task and update")
     add(
         "--micro_batch_size",
         type=positive_int,
-        help="examples of all workers in memory at once: same gradients; unset: the whole batch",
+        help="examples in memory at once, all workers together; gradients stay the same; unset: "
+        "the whole batch",
     )
     add(
         "--task_weights",
@@ -164,12 +227,12 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         type=task_weight,
         default=[],
         metavar="TASK=WEIGHT",
-        help="factors of the tasks' losses; unset: 1 each",
+        help="factor of a task's loss; unset: 1 for each",
     )
     add(
         "--class_weights",
         action="store_true",
-        help="weigh sst's classes by the inverse of their number of training examples",
+        help="weight each of sst's classes by the inverse of its number of training examples",
     )
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="update rule")
     add(
@@ -182,37 +245,58 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--rho",
         type=positive_float,
         default=0.01,
-        help="SophiaH's gamma, the curvature's weight; larger: smaller steps (paper: 0.01)",
+        help="SophiaH's gamma, the weight of the curvature; larger: smaller steps (paper: 0.01)",
     )
     add(
         "--hess_interval",
         type=positive_int,
         default=10,
-        help="SophiaH's updates a Hessian (paper: 10)",
+        help="updates between two Hessian estimates of SophiaH (paper: 10)",
     )
-    add("--weight_decay", type=non_negative_float, default=0.01, help="on matrices alone; 0: off")
-    add("--clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0: off")
+    add(
+        "--weight_decay",
+        type=non_negative_float,
+        default=0.01,
+        help="weight decay of matrices, not of biases and LayerNorms; 0: off",
+    )
+    add("--clip", type=non_negative_float, default=1.0, help="largest norm of the gradient; 0: off")
     add(
         "--scheduler",
         type=str.lower,
         choices=LR_SCHEDULES,
         default="linear_warmup",
-        help="learning-rate schedule; plateau looks at the mean dev score; none: constant",
+        help="learning-rate schedule; plateau follows the mean dev score; none: constant",
     )
-    add("--warmup_fraction", type=probability, default=0.1, help="of all updates; 0: no warm-up")
-    add("--restarts", type=count, default=0, help="restarts of --scheduler cosine; 0: none")
-    add("--patience", type=count, help="epochs without a better dev mean to bear; unset: no stop")
-    add("--seed", type=count, default=0, help="of everything random")
-    add("--use_gpu", action="store_true", help="train on CUDA, an error without it; off: CPU")
-    add("--use_amp", action="store_true", help="bfloat16 autocast on either device; off: float32")
+    add(
+        "--warmup_fraction",
+        type=probability,
+        default=0.1,
+        help="share of all updates that warm up; 0: no warm-up",
+    )
+    add(
+        "--restarts",
+        type=count,
+        default=0,
+        help="number of restarts of --scheduler cosine; 0: none",
+    )
+    add(
+        "--patience",
+        type=count,
+        help="stop after more than so many epochs without a better dev mean; unset: never",
+    )
+    add("--seed", type=count, default=0, help="seed of everything random")
+    add(
+        "--use_gpu", action="store_true", help="train on CUDA, an error without it; off: on the CPU"
+    )
+    add("--use_amp", action="store_true", help="compute in bfloat16 on either device; off: float32")
     add(
         "--smoketest",
         action="store_true",
-        help="tiny sizes, every part: 2 updates of 2 examples a task, 8 dev and 8 test rows",
+        help="tiny sizes, every part: 2 updates of 2 examples per task, 8 dev and 8 test rows",
     )
 
     add = parser.add_argument_group("evaluation and output").add_argument
-    add("--dev_samples", type=positive_int, help="dev rows a task after each epoch; unset: all")
+    add("--dev_samples", type=positive_int, help="dev rows per task after each epoch; unset: all")
     add("--logdir", default="runs", help="where run directories are made")
     add("--run_name", type=plain_name, help="name of the run's directory; unset: the time")
     add(
@@ -224,44 +308,22 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add("--write_summary", action="store_true", default=True, help="write TensorBoard events")
     add("--no_tensorboard", dest="write_summary", action="store_false", help="write no events")
     add("--profiler", action="store_true", help="profile updates 3 to 5 of the first epoch")
-    add("--filepath", metavar="DIR", help="checkpoints; unset: checkpoints in the run directory")
+    add(
+        "--filepath",
+        metavar="DIR",
+        help="folder of the checkpoints; unset: checkpoints in the run directory",
+    )
     add(
         "--predictions_path",
         metavar="DIR",
-        help="prediction files; unset: predictions in the run directory",
+        help="folder of the prediction files; unset: predictions in the run directory",
     )
-    add("--no_test_predictions", action="store_true", help="neither read nor predict test files")
-    add("--save_every", type=positive_int, help="updates between checkpoints; unset: an epoch")
-    add("--resume", metavar="DIR", help="go on with an interrupted run, exactly where it was")
+    add("--no_test_predictions", action="store_true", help="do not read or predict the test files")
+    add("--save_every", type=positive_int, help="updates between checkpoints; unset: one epoch")
+    add("--resume", metavar="DIR", help="resume an interrupted run exactly where it stopped")
     add_search_options(parser)
-    parser.set_defaults(script="train_multitask.py", **JOINT_DEFAULTS)
+    parser.set_defaults(script="train_multitask.py", **joint_defaults())
     return parser
-
-
-def main(args: Namespace) -> None:
-    """The whole run: search if asked to, train, evaluate the best checkpoint, predict."""
-    if not (args.hpo or args.hpo_resume):  # a search's trials may run elsewhere
-        select_device(args.use_gpu)
-    workers.join(args.use_gpu)
-    if args.hpo or args.hpo_resume:
-        args = search(args)
-        if args is None:
-            return
-    with run_lock(args.resume):
-        args, training, data = prepare(args)
-        with run_lock(None if args.resume else args.run_dir):
-            train(args, training, data)
-
-
-def train(args: Namespace, training: Training, data: dict[str, dict[str, Rows]]) -> None:
-    """What is left of a prepared run."""
-    log = build_run_log(args, training.progress.epoch, training.progress.total_updates)
-    log.lay_out(list(data["dev"]), training.conflicts.pair_names if training.conflicts else [])
-    command = f"{workers.launcher()} {args.script} --resume {shlex.quote(args.run_dir)}"
-    command += " --use_gpu" * args.use_gpu
-    with stop_on_signals(command) as stop:
-        fit(args, training, data["dev"], log, stop.check)
-        finish(args, training, data, log, stop.check)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,41 @@
 """Everything that an update changes, and so everything that a checkpoint holds."""
 
 import math
-import warnings
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
-import checkpoint
-import workers
-from batches import Rows, num_examples
-from evaluation import Metrics
+from inputs.batches import Rows
 from models import MultitaskBert
 from optimizers import (
     build_lr_schedule,
     build_optimizer,
     build_projection,
-    build_smart,
+    build_regularizer,
+    curvature_of,
     default_lr,
     train_also,
 )
 from optimizers.conflicts import ConflictLog
 from optimizers.lr_schedules import PlateauSchedule, UpdateSchedule
-from optimizers.smart import Smart
+from optimizers.smart import PlainForward, Smart
+from optimizers.sophia import NoCurvature, SophiaH
 from optimizers.task_gradients import SummedGradients, TaskGradients
+from reporting.run_log import peak_memory_mib
+from runtime import checkpoint
+from runtime.workers import Alone, Together, exchange
 from task_schedulers import TASK_SCHEDULERS, TaskScheduler, Update
+from tasks import Metrics, mean_score, num_examples, scores
 
 
 @dataclass
 class Progress:
-    """How far a run is: finished epochs, updates of the current one, its sums by task."""
+    """How far a run is: finished epochs, updates of the current one, and its sums by task."""
 
     epoch: int = 0
     update: int = 0
@@ -41,20 +47,34 @@ class Progress:
     examples: dict[str, int] = field(default_factory=dict)
     updates: dict[str, int] = field(default_factory=dict)
 
-    def count(self, update: Update, losses: dict[str, float], seconds: float) -> int:
-        """Add one update's losses (means by task), examples and time; return its examples."""
+    @property
+    def next_update_name(self) -> str:
+        """The coming update's name, for an error message."""
+        return f"epoch {self.epoch + 1}, update {self.update + 1}"
+
+    def count(self, update: Update, losses: dict[str, float]) -> None:
+        """Add one update's examples and its mean losses by task."""
         self.update += 1
         self.total_updates += 1
-        self.seconds += seconds
         for name, loss in losses.items():
             self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss
             self.updates[name] = self.updates.get(name, 0) + 1
         for task, batch, _ in update:
             self.examples[task.name] = self.examples.get(task.name, 0) + num_examples(batch)
-        return sum(num_examples(batch) for _, batch, _ in update)
 
-    def finish_epoch(self, metrics: Metrics, mean: float, lr: float, peak_memory: float) -> dict:
-        """Count the epoch, note a best score, start anew; return its line for metrics.jsonl."""
+    def is_stalled(self, patience: int | None) -> bool:
+        """Tell whether more than `patience` epochs have passed without a better score."""
+        return patience is not None and self.epoch - self.best_epoch > patience
+
+    def finish_epoch(self, mean: float) -> dict:
+        """Count the epoch, remember a best score, and reset the sums.
+
+        Args:
+            mean: the mean score that decides.
+
+        Returns:
+            The sums of the epoch, as metrics.jsonl has them.
+        """
         self.epoch += 1
         if mean > self.best_score:
             self.best_score, self.best_epoch = mean, self.epoch
@@ -62,13 +82,9 @@ class Progress:
             "epoch": self.epoch,
             "update": self.total_updates,
             "loss": {name: total / self.updates[name] for name, total in self.loss_sums.items()},
-            "dev": metrics,
-            "mean": mean,
-            "learning_rate": lr,
             "examples": self.examples,
             "updates": self.updates,
             "examples_per_second": sum(self.examples.values()) / self.seconds,
-            "peak_memory_mib": round(peak_memory, 1),
         }
         self.update, self.seconds = 0, 0.0
         self.loss_sums, self.examples, self.updates = {}, {}, {}
@@ -79,18 +95,35 @@ class Progress:
 class Training:
     """The parts of a run that training changes, and how it changes them.
 
-    conflicts: None unless cosines of task gradients are logged. smart: None without it. clip:
-    largest gradient norm, 0 for any. save_every: updates between checkpoints, None for an epoch.
-    unfreeze_interval: epochs after which a frozen encoder gets one more trainable layer from the
-    top, None for never; its base learning rate is unfrozen_lr.
+    Attributes:
+        model: encoder, features, heads.
+        task_scheduler: gives the tasks and batches of each update.
+        projection: combines the tasks' gradients; `SummedGradients` leaves their sum.
+        conflicts: the cosines of task gradients; without pairs of tasks where none are logged.
+        regularizer: adds penalties to a loss; `PlainForward` adds none.
+        optimizer: steps.
+        curvature: estimates the Hessian's diagonal; `NoCurvature` estimates nothing.
+        lr_schedule: moves the learning rate.
+        num_epochs: epochs of the whole run.
+        updates_per_epoch: updates in each.
+        clip: the largest gradient norm; 0 leaves gradients as they are.
+        use_amp: compute in bfloat16.
+        save_every: updates between checkpoints, None for an epoch.
+        unfreeze_interval: epochs after which a frozen encoder gets one more trainable layer from
+            the top, None for never.
+        unfrozen_lr: the base learning rate of such layers.
+        num_unfrozen: how many such layers there are by now.
+        progress: how far the run is.
+        exchange: what several workers tell each other; `Alone` exchanges nothing.
     """
 
     model: MultitaskBert
     task_scheduler: TaskScheduler
     projection: SummedGradients | TaskGradients
-    conflicts: ConflictLog | None
-    smart: Smart | None
+    conflicts: ConflictLog
+    regularizer: PlainForward | Smart
     optimizer: Optimizer
+    curvature: NoCurvature | SophiaH
     lr_schedule: UpdateSchedule | PlateauSchedule
     num_epochs: int
     updates_per_epoch: int
@@ -101,14 +134,77 @@ class Training:
     unfrozen_lr: float = 0.0
     num_unfrozen: int = 0
     progress: Progress = field(default_factory=Progress)
+    exchange: Alone | Together = field(default_factory=exchange)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate of the first parameter group."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def num_updates_left(self) -> int:
+        """How many updates of the run are left."""
+        return self.num_epochs * self.updates_per_epoch - self.progress.total_updates
+
+    @property
+    def share_done(self) -> float:
+        """The share of all updates of the run that are done, in [0, 1]."""
+        return self.progress.total_updates / (self.num_epochs * self.updates_per_epoch)
+
+    @property
+    def is_save_due(self) -> bool:
+        """Whether `save_every` updates have passed."""
+        return bool(self.save_every) and self.progress.update % self.save_every == 0
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Compute in bfloat16 if asked for, and as the curvature needs it where it is due."""
+        is_amp = self.use_amp and not self.curvature.hessian_due
+        with torch.autocast(self.device.type, torch.bfloat16, is_amp):
+            with self.curvature.twice_differentiable():
+                yield
+
+    def gradients(self) -> list[Tensor]:
+        """Return all that the backward passes of an update have added up, by reference."""
+        plain = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return [*plain, *self.projection.filled_rows(), *self.curvature.hessian_buffer]
 
     def start_epoch(self) -> None:
-        """Make ready for what is left of the current epoch: unfreeze what is due."""
+        """Prepare what is left of the current epoch, and unfreeze what is due."""
         if self.unfreeze_interval is not None:
             due = self.progress.epoch // self.unfreeze_interval
             self.unfreeze(min(due, len(self.model.encoder.layer)))
         self.model.train()
         self.task_scheduler.start_epoch(self.progress.epoch + 1)
+
+    def after_update(self) -> None:
+        """Move what follows an update: the learning rate, the regularizer's averages."""
+        self.lr_schedule.after_update()
+        self.regularizer.after_step(self.share_done)
+
+    def finish_epoch(self, metrics: Metrics) -> dict:
+        """Count the epoch; return its line for metrics.jsonl.
+
+        Args:
+            metrics: the dev metrics. Those of the tasks that are trained on decide which epoch is
+                the best.
+        """
+        deciding = {name: scores(metrics)[name] for name in self.task_scheduler.names}
+        mean = mean_score(deciding)
+        self.lr_schedule.after_epoch(mean)
+        self.exchange.check_replicas(self.model)
+        line = self.progress.finish_epoch(mean) | {
+            "dev": metrics,
+            "mean": mean,
+            "learning_rate": self.learning_rate,
+            "peak_memory_mib": round(peak_memory_mib(self.device), 1),
+        }
+        return line | self.exchange.mean(self.model.epoch_statistics())
 
     def unfreeze(self, num_layers: int) -> None:
         """Train the top `num_layers` of the encoder, those that are not trained yet."""
@@ -117,49 +213,53 @@ class Training:
             train_also(self.optimizer, self.lr_schedule, layer, self.unfrozen_lr)
         self.num_unfrozen = num_layers
 
+    def best_state(self) -> dict:
+        """Return what best.pt holds of the epoch that has just ended."""
+        progress = self.progress
+        return {
+            "model": self.model.state_dict(),
+            "epoch": progress.epoch,
+            "score": progress.best_score,
+        }
+
     def state_dict(self) -> dict:
-        """The whole state; all workers have to call it together."""
+        """Return the whole state; all workers call it together."""
         parts = {name: part.state_dict() for name, part in self.stateful_parts().items()}
         return parts | {
             "progress": asdict(self.progress),
             "num_unfrozen": self.num_unfrozen,
-            "random": workers.gather(checkpoint.random_state()),
+            "random": checkpoint.random_states(),
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Continue where `state_dict` was called, random numbers included."""
         self.unfreeze(state["num_unfrozen"])  # the optimizer's groups, before their state
         for name, part in self.stateful_parts().items():
             part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
-        if len(state["random"]) != workers.size():
-            warnings.warn(
-                f"saved by {len(state['random'])} workers, now {workers.size()}: the run goes on, "
-                "with other dropout masks than it would have had",
-                stacklevel=2,
-            )
-        if workers.rank() < len(state["random"]):
-            checkpoint.set_random_state(state["random"][workers.rank()])
+        checkpoint.set_random_states(state["random"])
 
     def stateful_parts(self) -> dict:
-        parts = {
+        """Return the parts that have a state, by name."""
+        return {
             "model": self.model,
             "task_scheduler": self.task_scheduler,
             "projection": self.projection,
             "conflicts": self.conflicts,
-            "smart": self.smart,
+            "smart": self.regularizer,
             "optimizer": self.optimizer,
             "lr_schedule": self.lr_schedule,
         }
-        return {name: part for name, part in parts.items() if part is not None}
-
-    @property
-    def share_done(self) -> float:
-        """Share of all updates of the run that are done."""
-        return self.progress.total_updates / (self.num_epochs * self.updates_per_epoch)
 
 
 def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, Rows]) -> Training:
-    """Put together what the options name, ready for the first update."""
+    """Build what the options name, ready for the first update.
+
+    Args:
+        args: the run's options.
+        model: the model, on its device.
+        train_data: task name -> training rows.
+    """
     task_scheduler = TASK_SCHEDULERS[args.task_scheduler](
         data=train_data,
         batch_size=args.batch_size,
@@ -171,22 +271,18 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         combine_strategy=args.combine_strategy,
         batches_per_update=args.batches_per_update,
     )
-    if args.num_batches_per_epoch is not None:
-        updates_per_epoch = args.num_batches_per_epoch
-    else:
-        num_examples = sum(rows.num_in_file for rows in train_data.values())
-        if args.samples_per_epoch is not None:
-            num_examples = args.samples_per_epoch * len(train_data)
-        updates_per_epoch = task_scheduler.updates_per_epoch(num_examples)
+    updates_per_epoch = count_updates(args, task_scheduler, train_data)
     projection, conflicts = build_projection(args, model, task_scheduler.names)
     optimizer = build_optimizer(args, model)
-    return Training(
+    hidden_size = model.encoder.config.hidden_size
+    training = Training(
         model=model,
         task_scheduler=task_scheduler,
         projection=projection,
         conflicts=conflicts,
-        smart=build_smart(args, model),
+        regularizer=build_regularizer(args, model),
         optimizer=optimizer,
+        curvature=curvature_of(optimizer),
         lr_schedule=build_lr_schedule(args, optimizer, args.epochs * updates_per_epoch),
         num_epochs=args.epochs,
         updates_per_epoch=updates_per_epoch,
@@ -194,7 +290,19 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         use_amp=args.use_amp,
         save_every=args.save_every,
         unfreeze_interval=args.unfreeze_interval,
-        unfrozen_lr=min(
-            args.lr, default_lr("finetune", model.encoder.config.hidden_size, args.optimizer)
-        ),
+        unfrozen_lr=min(args.lr, default_lr("finetune", hidden_size, args.optimizer)),
     )
+    training.exchange.seed_dropout(args.seed)
+    return training
+
+
+def count_updates(
+    args: Namespace, task_scheduler: TaskScheduler, train_data: dict[str, Rows]
+) -> int:
+    """Return the number of updates of an epoch, from whichever option sets it."""
+    if args.num_batches_per_epoch is not None:
+        return args.num_batches_per_epoch
+    total = sum(rows.num_in_file for rows in train_data.values())
+    if args.samples_per_epoch is not None:
+        total = args.samples_per_epoch * len(train_data)
+    return task_scheduler.updates_per_epoch(total)

@@ -1,6 +1,6 @@
 """How much faster a frozen encoder trains when its states are kept (`prefix_cache`).
 
-    python benchmarks/frozen.py --data_dir data
+    python -m benchmarks.frozen --data_dir data
 
 Both arms train the same updates of the same real rows in one process, evaluation excluded: the
 first epoch, which fills the cache, and the median of the following ones, in turns.
@@ -8,7 +8,6 @@ first epoch, which fills the cache, and the median of the following ones, in tur
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -17,26 +16,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from batches import TokenizedTask  # noqa: E402
-from datasets import read_examples, task_file, tokenize  # noqa: E402
-from engine import train_one_epoch  # noqa: E402
-from models import build_model  # noqa: E402
-from models.pretrained import (  # noqa: E402
+from datasets import read_examples, task_file, tokenize
+from engine import train_one_epoch
+from inputs.batches import TokenizedTask
+from inputs.frozen_states import CachedRows
+from models import build_model
+from models.pretrained import (
     BUNDLED,
     find_checkpoint,
     load_config,
     load_encoder,
     load_tokenizer,
 )
-from option_types import positive_int  # noqa: E402
-from options import parse_args  # noqa: E402
-from prefix_cache import CachedRows  # noqa: E402
-from run_log import RunLog  # noqa: E402
-from tasks import TASKS  # noqa: E402
-from train_multitask import get_args_parser  # noqa: E402
-from training import Training, build_training  # noqa: E402
+from options.parsing import parse_args
+from options.types import positive_int
+from reporting.run_log import RunLog
+from tasks import TASKS
+from train_multitask import get_args_parser
+from training import Training, build_training
 
 ARMS = {
     "mean pooling": "",

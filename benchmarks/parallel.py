@@ -1,6 +1,6 @@
 """Data parallelism on this machine: one process against two, one thread each, as ratios.
 
-    python benchmarks/parallel.py --data_dir data [--updates 20] [--rounds 3] [script flags]
+    python -m benchmarks.parallel --data_dir data [--updates 20] [--rounds 3] [script flags]
 
 The same updates, at the same total batch: examples a second, and the peak memory of a process.
 """
@@ -12,23 +12,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import torch
+
+from options.parsing import parse_args
+from runtime import workers
+from train_multitask import main as train
+from train_multitask_pal import get_args_parser
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-
-import workers  # noqa: E402
-from batches import num_examples  # noqa: E402
-from engine import train_step  # noqa: E402
-from options import parse_args  # noqa: E402
-from preparation import prepare  # noqa: E402
-from run_log import peak_memory_mib  # noqa: E402
-from train_multitask_pal import get_args_parser  # noqa: E402
-
-WARM_UP = 3
 METHODS = {
     "joint": "--task_scheduler joint",
     "pcgrad": "--projection pcgrad",
@@ -38,37 +32,24 @@ METHODS = {
 
 
 def work(flags: list[str], num_updates: int) -> None:
-    """One worker: time `num_updates` updates; worker 0 prints the result as JSON."""
-    args = parse_args(get_args_parser(), flags)
-    workers.join(args.use_gpu)
-    _, training, _ = prepare(args)
-    training.start_epoch()
-    updates = [training.task_scheduler.next_update() for _ in range(WARM_UP + num_updates)]
-    for number, update in enumerate(updates):
-        if number == WARM_UP:
-            workers.barrier()
-            started = time.perf_counter()
-        train_step(
-            training.model,
-            update,
-            training.projection,
-            training.optimizer,
-            training.clip,
-            training.use_amp,
-            training.smart,
-        )
-    seconds = time.perf_counter() - started
-    examples = sum(num_examples(batch) for update in updates[WARM_UP:] for _, batch, _ in update)
-    memory = peak_memory_mib(next(training.model.parameters()).device)
-    if workers.is_main():
-        print("RESULT", json.dumps({"rate": examples / seconds, "memory": memory}), flush=True)
+    """Train two epochs of `num_updates` updates; worker 0 prints the second one's speed as JSON.
+
+    The first epoch warms up. Evaluation is outside the clock.
+    """
+    sizes = f"--epochs 2 --num_batches_per_epoch {num_updates} --dev_samples 8".split()
+    sizes += ["--no_test_predictions", "--no_tensorboard"]
+    lines: list[dict] = []
+    train(parse_args(get_args_parser(), [*flags, *sizes]), lines.append)
+    if lines:
+        result = {"rate": lines[1]["examples_per_second"], "memory": lines[1]["peak_memory_mib"]}
+        print("RESULT", json.dumps(result), flush=True)
     workers.leave()
 
 
 def measure(num_processes: int, flags: list[str], num_updates: int) -> dict:
     with tempfile.TemporaryDirectory() as logdir:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc_per_node", str(num_processes), __file__, "--worker"]
+        command += ["--nproc_per_node", str(num_processes), "-m", "benchmarks.parallel", "--worker"]
         command += ["--updates", str(num_updates), *flags, "--logdir", logdir]
         done = subprocess.run(
             command,

@@ -1,6 +1,6 @@
 """From a laptop to a cluster: what an epoch of all Quora pairs would take, from what is measured.
 
-    python benchmarks/scale.py --data_dir data [--utilization 0.35]
+    python -m benchmarks.scale --data_dir data [--utilization 0.35]
 
 An epoch here: every Quora pair once and, in the same updates, as many examples of each other task,
 taken to be as long. Measured: tokens a pair, and the activations of an example that are alive
@@ -9,28 +9,24 @@ and memory on A100s. What is assumed stands above the table.
 """
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
+from torch import Tensor
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from batches import TokenizedTask  # noqa: E402
-from datasets import read_examples  # noqa: E402
-from models.bert import BertConfig, BertModel  # noqa: E402
-from models.features import Features  # noqa: E402
-from models.heads import HEADS  # noqa: E402
-from models.multitask import MultitaskBert  # noqa: E402
-from models.pretrained import BUNDLED, find_checkpoint, load_config, load_tokenizer  # noqa: E402
-from optimizers.smart import Smart  # noqa: E402
-from option_types import positive_float  # noqa: E402
-from tasks import TASKS  # noqa: E402
+from datasets import read_examples
+from inputs.batches import TokenizedTask
+from models.bert import BertConfig, BertModel
+from models.features import Features
+from models.heads import HEADS
+from models.multitask import MultitaskBert
+from models.pretrained import BUNDLED, find_checkpoint, load_config, load_tokenizer
+from optimizers.smart import Smart
+from options.types import positive_float
+from tasks import TASKS
 
 SHAPES = {
     "bert-base": BertConfig(),

@@ -1,6 +1,6 @@
 """Cost of every technique over the plain sum of task losses: time per update and peak memory.
 
-    python benchmarks/techniques.py --data_dir data
+    python -m benchmarks.techniques --data_dir data
 
 All arms train the same real batches, one of every task in each update, in one process and in turns,
 round by round; a ratio is the median over the rounds. Memory is above the plain sum's, in float32
@@ -10,7 +10,6 @@ copies of the shared parameters.
 import argparse
 import os
 import shlex
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -20,28 +19,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from memory import peak_memory  # noqa: E402
-
-from batches import TokenizedTask  # noqa: E402
-from datasets import load_data  # noqa: E402
-from engine import train_one_epoch  # noqa: E402
-from models import build_model  # noqa: E402
-from models.pal import default_pal_size  # noqa: E402
-from models.pretrained import (  # noqa: E402
+from benchmarks.memory import peak_memory
+from datasets import load_data
+from engine import train_one_epoch
+from inputs.batches import TokenizedTask
+from models import build_model
+from models.pal import default_pal_size
+from models.pretrained import (
     BUNDLED,
     find_checkpoint,
     load_config,
     load_encoder,
     load_tokenizer,
 )
-from option_types import positive_int  # noqa: E402
-from options import parse_args  # noqa: E402
-from run_log import RunLog  # noqa: E402
-from tasks import TASKS  # noqa: E402
-from train_multitask_pal import get_args_parser  # noqa: E402
-from training import build_training  # noqa: E402
+from options.parsing import parse_args
+from options.types import positive_int
+from reporting.run_log import RunLog
+from tasks import TASKS
+from train_multitask_pal import get_args_parser
+from training import build_training
 
 PLAIN = "plain sum"
 SMART = "--use_smart_regularization"

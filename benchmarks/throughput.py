@@ -1,7 +1,7 @@
 """Training speed and memory of our loop against transformers' encoder, in one process, as ratios.
 
-    python benchmarks/throughput.py --data_dir data
-    python benchmarks/throughput.py --data_dir data --arms abcd --profile
+    python -m benchmarks.throughput --data_dir data
+    python -m benchmarks.throughput --data_dir data --arms abcd --profile
 
 Arms, all on the same real examples, encoder weights, batch size, dropout, AdamW and clipping:
   a  our training loop, as it runs for a user
@@ -16,7 +16,6 @@ rounds.
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -27,28 +26,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from memory import peak_memory  # noqa: E402
-
-from batches import Batch, BatchSampler, TokenizedTask  # noqa: E402
-from datasets import load_data  # noqa: E402
-from engine import train_one_epoch  # noqa: E402
-from models import MultitaskBert, build_model  # noqa: E402
-from models.pretrained import (  # noqa: E402
+from benchmarks.memory import peak_memory
+from datasets import load_data
+from engine import train_one_epoch
+from inputs.batches import BatchSampler, TokenizedTask
+from models import MultitaskBert, build_model
+from models.pretrained import (
     BUNDLED,
     find_checkpoint,
     load_config,
     load_encoder,
     load_tokenizer,
 )
-from optimizers import build_optimizer  # noqa: E402
-from option_types import positive_int  # noqa: E402
-from options import parse_args  # noqa: E402
-from run_log import RunLog  # noqa: E402
-from tasks import TASKS, Task  # noqa: E402
-from train_multitask import get_args_parser  # noqa: E402
-from training import Training, build_training  # noqa: E402
+from optimizers import build_optimizer
+from options.parsing import parse_args
+from options.types import positive_int
+from reporting.run_log import RunLog
+from tasks import TASKS, Batch, Task
+from train_multitask import get_args_parser
+from training import Training, build_training
 
 ARMS = {
     "a": "our loop",

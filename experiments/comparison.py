@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation import Metrics
 from experiments.result_files import is_score
 from experiments.row_files import Row
-from tasks import TASKS, Task, mean_score
+from tasks import TASKS, Metrics, Task, mean_score
 
 NUM_RESAMPLES = 2000
 CHUNK = 100  # resamples at once: 100 · N counts are in memory

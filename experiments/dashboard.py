@@ -1,6 +1,6 @@
 """Pictures of TensorBoard's pages, as a browser shows them: Chromium without a window.
 
-    python experiments/dashboard.py --logdir runs --pages custom_scalars hparams --out_dir pictures
+    python -m experiments.dashboard --logdir runs --pages custom_scalars hparams --out_dir pictures
 
 Starts TensorBoard for the log directory on this machine alone, and writes <page>.png for each page.
 """
@@ -16,12 +16,11 @@ import urllib.request
 from argparse import Namespace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from options.types import positive_int
+from runtime.errors import InputError, exit_status
+from runtime.files import atomic_write
 
-from checkpoint import atomic_write  # noqa: E402
-from errors import InputError, exit_status  # noqa: E402
-from option_types import positive_int  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 PAGES = ("custom_scalars", "scalars", "images", "hparams")  # Time Series needs a GPU to draw
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from checkpoint import atomic_write
 from experiments.comparison import MEAN, Method, own_interval
 from experiments.row_files import BASELINE
+from runtime.files import atomic_write
 from tasks import TASKS
 
 # Where a label may stand around its point, in points, with its alignment; the first free one.

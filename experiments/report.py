@@ -1,8 +1,8 @@
 """Write the results tables and figures from the result files alone.
 
-    python experiments/report.py                        # Markdown to the terminal
-    python experiments/report.py --readme README.md     # into the README, between its two markers
-    python experiments/report.py --settings 3f2a9c1b    # another group of results
+    python -m experiments.report                        # Markdown to the terminal
+    python -m experiments.report --readme README.md     # into the README, between its two markers
+    python -m experiments.report --settings 3f2a9c1b    # another group of results
 
 Results on other settings or data files never share a table. Figures go to experiments/figures.
 """
@@ -19,17 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from experiments.comparison import MEAN, Method, difference, gather, resample
+from experiments.plots import draw_costs, draw_scores
+from experiments.result_files import has_flags_of, read_dev_labels, read_results
+from experiments.row_files import BASELINE, Row, read_rows
+from models.pretrained import BUNDLED
+from runtime.errors import InputError, exit_status
+from runtime.files import atomic_write
+from tasks import TASKS
 
-from checkpoint import atomic_write  # noqa: E402
-from errors import InputError, exit_status  # noqa: E402
-from experiments.comparison import MEAN, Method, difference, gather, resample  # noqa: E402
-from experiments.plots import draw_costs, draw_scores  # noqa: E402
-from experiments.result_files import has_flags_of, read_dev_labels, read_results  # noqa: E402
-from experiments.row_files import BASELINE, Row, read_rows  # noqa: E402
-from models.pretrained import BUNDLED  # noqa: E402
-from tasks import TASKS  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 MARKERS = ("<!-- results:start -->", "<!-- results:end -->")
 NOT_RUN = "not run here"
@@ -41,7 +40,7 @@ def choose_settings(results: list[dict], key: str | None) -> list[dict]:
     """Results of one settings key, by default that of most results. Raises InputError."""
     counts = Counter(result["settings_key"] for result in results)
     if not counts:
-        raise InputError("there are no results yet; run experiments/run.py")
+        raise InputError("there are no results yet; run python -m experiments.run")
     chosen = key or counts.most_common(1)[0][0]
     listed = ", ".join(f"{name} ({number} results)" for name, number in counts.most_common())
     if chosen not in counts:
@@ -160,7 +159,7 @@ def task_table(methods: dict[str, Method], name: str) -> str:
 
 def command_line(results: list[dict]) -> str:
     """The command that makes these results, on the data files where they are found by default."""
-    words = ["python", "experiments/run.py", "--seeds"]
+    words = ["python", "-m", "experiments.run", "--seeds"]
     words += map(str, sorted({result["seed"] for result in results}))
     for name, value in results[0]["settings"].items():
         if value is False:
@@ -207,7 +206,7 @@ def markdown(
     methods: dict[str, Method], results: list[dict], num_dev: dict[str, int], link: Callable
 ) -> str:
     """Everything between the README's markers."""
-    commands = [command_line(results), "python experiments/report.py --readme README.md"]
+    commands = [command_line(results), "python -m experiments.report --readme README.md"]
     parts = [
         "\n".join(["```bash", *commands, "```"]),
         facts(results, num_dev),

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from datasets import SPLITS, read_examples, task_file
-from errors import InputError
 from experiments.row_files import Row
-from locks import locked
-from models.pretrained import read_json
-from run_directory import read_options, write_json
+from reporting.run_directory import read_options
+from runtime.errors import InputError
+from runtime.files import read_json, write_json
+from runtime.locks import locked
 from tasks import TASKS, Task
 
 FORMAT = "multitask-bert-result-1"

@@ -12,8 +12,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError
-from options import ArgumentParser
+from options.parsing import ArgumentParser
+from runtime.errors import InputError
 
 BASELINE = "joint"
 SCRIPTS = ("train_multitask.py", "train_multitask_pal.py")

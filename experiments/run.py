@@ -1,8 +1,8 @@
 """Run the rows of the results table, one after another, whatever of them is missing.
 
-    python experiments/run.py                                        # every row, seeds 1 2 3
-    python experiments/run.py joint pcgrad --seeds 1 2 --samples_per_epoch 1000
-    python experiments/run.py --data_dir data --epochs 2 --dev_samples 500 --no_test_predictions
+    python -m experiments.run                                        # every row, seeds 1 2 3
+    python -m experiments.run joint pcgrad --seeds 1 2 --samples_per_epoch 1000
+    python -m experiments.run --data_dir data --epochs 2 --dev_samples 500 --no_test_predictions
 
 Rows come first, then options; those of train_multitask.py go to every run, and a row's own flags
 win over them. Stop it in any way and give the same command again: finished runs are not repeated,
@@ -23,12 +23,8 @@ from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from datasets import default_data_dir  # noqa: E402
-from errors import InputError, exit_status  # noqa: E402
-from experiments.result_files import (  # noqa: E402
+from datasets import default_data_dir
+from experiments.result_files import (
     Settings,
     fingerprint,
     has_flags_of,
@@ -37,14 +33,16 @@ from experiments.result_files import (  # noqa: E402
     result_path,
     write_result,
 )
-from experiments.row_files import Row, read_rows  # noqa: E402
-from interrupts import StopSignal  # noqa: E402
-from locks import locked  # noqa: E402
-from models.pretrained import read_json  # noqa: E402
-from option_types import count  # noqa: E402
-from options import parse_args  # noqa: E402
-from run_directory import write_json  # noqa: E402
-from train_multitask import get_args_parser as get_entry_parser  # noqa: E402
+from experiments.row_files import Row, read_rows
+from options.parsing import parse_args
+from options.types import count
+from runtime.errors import InputError, exit_status
+from runtime.files import read_json, write_json
+from runtime.interrupts import StopSignal
+from runtime.locks import locked
+from train_multitask import get_args_parser as get_entry_parser
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # What the runner gives itself, or what would make a run something else than its row.
 RESERVED = ("seed", "logdir", "run_name", "resume", "filepath", "predictions_path")

@@ -8,10 +8,10 @@ from models.bert import BertModel
 from models.features import FEATURES, POOLINGS, TRAIN_MODES, Features
 from models.heads import HEADS
 from models.hierarchical import HierarchicalEncoder
-from models.linguistic import TagEmbeddings
 from models.mixture import MixtureEncoder
 from models.multitask import MultitaskBert
 from models.pal import ProjectedAttentionLayers
+from models.tag_embeddings import TagEmbeddings
 from tasks import TASKS, Task
 
 __all__ = ["FEATURES", "HEADS", "POOLINGS", "TRAIN_MODES", "MultitaskBert", "build_model"]

@@ -240,14 +240,6 @@ class BertModel(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.apply(self.init_weights)
 
-    @classmethod
-    def from_pretrained(cls, name_or_dir: str, local_files_only: bool = False) -> "BertModel":
-        """Published weights by name, hub id or directory. Raises InputError."""
-        from models.pretrained import find_checkpoint, load_config, load_encoder
-
-        directory = find_checkpoint(name_or_dir, local_files_only)
-        return load_encoder(directory, load_config(directory))
-
     def init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=self.config.initializer_range)

@@ -5,10 +5,9 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from batches import Batch
 from models.features import Features
 from models.mixture import MixtureEncoder
-from tasks import Task
+from tasks import Batch, Task
 
 
 class MultitaskBert(nn.Module):

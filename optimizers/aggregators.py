@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from errors import InputError
 from optimizers.projections import Orders, Projection
+from runtime.errors import InputError
 
 
 def mgda() -> Callable[[Tensor], Tensor]:

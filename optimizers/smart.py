@@ -11,12 +11,35 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-import workers
-from batches import Batch, num_examples
 from models import MultitaskBert
-from tasks import Task
+from tasks import Batch, Task, num_examples, own_rows
 
 RandomState = list[Tensor]  # of the CPU, and of the model's GPU where it is on one
+
+
+class PlainForward:
+    """No regularization: the model's own forward pass, and no penalty."""
+
+    def __init__(self, model: MultitaskBert) -> None:
+        self.model = model
+
+    def logits(self, task: Task, batch: Batch) -> Tensor:
+        """Return logits [B, C]."""
+        return self.model(task, batch)
+
+    def penalty(self, task: Task, batch: Batch, logits: Tensor) -> float:
+        """Return 0."""
+        return 0.0
+
+    def after_step(self, progress: float) -> None:
+        """Do nothing: there is no average of the weights."""
+
+    def state_dict(self) -> dict:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Load nothing."""
 
 
 class Smart:
@@ -121,14 +144,13 @@ class Smart:
 
     def draw_noise(self, x: Tensor, batch: Batch) -> Tensor:
         """ν [B, L, H]: drawn for the rows of all workers, so that their number changes nothing."""
-        if workers.size() == 1:
-            noise = torch.randn(x.shape, generator=self.generator)
-        else:
-            num_rows = num_examples(batch)
-            num_sequences = len(x) // len(batch["labels"]) * num_rows
-            whole = torch.randn(num_sequences, *x.shape[1:], generator=self.generator)
-            noise = workers.take(whole, num_rows)
-        return noise.to(x.device) * self.noise_std
+        num_sequences = len(x)
+        if "is_own" in batch:
+            num_sequences = len(x) // len(batch["labels"]) * num_examples(batch)
+        noise = torch.randn(num_sequences, *x.shape[1:], generator=self.generator).to(x.device)
+        if "is_own" in batch:
+            noise = own_rows(noise, batch["is_own"])
+        return noise * self.noise_std
 
     def after_step(self, progress: float) -> None:
         """Move θ̃ toward θ, after `optimizer.step`. progress: share of all updates done."""

@@ -1,10 +1,30 @@
 """SophiaH: momentum divided by a running estimate of the Hessian's diagonal, clipped."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
+
+
+class NoCurvature:
+    """What an optimizer without second derivatives needs of a training step: nothing."""
+
+    hessian_due = False
+    hessian_buffer: list[Tensor] = []
+
+    def twice_differentiable(self) -> nullcontext:
+        """Return a context that changes nothing."""
+        return nullcontext()
+
+    def accumulate_hessian(self, loss: Tensor) -> None:
+        """Do nothing."""
+
+    def hessian_norms(self) -> list[Tensor]:
+        """Return no norm."""
+        return []
 
 
 class SophiaH(Optimizer):
@@ -90,11 +110,26 @@ class SophiaH(Optimizer):
             if product is not None:
                 total.addcmul_(u, product)
 
-    def hessian_norm(self) -> Tensor:
-        """The norm [] of this update's estimate: not finite if any of it is not; 0 without one."""
+    @contextmanager
+    def twice_differentiable(self) -> Iterator[None]:
+        """On a due update, run kernels that have second derivatives inside the block.
+
+        The fused attention and cuDNN's LSTM have none.
+        """
+        if not self.hessian_due:
+            yield
+            return
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            yield
+
+    def hessian_norms(self) -> list[Tensor]:
+        """Return the norm [] of this update's estimate, not finite if any of it is not.
+
+        The list is empty without an estimate.
+        """
         if not self.hessian_buffer:
-            return torch.zeros((), device=self.param_groups[0]["params"][0].device)
-        return torch.stack(torch._foreach_norm(self.hessian_buffer)).norm()
+            return []
+        return [torch.stack(torch._foreach_norm(self.hessian_buffer)).norm()]
 
     @torch.no_grad()
     def step(self) -> None:

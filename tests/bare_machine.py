@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["run_train.sh", "run_tests.sh", "run_experiments.sh", "setup_gwdg.sh", ".ci/run"]
-SOURCED = ["environment.sh", "slurm.sh"]
+SOURCED = ["scripts/environment.sh", "scripts/slurm.sh"]
 TOOLS = ["bash", "cp", "dirname", "flock", "git", "mkdir", "readlink", "rm", "sleep"]
 
 STUB = """#!{bash}
@@ -63,7 +63,7 @@ class BareMachine:
     def __init__(self, folder: Path) -> None:
         self.repository, self.venv = folder / "repository", folder / "repository/.venv"
         self.bin, self.site, self.log = folder / "bin", folder / "site", folder / "log"
-        for new in [self.repository / ".ci", self.bin, self.site]:
+        for new in [self.repository / ".ci", self.repository / "scripts", self.bin, self.site]:
             new.mkdir(parents=True)
         for name in [*SCRIPTS, *SOURCED, "requirements.txt", "environment.yml"]:
             shutil.copy(ROOT / name, self.repository / name)

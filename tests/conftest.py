@@ -14,6 +14,7 @@ from small_wordnet import no_wordnet, tiny_wordnet  # noqa: E402,F401
 from transformers import BertConfig, BertModel  # noqa: E402
 
 from datasets import SPLITS, read_examples  # noqa: E402
+from runtime.errors import InputError  # noqa: E402
 from tasks import TASKS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +63,7 @@ def parse(tiny_model, tmp_path):
     """Options of an entry script from flags, on the tiny encoder and the sample, in tmp_path."""
     import train_multitask
     import train_multitask_pal
-    from options import parse_args
+    from options.parsing import parse_args
 
     def parse_flags(*flags: object) -> Namespace:
         is_pal = flags[:1] == ("train_multitask_pal.py",)
@@ -97,7 +98,7 @@ def train(parse):
 def finished_run(tiny_model, tmp_path_factory) -> Path:
     """A run of one short epoch on the tiny encoder; shared, so look but do not touch."""
     import train_multitask
-    from options import parse_args
+    from options.parsing import parse_args
 
     logdir = tmp_path_factory.mktemp("finished")
     flags = f"--model_name {tiny_model} --data_dir {SAMPLE} --logdir {logdir} --run_name done"
@@ -144,3 +145,48 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small tmpfs needs root")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def sizes():
+    """Arguments of our BertConfig and of transformers' ones."""
+    return {
+        "vocab_size": 400,
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 40,
+        "max_position_embeddings": 32,
+    }
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """make_batch(lengths, vocab_size, ...) -> random ids and types of these lengths, padded."""
+
+    def make(lengths, vocab_size, pad_token_id=0, num_types=2):
+        generator = torch.Generator().manual_seed(1)
+        shape = len(lengths), max(lengths)
+        mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
+        ids = torch.randint(5, vocab_size, shape, generator=generator)
+        return {
+            "input_ids": torch.where(mask == 1, ids, pad_token_id),
+            "attention_mask": mask,
+            "token_type_ids": torch.randint(num_types, shape, generator=generator) * mask,
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def one_line():
+    """one_line(call, *arguments) -> the message of the InputError that it raises: one line."""
+
+    def message_of(call, *arguments):
+        with pytest.raises(InputError) as caught:
+            call(*arguments)
+        message = str(caught.value)
+        assert "\n" not in message
+        return message
+
+    return message_of

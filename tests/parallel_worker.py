@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,13 +23,18 @@ import torch  # noqa: E402
 import engine  # noqa: E402
 import train_multitask  # noqa: E402
 import train_multitask_pal  # noqa: E402
-import workers  # noqa: E402
-from errors import exit_status  # noqa: E402
-from interrupts import Interrupted  # noqa: E402
-from options import parse_args  # noqa: E402
-from preparation import prepare  # noqa: E402
-from run_log import build_run_log  # noqa: E402
+from datasets import load_data  # noqa: E402
+from inputs.frozen_states import cache_frozen_states  # noqa: E402
+from models import build_model  # noqa: E402
+from optimizers.smart import Smart  # noqa: E402
+from options.parsing import parse_args  # noqa: E402
+from reporting.run_log import build_run_log  # noqa: E402
+from reporting.start import open_run  # noqa: E402
+from runtime import checkpoint, workers  # noqa: E402
+from runtime.errors import exit_status  # noqa: E402
+from runtime.interrupts import Interrupted  # noqa: E402
 from tasks import TASKS  # noqa: E402
+from training import Training, build_training  # noqa: E402
 
 NUM_UPDATES = 20
 PARSERS = {
@@ -41,68 +47,73 @@ def parse(script: str, flags: list[str]):
     return parse_args(PARSERS[script](), flags)
 
 
+@contextmanager
+def prepared(args: Namespace):
+    """Yield options, training and data of a run that is ready for its next update."""
+    with open_run(args) as start:
+        args = start.args
+        data = load_data(args, start.tokenizer, start.config.pad_token_id)
+        model = build_model(args, start.build_encoder())
+        data = cache_frozen_states(args, model, data)
+        training = build_training(args, model, data["train"])
+        if start.last is not None:
+            training.load_state_dict(checkpoint.load(start.last))
+        start.write_directory()
+        yield args, training, data
+
+
 def run_case(script: str, flags: list[str]) -> dict:
     """Sums of the first update, losses of 20, logits on fixed rows after them."""
-    _, training, data = prepare(parse(script, flags))
-    if training.smart is not None:
-        # At the default distance, 1e-5, outputs differ by little more than float32's rounding, and
-        # rounding, which the shape of a batch changes, then decides the sign of some ascents.
-        training.smart.noise_std, training.smart.step_size = 0.1, 1.0
-    training.start_epoch()
-    first: dict[str, torch.Tensor] = {}
-    losses = []
-    for number in range(NUM_UPDATES):
-        update = training.task_scheduler.next_update()
-        with recorded_sums(training, first if number == 0 else {}):
-            means, norm = engine.train_step(
-                training.model,
-                update,
-                training.projection,
-                training.optimizer,
-                training.clip,
-                training.use_amp,
-                training.smart,
-            )
-        if number == 0:
-            first["examples"] = torch.tensor(training.progress.count(update, means, 1.0))
-        training.lr_schedule.after_update()
-        if training.smart is not None:
-            training.smart.after_step(number / NUM_UPDATES)
-        losses.append([*means.values(), norm])
-    training.model.eval()
-    with torch.no_grad():
-        logits = {
-            name: training.model(TASKS[name], rows.batch(np.arange(16)))
-            for name, rows in data["dev"].items()
-        }
-    return {"first": first, "losses": torch.tensor(losses), "logits": logits}
+    with prepared(parse(script, flags)) as (_, training, data):
+        if isinstance(training.regularizer, Smart):
+            # At the default distance, 1e-5, outputs differ by little more than float32's rounding,
+            # and rounding, which a batch's shape changes, then decides the sign of some ascents.
+            training.regularizer.noise_std, training.regularizer.step_size = 0.1, 1.0
+        training.start_epoch()
+        first: dict[str, torch.Tensor] = {}
+        losses = []
+        for number in range(NUM_UPDATES):
+            update = training.task_scheduler.next_update()
+            with recorded_sums(training, first if number == 0 else {}):
+                means, norm = engine.train_step(training, update, "")
+            training.progress.count(update, means)
+            if number == 0:
+                first["examples"] = torch.tensor(sum(training.progress.examples.values()))
+            training.after_update()
+            losses.append([*means.values(), norm])
+        training.model.eval()
+        with torch.no_grad():
+            logits = {
+                name: training.model(TASKS[name], rows.batch(np.arange(16)))
+                for name, rows in data["dev"].items()
+            }
+        return {"first": first, "losses": torch.tensor(losses), "logits": logits}
 
 
 @contextmanager
-def recorded_sums(training, into: dict[str, torch.Tensor]):
+def recorded_sums(training: Training, into: dict[str, torch.Tensor]):
     """Put what the workers sum into `into`, after the sum: losses, gradients, J, ĥ."""
-    sum_ = workers.sum_
+    add_up = training.exchange.add_up
 
-    def recording(tensors):
-        result = sum_(tensors)
-        losses, *rest = tensors
+    def recording(losses, sizes, gradients):
+        means = add_up(losses, sizes, gradients)
         num_rows = len(training.projection.filled_rows())
-        num_hessian = len(getattr(training.optimizer, "hessian_buffer", []))
-        num_plain = len(rest) - num_rows - num_hessian
+        num_hessian = len(training.curvature.hessian_buffer)
+        num_plain = len(gradients) - num_rows - num_hessian
         parts = {
-            "losses": [losses],
-            "gradients": rest[:num_plain],
-            "J": rest[num_plain : num_plain + num_rows],
-            "hessian": rest[num_plain + num_rows :],
+            "losses": [means],
+            "gradients": gradients[:num_plain],
+            "J": gradients[num_plain : num_plain + num_rows],
+            "hessian": gradients[num_plain + num_rows :],
         }
         into.update({k: torch.cat([t.flatten() for t in v]).clone() for k, v in parts.items() if v})
-        return result
+        return means
 
-    workers.sum_ = recording
+    training.exchange.add_up = recording
     try:
         yield
     finally:
-        workers.sum_ = sum_
+        del training.exchange.add_up
 
 
 def run_resumed(script: str, flags: list[str]) -> dict:
@@ -113,7 +124,6 @@ def run_resumed(script: str, flags: list[str]) -> dict:
     """
     # Checks of an epoch: four updates, then two for each task's evaluation.
     asked = 8 if flags[-1].endswith("evaluation") else 12
-    args, training, data = prepare(parse(script, flags))
     calls = []
 
     def check():
@@ -123,41 +133,43 @@ def run_resumed(script: str, flags: list[str]) -> dict:
         if workers.vote.agreed or (workers.size() == 1 and workers.vote.wanted):
             raise Interrupted("stopped", signal.SIGTERM)
 
-    log = build_run_log(args, 0, 0)
-    try:
-        engine.fit(args, training, data["dev"], log, check)
-        raise AssertionError("it did not stop")
-    except Interrupted:
-        stopped_at = training.progress.total_updates
+    with prepared(parse(script, flags)) as (args, training, data):
+        log = build_run_log(args, 0, 0)
+        try:
+            engine.fit(args, training, data["dev"], log, check)
+            raise AssertionError("it did not stop")
+        except Interrupted:
+            stopped_at = training.progress.total_updates
     workers.vote.wanted = workers.vote.agreed = False
     workers.barrier()
-    args, training, data = prepare(parse(script, ["--resume", args.run_dir]))
-    assert training.progress.total_updates == stopped_at
-    engine.fit(args, training, data["dev"], build_run_log(args, 0, stopped_at))
-    return {"weights": training.model.state_dict(), "stopped_at": stopped_at}
+    resumed = parse(script, ["--resume", args.run_dir])
+    with prepared(resumed) as (args, training, data):
+        assert training.progress.total_updates == stopped_at
+        engine.fit(args, training, data["dev"], build_run_log(args, 0, stopped_at))
+        return {"weights": training.model.state_dict(), "stopped_at": stopped_at}
 
 
 def run_whole(script: str, flags: list[str]) -> dict:
     """The same run without a stop."""
-    args, training, data = prepare(parse(script, flags))
-    engine.fit(args, training, data["dev"], build_run_log(args, 0, 0))
-    random = [state["torch"] for state in training.state_dict()["random"]]
-    return {"weights": training.model.state_dict(), "random": random}
+    with prepared(parse(script, flags)) as (args, training, data):
+        engine.fit(args, training, data["dev"], build_run_log(args, 0, 0))
+        random = [state["torch"] for state in training.state_dict()["random"]]
+        return {"weights": training.model.state_dict(), "random": random}
 
 
 def run_drifted(script: str, flags: list[str]) -> dict:
     """What `check_replicas` says of a nan that all workers have, and of weights that differ."""
-    _, training, _ = prepare(parse(script, flags))
-    weight = training.model.encoder.embeddings.word_embeddings.weight.data
-    messages = []
-    for value in (float("nan"), 1.0 + 1e-6 * workers.rank()):
-        weight[0, 0] = value
-        try:
-            workers.check_replicas(training.model)
-            messages.append("")
-        except workers.WorkerLost as error:
-            messages.append(str(error))
-    return {"messages": messages}
+    with prepared(parse(script, flags)) as (_, training, _):
+        weight = training.model.encoder.embeddings.word_embeddings.weight.data
+        messages = []
+        for value in (float("nan"), 1.0 + 1e-6 * workers.rank()):
+            weight[0, 0] = value
+            try:
+                training.exchange.check_replicas(training.model)
+                messages.append("")
+            except workers.WorkerLost as error:
+                messages.append(str(error))
+        return {"messages": messages}
 
 
 RUNNERS = {"case": run_case, "resumed": run_resumed, "whole": run_whole, "drifted": run_drifted}

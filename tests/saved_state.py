@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
+from runtime import checkpoint
 
 
 def final_state(run: Path, folder: Path | None = None) -> tuple[dict, dict, list[dict]]:

@@ -6,10 +6,9 @@ from random import Random
 import nltk
 import pytest
 
-import augmentation
-from augmentation import bare
-from datasets import Example
-from tasks import TASKS
+from inputs import augmentation
+from inputs.augmentation import bare
+from tasks import TASKS, Example
 
 CLASSES = next(task for task in TASKS.values() if task.class_names)
 PAIRS = [task for task in TASKS.values() if task.is_pair]

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import checkpoint
 import evaluation
 import train_multitask
-from errors import exit_status
-from options import parse_args
+from options.parsing import parse_args
+from runtime import checkpoint
+from runtime.errors import exit_status
 
 SST = "sst-sentiment-train.csv"
 STS = "sts-similarity-dev.csv"

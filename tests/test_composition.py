@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
 import train_multitask
+from models.pretrained import load_pretrained
 from optimizers.task_gradients import TaskGradients
-from options import parse_args
+from options.parsing import parse_args
+from runtime import checkpoint
 from task_schedulers import TASK_SCHEDULERS
 from tasks import TASKS
 from train_multitask_pal import get_args_parser
@@ -55,9 +56,7 @@ def combinations() -> list[str]:
 @pytest.mark.parametrize("optimizer", ["adamw", "sophiah --hess_interval 2"])
 def test_every_combination_trains_what_it_should(flags, optimizer, run_pal, tiny_model, capsys):
     """SMART off and on, PALs off and on, within one test each."""
-    from models.bert import BertModel
-
-    before = BertModel.from_pretrained(str(tiny_model)).state_dict()
+    before = load_pretrained(str(tiny_model)).state_dict()
     for smart, pals in product(("", "--use_smart_regularization --smart_mu 1"), ("", "--use_pal")):
         extra = f"{smart} {pals}"
         args, state = run_pal(f"{flags} --optimizer {optimizer} {extra} --lr 1e-3")
@@ -105,9 +104,7 @@ def state_updates(args) -> dict[str, int]:
 
 
 def test_a_frozen_encoder_moves_its_layer_norms_under_pals_and_nothing_else(run_pal, tiny_model):
-    from models.bert import BertModel
-
-    before = BertModel.from_pretrained(str(tiny_model)).state_dict()
+    before = load_pretrained(str(tiny_model)).state_dict()
     args, state = run_pal("--option pretrain --use_pal --projection pcgrad --lr 1e-3")
     for name, tensor in before.items():
         moved = not torch.equal(state["model"][f"encoder.{name}"], tensor)

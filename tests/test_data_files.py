@@ -12,8 +12,8 @@ import pytest
 
 import datasets
 from datasets import SPLITS, default_data_dir, load_data, read_examples, task_file
-from errors import InputError
 from models.pretrained import load_config, load_tokenizer
+from runtime.errors import InputError
 from tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent

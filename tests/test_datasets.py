@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from datasets import Example, read_examples
-from errors import InputError
-from tasks import TASKS
+from datasets import read_examples
+from runtime.errors import InputError
+from tasks import TASKS, Example
 
 SST = TASKS["sst"]
 HEADER = "id\tsentence\tsentiment\n"

@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-import checkpoint
 from engine import train_step
+from optimizers import curvature_of
+from optimizers.conflicts import ConflictLog
+from optimizers.smart import PlainForward
 from optimizers.sophia import SophiaH
 from optimizers.task_gradients import SummedGradients
+from runtime import checkpoint
 from tasks import TASKS
+from training import Training
 
 TASK = TASKS["sts"]
 
@@ -24,13 +28,30 @@ class Line(nn.Module):
         return batch["input_ids"][:, None] * self.weight  # [B, 1]
 
 
+def training_of(model: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> Training:
+    """The parts of a run that one update needs."""
+    return Training(
+        model=model,
+        task_scheduler=None,
+        projection=SummedGradients(),
+        conflicts=ConflictLog([], {}),
+        regularizer=PlainForward(model),
+        optimizer=optimizer,
+        curvature=curvature_of(optimizer),
+        lr_schedule=None,
+        num_epochs=1,
+        updates_per_epoch=1,
+        clip=clip,
+    )
+
+
 def step(clip: float, weight: float = 1.0) -> tuple[float, float, float]:
     """Loss, gradient norm and the gradient that the optimizer sees: d/dw mean (w x − y)² = 13."""
     model = Line()
     batch = {"input_ids": torch.tensor([1.0, 2.0]), "labels": torch.tensor([0.0, -1.5])}
     update = [(TASK, batch, weight)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    losses, norm = train_step(model, update, SummedGradients(), optimizer, clip)
+    losses, norm = train_step(training_of(model, optimizer, clip), update, "")
     return losses["sts"], norm, float(model.weight.grad)
 
 
@@ -53,7 +74,7 @@ def test_an_update_without_any_gradient_changes_nothing(is_sophiah):
     optimizer = SophiaH([idle], lr=1.0) if is_sophiah else torch.optim.SGD([idle], lr=1.0)
     batch = {"input_ids": torch.tensor([1.0, 2.0]), "labels": torch.tensor([0.0, -1.5])}
     for _ in range(2):
-        losses, norm = train_step(model, [(TASK, batch, 1.0)], SummedGradients(), optimizer, 1.0)
+        losses, norm = train_step(training_of(model, optimizer, 1.0), [(TASK, batch, 1.0)], "")
         assert (losses["sts"], norm) == (pytest.approx(17.125), 0.0)
     assert idle.tolist() == [1.0, 1.0]
 

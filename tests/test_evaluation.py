@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import evaluation
-from batches import TokenizedTask
-from datasets import Example, read_examples
-from errors import InputError
-from evaluation import load_run, predict_logits
+from datasets import read_examples
+from engine import predict_logits
+from evaluation import load_run
+from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
-from tasks import TASKS
+from runtime.errors import InputError
+from tasks import TASKS, Example
 
 FLAGS = ["--num_batches_per_epoch", "2", "--batch_size", "4", "--epochs", "1", "--no_tensorboard"]
 FLAGS += ["--dev_samples", "8", "--run_name", "a"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from saved_state import assert_same, final_state
 
-import checkpoint
-import run_directory
 import train_multitask
-from errors import exit_status
+from reporting import run_directory
+from runtime import checkpoint
+from runtime.errors import exit_status
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 SIZES = "--samples_per_epoch 8 --batch_size 4 --epochs 2 --dev_samples 8 --no_tensorboard".split()
@@ -59,7 +59,7 @@ def killed_at(target: str, is_after: bool, count: int, command) -> None:
 def whole(tiny_model, tmp_path_factory):
     """The run that nothing disturbed."""
 
-    from options import parse_args
+    from options.parsing import parse_args
 
     flags = [*SIZES, "--model_name", tiny_model, "--data_dir", SAMPLE, "--run_name", "whole"]
     flags += ["--logdir", tmp_path_factory.mktemp("whole")]

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 import torch
 
-import checkpoint
-from batches import TokenizedTask
 from datasets import read_examples
+from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
+from runtime import checkpoint
 from task_schedulers import TASK_SCHEDULERS, annealed_probabilities
 from tasks import TASKS
 

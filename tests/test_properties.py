@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import train_multitask_pal
-from batches import PAIR_ENCODINGS, BatchSampler, TokenizedTask
-from datasets import Example, read_examples
-from errors import InputError
+from datasets import read_examples
+from inputs.batches import PAIR_ENCODINGS, BatchSampler, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
-from options import parse_args
-from search_report import write_best
-from tasks import TASKS
+from options.parsing import parse_args
+from runtime.errors import InputError
+from search.report import write_best
+from tasks import TASKS, Example
 
 settings.register_profile(
     "ours",

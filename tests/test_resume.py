@@ -11,11 +11,10 @@ import pytest
 import torch
 from saved_state import assert_same, final_state
 
-import checkpoint
-import interrupts
-from errors import InputError
+from inputs.frozen_states import CachedRows
 from optimizers import LR_SCHEDULES
-from prefix_cache import CachedRows
+from runtime import checkpoint, interrupts
+from runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ["--samples_per_epoch", "24", "--batch_size", "8", "--epochs", "3", "--dev_samples", "16"]

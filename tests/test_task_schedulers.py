@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from batches import PAIR_ENCODINGS, TokenizedTask
 from datasets import read_examples
+from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from task_schedulers import TASK_SCHEDULERS, Joint
 from tasks import TASKS

@@ -11,8 +11,8 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 import tasks
-from batches import TokenizedTask
 from datasets import read_examples
+from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from tasks import TASKS, cross_entropy, mean_score
 

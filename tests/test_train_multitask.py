@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
 from datasets import SPLITS, read_examples
-from errors import InputError, exit_status
 from evaluation import load_run
+from runtime import checkpoint
+from runtime.errors import InputError, exit_status
 from tasks import TASKS
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
@@ -224,15 +224,15 @@ def test_a_non_finite_number_names_task_and_update_and_keeps_the_last_checkpoint
 
     original, calls = engine.train_step, []
 
-    def poisoned(model, update, *rest):
-        calls.append(update)
+    def poisoned(training, *rest):
+        calls.append(1)
         if len(calls) == 3:  # the first update of epoch 2
-            bias = model.heads["para"].output.bias
+            bias = training.model.heads["para"].output.bias
             if where == "loss":
                 bias.data.fill_(math.inf)
             else:
                 bias.register_hook(lambda grad: grad * math.nan)
-        return original(model, update, *rest)
+        return original(training, *rest)
 
     monkeypatch.setattr(engine, "train_step", poisoned)
     text = "loss of task para is (inf|nan)" if where == "loss" else "gradient norm is nan"

@@ -10,7 +10,7 @@ from scipy import stats
 from experiments import comparison, report
 from experiments.result_files import FORMAT, encode_right, encode_scores, read_results
 from experiments.row_files import read_rows
-from run_directory import write_json
+from runtime.files import write_json
 from tasks import TASKS
 
 LABELS = np.tile([0, 1, 2, 3, 4, 5, 2.5, 3.5, 0.5, 4.5], 4)

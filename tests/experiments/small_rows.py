@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from errors import InputError
 from experiments import run
 from experiments.row_files import SCRIPTS, read_rows
+from runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 ROWS = read_rows(ROOT / "experiments" / "rows")

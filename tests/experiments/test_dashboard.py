@@ -2,8 +2,8 @@
 
 import pytest
 
-from errors import InputError
 from experiments import dashboard
+from runtime.errors import InputError
 
 
 @pytest.fixture

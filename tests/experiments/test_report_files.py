@@ -2,8 +2,8 @@
 
 import pytest
 
-from errors import InputError
 from experiments import plots, report
+from runtime.errors import InputError
 
 
 def test_settings_are_never_mixed(folder, capsys):
@@ -31,7 +31,7 @@ def test_results_of_changed_rows_are_left_out(folder, capsys):
 
 
 def test_without_results_it_says_so(folder):
-    with pytest.raises(InputError, match="there are no results yet; run experiments/run.py"):
+    with pytest.raises(InputError, match="there are no results yet; run python -m experiments.run"):
         folder.report()
 
 
@@ -47,7 +47,7 @@ def test_the_readme_keeps_all_but_the_marked_part(folder, capsys):
     assert readme.read_text(encoding="utf-8") == once
     assert once.startswith(f"# Title\n\n{start}\n\n```bash\n")
     assert once.endswith(f"\n\n{end}\n\n## Next\n") and "last year" not in once
-    command = "python experiments/run.py --seeds 1 2 --model_name minilm-l6 --epochs 2 --use_amp\n"
+    command = "python -m experiments.run --seeds 1 2 --model_name minilm-l6 --epochs 2 --use_amp\n"
     assert command in once
     assert "2 runs, seeds 1, 2, 1.0 hours in all, on some processor, 2 threads." in once
     assert "`0123456789ab`, `ffffffffffff-dirty` (several revisions)." in once

@@ -8,10 +8,10 @@ from small_rows import ROOT, ROWS, read_result
 
 import train_multitask
 import train_multitask_pal
-from errors import InputError
 from experiments import result_files
 from experiments.row_files import SCRIPTS, read_row, read_rows
-from options import parse_args
+from options.parsing import parse_args
+from runtime.errors import InputError
 from tasks import TASKS
 
 

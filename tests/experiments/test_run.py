@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from small_rows import ROOT, ROW_TEXTS, read_result, words, write_rows
 
-from errors import InputError
 from experiments import result_files, run
 from experiments.row_files import read_row, read_rows
+from runtime.errors import InputError
 
 
 def test_a_failing_row_is_reported_and_the_rest_finishes(place):

@@ -4,8 +4,15 @@ import pytest
 import torch
 import transformers
 
-from models.bert import ACTIVATIONS, BertModel, Dropout
-from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer, rename
+from models.bert import ACTIVATIONS, Dropout
+from models.pretrained import (
+    find_checkpoint,
+    load_config,
+    load_encoder,
+    load_pretrained,
+    load_tokenizer,
+    rename,
+)
 
 REFERENCES = {
     "bert": (transformers.BertConfig, transformers.BertModel),
@@ -38,7 +45,7 @@ def pair(request, tmp_path_factory, sizes):
     """(transformers' model, ours) on the same random weights, in eval mode."""
     directory = tmp_path_factory.mktemp(request.param)
     reference = build_reference(directory, request.param, sizes)
-    return reference, BertModel.from_pretrained(str(directory)).eval()
+    return reference, load_pretrained(str(directory)).eval()
 
 
 def assert_same_states(reference, encoder, batch):
@@ -63,7 +70,7 @@ def test_equals_transformers(pair, lengths, make_batch):
 def test_roberta_of_one_token_type_ignores_the_types(tmp_path, make_batch, sizes):
     """The published RoBERTa has one; a pair's second sentence must not look for another."""
     reference = build_reference(tmp_path, "roberta", sizes, type_vocab_size=1)
-    encoder = BertModel.from_pretrained(str(tmp_path)).eval()
+    encoder = load_pretrained(str(tmp_path)).eval()
     batch = make_batch([4, 9], 400, encoder.config.pad_token_id, num_types=1)
     assert_same_states(reference, encoder, batch)
     ones = batch | {"token_type_ids": batch["attention_mask"]}
@@ -73,7 +80,7 @@ def test_roberta_of_one_token_type_ignores_the_types(tmp_path, make_batch, sizes
 @pytest.mark.parametrize("hidden_act", ACTIVATIONS)
 def test_activations_equal_transformers(tmp_path, hidden_act, make_batch, sizes):
     reference = build_reference(tmp_path, "bert", sizes, hidden_act=hidden_act)
-    encoder = BertModel.from_pretrained(str(tmp_path)).eval()
+    encoder = load_pretrained(str(tmp_path)).eval()
     assert_same_states(reference, encoder, make_batch([6, 11], 400, encoder.config.pad_token_id))
 
 

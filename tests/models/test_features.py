@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from batches import PAIR_ENCODINGS
+from inputs.batches import PAIR_ENCODINGS
 from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
 from models.bert import BertConfig, BertModel, BertOutput
 from models.features import Features

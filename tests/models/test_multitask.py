@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import train_multitask
-from batches import PAIR_ENCODINGS
+from inputs.batches import PAIR_ENCODINGS
 from models import POOLINGS, build_model
 from models.bert import BertConfig, BertModel, Dropout
 from models.heads import HEADS
@@ -185,7 +185,7 @@ def test_hidden_dropout_prob_reaches_every_dropout(parse, monkeypatch):
     def stop(args, encoder):
         raise Built(build_model(args, encoder))
 
-    monkeypatch.setattr("preparation.build_model", stop)
+    monkeypatch.setattr("train_multitask.build_model", stop)
     with pytest.raises(Built) as caught:
         train_multitask.main(args)
     model = caught.value.args[0]

@@ -7,11 +7,10 @@ import pytest
 import transformers
 from tokenizers import ByteLevelBPETokenizer
 
-from batches import TokenizedTask
-from datasets import Example
+from inputs.batches import TokenizedTask
 from models.bert import BertConfig
 from models.pretrained import find_checkpoint, load_config, load_tokenizer
-from tasks import TASKS
+from tasks import TASKS, Example
 
 TEXTS = [
     "the lamp on the old desk glows",

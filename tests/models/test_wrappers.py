@@ -5,9 +5,9 @@ import torch
 
 from models.bert import BertConfig, BertModel
 from models.hierarchical import HierarchicalEncoder
-from models.linguistic import TagEmbeddings
 from models.mixture import MixtureEncoder
 from models.multitask import group_name
+from models.tag_embeddings import TagEmbeddings
 
 STATES = ("last_hidden_state", "pooler_output", "hidden_states")
 

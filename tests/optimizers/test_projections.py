@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-import checkpoint
 from optimizers import PROJECTIONS
 from optimizers.projections import CHUNK, GradVac, PCGrad, PlainSum, gramians, weighted_sum
 from optimizers.task_gradients import SummedGradients, TaskGradients
+from runtime import checkpoint
 from tasks import TASKS
 
 aggregation = pytest.importorskip("torchjd.aggregation")

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-import checkpoint
-from batches import PAIR_ENCODINGS
+from inputs.batches import PAIR_ENCODINGS
 from models.bert import BertConfig, BertModel
 from models.features import Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert
+from models.pretrained import load_pretrained
 from optimizers.smart import Smart
+from runtime import checkpoint
 from tasks import TASKS
 
 SIZES = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
@@ -140,7 +141,7 @@ def test_every_real_token_moves_by_the_radius_and_padding_stays(task, pair_encod
 
 @pytest.fixture(scope="module")
 def minilm():
-    return BertModel.from_pretrained("minilm-l6")
+    return load_pretrained("minilm-l6")
 
 
 @every_task

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import checkpoint
 from optimizers.sophia import SophiaH
+from runtime import checkpoint
 
 INPUTS = torch.linspace(-2, 2, 18, dtype=torch.float64).view(6, 3).sin()
 TARGETS = torch.linspace(0, 1, 6, dtype=torch.float64)[:, None]

@@ -1,0 +1,104 @@
+"""The options of the techniques: task schedulers, gradient surgery, SMART, attention layers.
+
+`train_multitask_pal.py` offers them; `train_multitask.py` fixes them to their defaults, but for the
+task scheduler, which is `joint` there. So each default is written once, here.
+"""
+
+from typing import Any
+
+from optimizers import PROJECTIONS
+from options.parsing import ArgumentParser
+from options.types import (
+    multiple_of_six,
+    non_negative_float,
+    positive_float,
+    positive_int,
+    rate,
+)
+from task_schedulers import COMBINE_STRATEGIES, TASK_SCHEDULERS
+
+
+def add_technique_options(parser: ArgumentParser) -> None:
+    """Add every option of the techniques to a parser."""
+    add = parser.add_argument_group("task schedulers and gradient surgery").add_argument
+    add(
+        "--task_scheduler",
+        choices=TASK_SCHEDULERS,
+        default="round_robin",
+        help="tasks that an update trains on; the name of a task: that task alone, all are "
+        "evaluated",
+    )
+    add(
+        "--projection",
+        choices=PROJECTIONS,
+        default="none",
+        help="gradient surgery on the shared parameters; none: the plain sum",
+    )
+    add(
+        "--combine_strategy",
+        choices=COMBINE_STRATEGIES,
+        default="none",
+        help="how random and pal fill an update under a projection",
+    )
+    add(
+        "--batches_per_update",
+        type=positive_int,
+        default=16,
+        help="batches in such an update, more than there are tasks",
+    )
+    add(
+        "--beta_vaccine",
+        type=rate,
+        default=0.01,
+        help="rate of GradVac's moving target (paper: 0.01)",
+    )
+    add(
+        "--vaccine_groups",
+        choices=["whole_model", "layer"],
+        default="whole_model",
+        help="parts of the shared parameters that GradVac treats separately",
+    )
+    add(
+        "--log_conflicts",
+        action="store_true",
+        help="log the cosines of task gradients without a projection too; with one they always are",
+    )
+    add = parser.add_argument_group("projected attention layers").add_argument
+    add(
+        "--use_pal",
+        action="store_true",
+        help="add a small attention layer per task beside every layer of the encoder",
+    )
+    add(
+        "--pal_size",
+        type=multiple_of_six,
+        help="width of these layers; unset: 6 · round(34 · H / 768), 204 at BERT-base as in the "
+        "paper",
+    )
+    add = parser.add_argument_group("SMART regularization").add_argument
+    add("--use_smart_regularization", action="store_true", help="add a smoothness penalty")
+    add(
+        "--smart_weight_regularization",
+        type=non_negative_float,
+        default=1.0,
+        help="weight of the penalty; 0: none (paper: 1)",
+    )
+    add(
+        "--smart_radius",
+        type=positive_float,
+        default=0.01,
+        help="size of the perturbation of each embedding (paper: 1e-5)",
+    )
+    add(
+        "--smart_mu",
+        type=non_negative_float,
+        default=0.0,
+        help="weight of the Bregman proximal point term; 0: off (paper: 1)",
+    )
+
+
+def joint_defaults() -> dict[str, Any]:
+    """Return the values that `train_multitask.py` fixes, by option."""
+    parser = ArgumentParser(add_help=False)
+    add_technique_options(parser)
+    return vars(parser.parse_args([])) | {"task_scheduler": "joint"}

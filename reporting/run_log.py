@@ -1,0 +1,370 @@
+"""What a run reports while it trains: metrics.jsonl, events, a profile, its duration."""
+
+import json
+import resource
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from optimizers.conflicts import WHOLE, ConflictLog, cosine_tag
+from runtime import workers
+from runtime.errors import InputError
+from runtime.files import atomic_write, json_values
+from tasks import TASKS
+
+# What TensorBoard compares runs by, beside the options that were given: it shows one column for
+# each, in the order of their names.
+COMPARED = {"batch_size", "lr", "projection", "task_scheduler"}
+UNCOMPARED = {"resume", "ray_address", "run_name", "logdir", "filepath", "tensorboard_subfolder"}
+UNCOMPARED |= {"dev_samples", "no_test_predictions", "save_every", "use_gpu", "local_files_only"}
+UNCOMPARED |= {"write_summary", "profiler"}
+TIMED_UPDATES = 10  # after so many updates, the run's duration is estimated
+WARM_UP_UPDATES = 3  # of these, which are slower than the rest
+FORWARD_SHARE = 1 / 3  # of an example's training time that its evaluation takes
+
+
+def progress_bar(description: str, total: int, done: int, unit: str) -> tqdm:
+    """Return a bar on stderr, which stays quiet where stderr is no terminal.
+
+    Args:
+        description: stands before the bar.
+        total: number of steps.
+        done: steps that are done already.
+        unit: what a step is called.
+    """
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=done,
+        unit=unit,
+        disable=None if workers.is_main() else True,
+        leave=False,
+    )
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the peak of a GPU's allocated or of this process's resident memory, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+
+
+class NullWriter:
+    """Stands in for TensorBoard's writer under --no_tensorboard, so that the log has no `if`."""
+
+    def add_scalar(self, *args: object, **options: object) -> None:
+        """Write nothing."""
+
+    add_hparams = add_figure = add_custom_scalars = add_scalar
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    close = flush
+
+
+class EventWriter:
+    """TensorBoard's writer, whose errors name its directory.
+
+    Args:
+        events_dir: where the event files go.
+        resumed_update: events of an earlier process after this update become void; None for a
+            new run.
+    """
+
+    def __init__(self, events_dir: Path, resumed_update: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.events_dir = events_dir
+        purge_step = None if resumed_update is None else resumed_update + 1
+        self.writer = self.named(SummaryWriter)(
+            str(events_dir), purge_step=purge_step, flush_secs=30
+        )
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return self.named(getattr(self.writer, name))
+
+    def named(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the same method, whose OSError names the directory and says what to do."""
+
+        def call(*args: object, **options: object) -> Any:
+            try:
+                return method(*args, **options)
+            except OSError as error:
+                raise OSError(
+                    f"{self.events_dir}: events cannot be written: {error.strerror or error}; "
+                    "make room and continue with --resume"
+                ) from None
+
+        return call
+
+
+class DurationEstimate:
+    """Prints once, after the first updates of this process, how long the run will take.
+
+    Args:
+        num_updates: updates that are left.
+        num_evaluated: examples that will be evaluated, after epochs and at the end.
+    """
+
+    def __init__(self, num_updates: int, num_evaluated: int) -> None:
+        self.num_updates, self.num_evaluated = num_updates, num_evaluated
+        self.seconds: list[float] = []
+        self.num_examples = 0
+
+    def update(self, num_examples: int, seconds: float) -> None:
+        """Note an update's examples and its seconds."""
+        if len(self.seconds) == TIMED_UPDATES or self.num_updates <= TIMED_UPDATES:
+            return
+        self.seconds.append(seconds)
+        self.num_examples += num_examples
+        if len(self.seconds) == TIMED_UPDATES:
+            per_update = median(self.seconds[WARM_UP_UPDATES:])
+            per_example = per_update * TIMED_UPDATES / self.num_examples
+            training = per_update * (self.num_updates - TIMED_UPDATES)
+            evaluation = per_example * self.num_evaluated * FORWARD_SHARE
+            print(
+                f"expected: about {format_duration(training + evaluation)} more, "
+                f"{per_update:.2f} s per update",
+                flush=True,
+            )
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in the largest unit that fits: `40 s`, `3 min`, `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def build_run_log(
+    args: Namespace,
+    resumed_epoch: int,
+    resumed_update: int,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> "RunLog | NullRunLog":
+    """Return the log of the run that the options name.
+
+    Args:
+        args: the run's options.
+        resumed_epoch: epochs that were finished before this process.
+        resumed_update: updates that were done before this process.
+        on_epoch: told the line of every epoch, those of an earlier process first.
+    """
+    if not workers.is_main():
+        return NullRunLog()
+    run_dir = Path(args.run_dir)
+    events_dir = run_dir / args.tensorboard_subfolder if args.write_summary else None
+    is_new = args.resume is None
+    log = RunLog(run_dir, events_dir, resumed_epoch, None if is_new else resumed_update, on_epoch)
+    if args.profiler:
+        log.trace_path = run_dir / "profile.json"
+    return log
+
+
+class RunLog:
+    """metrics.jsonl (one line per epoch) and the TensorBoard events of one run.
+
+    The step of an event is the number of updates since the run began. On resume, lines of later
+    epochs are dropped and later events are marked as void.
+
+    Args:
+        run_dir: the run's directory.
+        events_dir: where the events go; None writes none.
+        resumed_epoch: keep the lines of so many epochs.
+        resumed_update: keep the events of so many updates; None for a new run.
+        on_epoch: told the line of every epoch, the kept ones first.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        events_dir: Path | None,
+        resumed_epoch: int = 0,
+        resumed_update: int | None = None,
+        on_epoch: Callable[[dict], None] | None = None,
+    ) -> None:
+        self.on_epoch = on_epoch or (lambda line: None)
+        self.path = run_dir / "metrics.jsonl"
+        self.trace_path: Path | None = None  # where --profiler writes
+        self.estimate = DurationEstimate(0, 0)
+        self.lines: list[str] = []
+        if self.path.is_file():
+            lines = enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1)
+            self.lines = [text for n, text in lines if self.epoch_of(n, text) <= resumed_epoch]
+        for text in self.lines:
+            self.on_epoch(json.loads(text))
+        self.writer = (
+            NullWriter() if events_dir is None else EventWriter(events_dir, resumed_update)
+        )
+
+    def epoch_of(self, number: int, text: str) -> int:
+        """Return the epoch of a line of metrics.jsonl. Raises InputError."""
+        try:
+            return int(json.loads(text)["epoch"])
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"{self.path}:{number}: not a line of metrics; remove the line, or the file, to "
+                "continue without what it held"
+            ) from None
+
+    def begin(
+        self, names: list[str], pair_names: list[str], num_updates: int, num_evaluated: int
+    ) -> None:
+        """Lay out TensorBoard's overview, its page Custom Scalars, and expect a duration.
+
+        A chart holds one line per run, whose colour TensorBoard chooses.
+
+        Args:
+            names: the tasks.
+            pair_names: the pairs of tasks whose gradients' cosines are logged.
+            num_updates: as in `DurationEstimate`.
+            num_evaluated: as there.
+        """
+        self.estimate = DurationEstimate(num_updates, num_evaluated)
+        metrics = {name: TASKS[name].metric_name for name in names}
+        pages = {
+            "scores on dev": {"mean": "dev/mean"}
+            | {f"{name}: {metric}": f"dev_{name}/{metric}" for name, metric in metrics.items()},
+            "losses": {name: f"loss/{name}" for name in names},
+            "training": {
+                "learning rate": "train/learning_rate",
+                "gradient norm before clipping": "train/grad_norm",
+                "examples per second": "train/examples_per_second",
+            },
+            "updates of an epoch": {name: f"updates/{name}" for name in names},
+            "cosines of task gradients, below 0: conflict": {
+                pair: cosine_tag(pair, WHOLE) for pair in pair_names
+            },
+        }
+        layout = {
+            page: {title: ["Multiline", [tag]] for title, tag in charts.items()}
+            for page, charts in pages.items()
+            if charts
+        }
+        self.writer.add_custom_scalars(layout)
+
+    def update(
+        self,
+        step: int,
+        losses: dict[str, float],
+        grad_norm: float,
+        learning_rate: float,
+        num_examples: int,
+        seconds: float,
+    ) -> float:
+        """Write one update's scalars; return its examples per second.
+
+        Args:
+            step: updates since the run began.
+            losses: mean loss by task.
+            grad_norm: the gradient's norm before clipping.
+            learning_rate: that of this update.
+            num_examples: examples that it trained on.
+            seconds: what it took.
+        """
+        rate = num_examples / seconds
+        for name, loss in losses.items():
+            self.writer.add_scalar(f"loss/{name}", loss, step)
+        self.writer.add_scalar("train/grad_norm", grad_norm, step)
+        self.writer.add_scalar("train/learning_rate", learning_rate, step)
+        self.writer.add_scalar("train/examples_per_second", rate, step)
+        self.estimate.update(num_examples, seconds)
+        return rate
+
+    def epoch(self, line: dict, step: int, conflicts: ConflictLog) -> None:
+        """Append an epoch's line to metrics.jsonl; write its metrics and cosines to the events."""
+        first_update = json.loads(self.lines[-1])["update"] if self.lines else 0
+        self.lines.append(json.dumps(json_values(line)))
+        with atomic_write(self.path) as file:
+            file.write("\n".join(self.lines) + "\n")
+        for name, values in line["dev"].items():
+            for metric, value in values.items():
+                self.writer.add_scalar(f"dev_{name}/{metric}", value, step)
+            self.writer.add_scalar(f"updates/{name}", line["updates"].get(name, 0), step)
+        for expert, weight in enumerate(line.get("gate", []), start=1):
+            self.writer.add_scalar(f"gate/expert_{expert}", weight, step)
+        self.writer.add_scalar("dev/mean", line["mean"], step)
+        self.writer.flush()
+        for tag, cosine, update in conflicts.scalars(first_update):
+            self.writer.add_scalar(tag, cosine, update)
+        self.on_epoch(line)
+
+    def finish(
+        self,
+        options: dict[str, Any],
+        scores: dict[str, float],
+        figures: dict[str, object],
+        conflicts: ConflictLog,
+        step: int,
+    ) -> None:
+        """Write hyper-parameters with the final metrics, figures by tag, and conflicts.png.
+
+        Args:
+            options: the run's options.
+            scores: the final scores by name.
+            figures: matplotlib figures by tag.
+            conflicts: drawn beside metrics.jsonl, if it has pairs of tasks.
+            step: updates since the run began.
+        """
+        if conflicts.pairs:
+            with atomic_write(self.path.with_name("conflicts.png"), "wb") as file:
+                conflicts.figure().savefig(file, format="png", dpi=120)
+        for tag, figure in figures.items():
+            self.writer.add_figure(tag, figure, step)
+        names = (COMPARED | set(options["given"])) - UNCOMPARED
+        compared = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in options.items()
+            if name in names and value is not None
+            if not name.endswith(("_dir", "_path", "_train", "_dev", "_test"))
+        }
+        finals = {f"final/{name}": score for name, score in scores.items()}
+        self.writer.add_hparams(compared, finals, run_name=".")
+        self.writer.close()
+
+    @contextmanager
+    def profiler(self, epoch: int) -> Iterator[Callable[[], None]]:
+        """Under --profiler, record updates 3 to 5 of the first epoch.
+
+        Writes a trace for chrome://tracing and prints a table. Yields the function to call after
+        every update.
+
+        Args:
+            epoch: the finished epochs.
+        """
+        if self.trace_path is None or epoch:
+            yield lambda: None
+            return
+
+        def write(result: torch.profiler.profile) -> None:
+            result.export_chrome_trace(str(self.trace_path))
+            print(result.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+            print(f"profile written to {self.trace_path}")
+
+        updates = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)
+        with torch.profiler.profile(schedule=updates, on_trace_ready=write) as profile:
+            yield profile.step
+
+
+class NullRunLog:
+    """Stands in for the log in all workers but worker 0, which keeps it."""
+
+    def update(self, *args: object) -> float:
+        """Write nothing."""
+        return 0.0
+
+    begin = epoch = finish = update
+
+    @contextmanager
+    def profiler(self, epoch: int) -> Iterator[Callable[[], None]]:
+        """Record nothing."""
+        yield lambda: None

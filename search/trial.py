@@ -1,0 +1,79 @@
+"""One trial of a search: a run like any other, in a process of its own, that reports to Ray."""
+
+import json
+import math
+import shutil
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from runtime.locks import locked
+from search.space import trial_options
+from tasks import scores
+
+Train = Callable[[Namespace, Callable[[dict], None]], None]  # the entry script's `main`
+
+
+def run_trial(sampled: dict, options: dict, directory: str, train: Train) -> None:
+    """Run one trial in `directory`/trials, and report every epoch to Ray.
+
+    A trial that was cut off resumes from its last checkpoint, and reports its earlier epochs again.
+
+    Args:
+        sampled: the options that were drawn for this trial.
+        options: those of the search.
+        directory: the search's directory.
+        train: trains with some options, and reports every epoch's line.
+    """
+    from ray import tune
+
+    args = Namespace(**options)
+    run_dir = Path(directory) / "trials" / tune.get_context().get_trial_id()
+    # What a killed search left behind may still be running.
+    with locked(run_dir.with_suffix(".lock"), wait=True):
+        finished = finished_epochs(run_dir)
+        if len(finished) == args.epochs:
+            for line in finished:
+                tune.report(line)
+            return
+        torch.set_num_threads(args.hpo_cpus)
+        vars(args).update(trial_options(args, sampled))
+        args.logdir, args.run_name, args.hpo = str(run_dir.parent), run_dir.name, False
+        args.no_test_predictions, args.write_summary = True, False
+        if (run_dir / "args.json").is_file():
+            args = resumed(run_dir, args.use_gpu)
+        train(args, lambda line: tune.report(reported(line)))
+
+
+def resumed(run_dir: Path, use_gpu: bool) -> Namespace:
+    """Return the options of a command line that resumes a run."""
+    return Namespace(resume=str(run_dir), given=[], use_gpu=use_gpu, hpo=False, hpo_resume=None)
+
+
+def reported(line: dict) -> dict[str, float]:
+    """Return what Ray is told of an epoch.
+
+    Args:
+        line: the epoch's line of metrics.jsonl.
+
+    Returns:
+        The mean, which decides, each task's metric, and the seconds of the updates.
+    """
+    seconds = sum(line["examples"].values()) / line["examples_per_second"]
+    told = {"mean": line["mean"], "epoch": line["epoch"], "seconds": seconds}
+    # A constant has no Pearson: null in metrics.jsonl.
+    return told | {name: math.nan if v is None else v for name, v in scores(line["dev"]).items()}
+
+
+def finished_epochs(run_dir: Path) -> list[dict]:
+    """Return what a trial reports of the epochs that its metrics.jsonl holds."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [reported(json.loads(line)) for line in lines]
+
+
+def free_trial(directory: Path, trial_id: str) -> None:
+    """Remove a finished trial's checkpoints: its scores and options stay."""
+    shutil.rmtree(directory / "trials" / trial_id / "checkpoints", ignore_errors=True)

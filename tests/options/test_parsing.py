@@ -1,0 +1,168 @@
+"""The command line: every illegal combination, every bad value, and what --resume lets through."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from datasets import SPLITS, task_file
+from options.legal import CONTRADICTIONS, NEEDS
+from options.parsing import RESUME_OPTIONS, parse_args
+from options.techniques import joint_defaults
+from tasks import TASKS
+from train_multitask import get_args_parser
+from train_multitask_pal import get_args_parser as get_pal_args_parser
+
+README = Path(__file__).resolve().parent.parent.parent / "README.md"
+
+
+def parse(flags: str, get_parser=get_args_parser):
+    return parse_args(get_parser(), shlex.split(flags))
+
+
+@pytest.mark.parametrize("contradiction", CONTRADICTIONS, ids=lambda c: c.flags)
+def test_contradictions_end_in_one_line(contradiction, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(contradiction.flags, get_pal_args_parser)
+    assert stop.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"error: {contradiction.message} (--help" in line
+
+
+def test_class_weights_look_at_the_task_that_is_trained(capsys):
+    with pytest.raises(SystemExit):
+        parse("--task_scheduler para --class_weights", get_pal_args_parser)
+    assert "no trained task has them" in capsys.readouterr().err
+    assert parse("--task_scheduler sst --class_weights", get_pal_args_parser).class_weights
+
+
+VALUES = {"restarts": 1, "vaccine_groups": "layer", "pal_size": 6, "hess_interval": 5}
+VALUES |= {
+    "batches_per_update": 5,
+    "layers": 1,
+    "segment_length": 9,
+    "unfreeze_interval": 1,
+    "hpo_only": "",
+    "hpo_trials": 2,
+    "hpo_cpus": 2,
+    "hpo_concurrent": 2,
+}  # the others take any number
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_an_option_that_would_do_nothing_is_refused(name, capsys):
+    needed, _ = NEEDS[name]
+    flags = "--scheduler none " if name == "warmup_fraction" else ""
+    with pytest.raises(SystemExit):
+        parse(f"{flags}--{name} {VALUES.get(name, 0.5)}", get_pal_args_parser)
+    assert f"--{name} does nothing without {needed}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("get_parser", [get_args_parser, get_pal_args_parser])
+def test_defaults_contradict_nothing(get_parser):
+    args = parse("", get_parser)
+    assert args.given == []
+    assert (args.lr, args.data_dir, args.run_name) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--batch_size 0", "argument --batch_size: '0' is not a positive integer"),
+        ("--epochs two", "argument --epochs: 'two' is not a positive integer"),
+        ("--lr nan", "argument --lr: 'nan' is not a positive number"),
+        ("--lr -1", "argument --lr: '-1' is not a positive number"),
+        ("--clip inf", "argument --clip: 'inf' is not a number of at least 0"),
+        ("--hidden_dropout_prob 1", "'1' is not a number in [0, 1)"),
+        ("--run_name ../other", "'../other' is not a plain name"),
+        ("--task_weights sst", "'' is not a positive number"),
+        ("--task_weights imdb=1", "'imdb=1' is not TASK=WEIGHT, tasks sst, para, sts"),
+        ("--pooling median", "invalid choice: 'median' (choose from mean, cls, max)"),
+        ("--no_such_flag", "unrecognized arguments: --no_such_flag"),
+        ("--batch 8", "unrecognized arguments: --batch 8"),
+        ("@no_such_file", "No such file or directory: 'no_such_file'"),
+    ],
+)
+def test_bad_values_name_flag_value_and_what_is_allowed(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(flags)
+    assert message in capsys.readouterr().err.replace("'mean', 'cls', 'max'", "mean, cls, max")
+
+
+def test_none_is_a_schedule_in_any_case():
+    assert parse("--scheduler None").scheduler == parse("--scheduler none").scheduler == "none"
+
+
+def test_arguments_from_a_file(tmp_path):
+    path = tmp_path / "options.txt"
+    path.write_text("# a comment\n--lr 1e-3 --epochs 3\n--run_name 'my run'\n")
+    args = parse(f"@{path} --epochs 4")
+    assert (args.lr, args.epochs, args.run_name) == (1e-3, 4, "my run")
+    assert args.given == ["epochs", "lr", "run_name"]
+
+
+def test_quora_is_another_name_of_para():
+    assert parse("--quora_dev a.csv").para_dev == "a.csv"
+
+
+def test_resume_takes_only_its_own_options(capsys):
+    assert parse("--resume runs/a --epochs 5 --use_gpu").given == ["epochs", "resume", "use_gpu"]
+    with pytest.raises(SystemExit):
+        parse("--resume runs/a --lr 1")
+    assert "--resume takes --lr from the run's args.json" in capsys.readouterr().err
+    dests = {action.dest for action in get_args_parser()._actions}
+    assert set(RESUME_OPTIONS) <= dests
+
+
+def test_readme_lists_every_flag_with_its_default():
+    """The README's flag table and the larger parser say the same, flag by flag."""
+    rows = re.findall(r"^\| `(--[^|]*)` \| ([^|]*) \|", README.read_text(encoding="utf-8"), re.M)
+    written = {flag.split()[0]: default.strip() for flag, default in rows}
+    expected = {}
+    for action in get_pal_args_parser()._actions:
+        default = action.default
+        is_plain = action.nargs == 0 or default in (None, [])
+        shown = "on" if action.dest == "write_summary" and action.const else ""
+        expected[action.option_strings[-1]] = shown if is_plain else f"`{default}`"
+    del expected["--help"]
+    names = {flag.removeprefix("--quora_"): flag for flag in expected if "quora" in flag}
+    expected |= {f"--para_{split}": expected.pop(flag) for split, flag in names.items()}
+    assert written == expected
+
+
+def test_readme_names_every_file_at_the_top():
+    layout = README.read_text(encoding="utf-8").partition("| file | what it holds |")[2]
+    layout = layout.partition("### Add a task")[0]
+    names = [path.name for end in ("py", "sh") for path in README.parent.glob(f"*.{end}")]
+    assert [name for name in names if f"`{name}`" not in layout] == []
+
+
+def test_every_local_link_of_the_readme_leads_somewhere():
+    text = README.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("http"):
+            assert (README.parent / link).exists(), link
+
+
+def test_entry_2_has_every_option_of_entry_1():
+    joint = {action.dest for action in get_args_parser()._actions}
+    pal = {action.dest for action in get_pal_args_parser()._actions}
+    assert joint < pal and pal - joint == set(joint_defaults())
+    args = parse("")
+    assert all(getattr(args, name) == default for name, default in joint_defaults().items())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", TASKS)
+def test_every_file_flag_beats_the_data_directory(name, split):
+    args = parse(f"--data_dir here --{name}_{split} own.csv")
+    assert task_file(args, TASKS[name], split) == Path("own.csv")
+    others = [task_file(args, task, s) for task in TASKS.values() for s in SPLITS]
+    assert sum(path.parent == Path("here") for path in others) == len(others) - 1
