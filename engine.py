@@ -15,7 +15,8 @@ import torch
 
 from inputs.batches import Rows
 from models import MultitaskBert
-from reporting.run_log import RunLog, progress_bar
+from reporting.duration import progress_bar
+from reporting.run_log import RunLog
 from reporting.summary import format_epoch
 from runtime import checkpoint
 from runtime.interrupts import Interrupted
@@ -236,6 +237,4 @@ def predict_logits(
         batch = {key: tensor.to(device) for key, tensor in data.batch(chunks[number]).items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
             logits[chunks[number]] = model(data.task, batch).cpu().numpy()
-    logits = exchange().add_rows(logits, device)  # zeros where other workers' rows are
-    check()
-    return logits[rows]
+    return exchange().add_rows(logits, device, check)[rows]  # zeros where others' rows are

@@ -54,9 +54,10 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
             final evaluation.
     """
     if args.hpo or args.hpo_resume is not None:
-        args = search(args, main)  # every trial is a call of `main`, as is the best one's full run
-        if args is None:
+        best = search(args, main)  # every trial is a call of `main`
+        if best is None:
             return
+        args = best  # whose complete run follows
     device = connect(args.use_gpu)
     with open_run(args) as start:
         args = start.args
@@ -95,7 +96,7 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
                 finish(args, training, data, log, stop.check)
 
 
-def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
+def get_args_parser(add_help: bool = True) -> ArgumentParser:
     """Return the parser of every option that both entry scripts share."""
     parser = ArgumentParser(
         description=__doc__.splitlines()[0],

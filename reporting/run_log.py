@@ -6,13 +6,13 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from optimizers.conflicts import WHOLE, ConflictLog, cosine_tag
+from reporting.duration import DurationEstimate
+from reporting.events import EventWriter, NullWriter
 from runtime import workers
 from runtime.errors import InputError
 from runtime.files import atomic_write, json_values
@@ -24,28 +24,6 @@ COMPARED = {"batch_size", "lr", "projection", "task_scheduler"}
 UNCOMPARED = {"resume", "ray_address", "run_name", "logdir", "filepath", "tensorboard_subfolder"}
 UNCOMPARED |= {"dev_samples", "no_test_predictions", "save_every", "use_gpu", "local_files_only"}
 UNCOMPARED |= {"write_summary", "profiler"}
-TIMED_UPDATES = 10  # after so many updates, the run's duration is estimated
-WARM_UP_UPDATES = 3  # of these, which are slower than the rest
-FORWARD_SHARE = 1 / 3  # of an example's training time that its evaluation takes
-
-
-def progress_bar(description: str, total: int, done: int, unit: str) -> tqdm:
-    """Return a bar on stderr, which stays quiet where stderr is no terminal.
-
-    Args:
-        description: stands before the bar.
-        total: number of steps.
-        done: steps that are done already.
-        unit: what a step is called.
-    """
-    return tqdm(
-        desc=description,
-        total=total,
-        initial=done,
-        unit=unit,
-        disable=None if workers.is_main() else True,
-        leave=False,
-    )
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -55,102 +33,12 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
 
 
-class NullWriter:
-    """Stands in for TensorBoard's writer under --no_tensorboard, so that the log has no `if`."""
-
-    def add_scalar(self, *args: object, **options: object) -> None:
-        """Write nothing."""
-
-    add_hparams = add_figure = add_custom_scalars = add_scalar
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    close = flush
-
-
-class EventWriter:
-    """TensorBoard's writer, whose errors name its directory.
-
-    Args:
-        events_dir: where the event files go.
-        resumed_update: events of an earlier process after this update become void; None for a
-            new run.
-    """
-
-    def __init__(self, events_dir: Path, resumed_update: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        self.events_dir = events_dir
-        purge_step = None if resumed_update is None else resumed_update + 1
-        self.writer = self.named(SummaryWriter)(
-            str(events_dir), purge_step=purge_step, flush_secs=30
-        )
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return self.named(getattr(self.writer, name))
-
-    def named(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the same method, whose OSError names the directory and says what to do."""
-
-        def call(*args: object, **options: object) -> Any:
-            try:
-                return method(*args, **options)
-            except OSError as error:
-                raise OSError(
-                    f"{self.events_dir}: events cannot be written: {error.strerror or error}; "
-                    "make room and continue with --resume"
-                ) from None
-
-        return call
-
-
-class DurationEstimate:
-    """Prints once, after the first updates of this process, how long the run will take.
-
-    Args:
-        num_updates: updates that are left.
-        num_evaluated: examples that will be evaluated, after epochs and at the end.
-    """
-
-    def __init__(self, num_updates: int, num_evaluated: int) -> None:
-        self.num_updates, self.num_evaluated = num_updates, num_evaluated
-        self.seconds: list[float] = []
-        self.num_examples = 0
-
-    def update(self, num_examples: int, seconds: float) -> None:
-        """Note an update's examples and its seconds."""
-        if len(self.seconds) == TIMED_UPDATES or self.num_updates <= TIMED_UPDATES:
-            return
-        self.seconds.append(seconds)
-        self.num_examples += num_examples
-        if len(self.seconds) == TIMED_UPDATES:
-            per_update = median(self.seconds[WARM_UP_UPDATES:])
-            per_example = per_update * TIMED_UPDATES / self.num_examples
-            training = per_update * (self.num_updates - TIMED_UPDATES)
-            evaluation = per_example * self.num_evaluated * FORWARD_SHARE
-            print(
-                f"expected: about {format_duration(training + evaluation)} more, "
-                f"{per_update:.2f} s per update",
-                flush=True,
-            )
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in the largest unit that fits: `40 s`, `3 min`, `2.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def build_run_log(
     args: Namespace,
     resumed_epoch: int,
     resumed_update: int,
     on_epoch: Callable[[dict], None] | None = None,
-) -> "RunLog | NullRunLog":
+) -> "RunLog":
     """Return the log of the run that the options name.
 
     Args:
@@ -159,13 +47,12 @@ def build_run_log(
         resumed_update: updates that were done before this process.
         on_epoch: told the line of every epoch, those of an earlier process first.
     """
-    if not workers.is_main():
-        return NullRunLog()
     run_dir = Path(args.run_dir)
-    events_dir = run_dir / args.tensorboard_subfolder if args.write_summary else None
+    writes_events = args.write_summary and workers.is_main()
+    events_dir = run_dir / args.tensorboard_subfolder if writes_events else None
     is_new = args.resume is None
     log = RunLog(run_dir, events_dir, resumed_epoch, None if is_new else resumed_update, on_epoch)
-    if args.profiler:
+    if args.profiler and workers.is_main():
         log.trace_path = run_dir / "profile.json"
     return log
 
@@ -174,7 +61,7 @@ class RunLog:
     """metrics.jsonl (one line per epoch) and the TensorBoard events of one run.
 
     The step of an event is the number of updates since the run began. On resume, lines of later
-    epochs are dropped and later events are marked as void.
+    epochs are dropped and later events are marked as void. Only worker 0 writes.
 
     Args:
         run_dir: the run's directory.
@@ -282,6 +169,8 @@ class RunLog:
 
     def epoch(self, line: dict, step: int, conflicts: ConflictLog) -> None:
         """Append an epoch's line to metrics.jsonl; write its metrics and cosines to the events."""
+        if not workers.is_main():
+            return
         first_update = json.loads(self.lines[-1])["update"] if self.lines else 0
         self.lines.append(json.dumps(json_values(line)))
         with atomic_write(self.path) as file:
@@ -315,6 +204,8 @@ class RunLog:
             conflicts: drawn beside metrics.jsonl, if it has pairs of tasks.
             step: updates since the run began.
         """
+        if not workers.is_main():
+            return
         if conflicts.pairs:
             with atomic_write(self.path.with_name("conflicts.png"), "wb") as file:
                 conflicts.figure().savefig(file, format="png", dpi=120)
@@ -353,18 +244,3 @@ class RunLog:
         updates = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)
         with torch.profiler.profile(schedule=updates, on_trace_ready=write) as profile:
             yield profile.step
-
-
-class NullRunLog:
-    """Stands in for the log in all workers but worker 0, which keeps it."""
-
-    def update(self, *args: object) -> float:
-        """Write nothing."""
-        return 0.0
-
-    begin = epoch = finish = update
-
-    @contextmanager
-    def profiler(self, epoch: int) -> Iterator[Callable[[], None]]:
-        """Record nothing."""
-        yield lambda: None

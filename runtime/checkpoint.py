@@ -26,7 +26,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def save(path: Path | str, state: dict) -> None:
+def save(path: Path | str, state: dict[str, Any]) -> None:
     """Write `state` atomically; worker 0 writes, and the others wait for it.
 
     Raises:

@@ -61,7 +61,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def write_json(path: Path | str, content: dict) -> None:
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
     """Write a JSON object atomically, nan as null. Raises OSError."""
     with atomic_write(path) as file:
         json.dump(json_values(content), file, indent=2)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import TCPStore
 
 # A dead process is noticed at once, a machine that fell silent only after this time. Workers wait
 # as long for worker 0 to write.
@@ -129,7 +130,9 @@ class Alone:
             yield number
             check()
 
-    def add_rows(self, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    def add_rows(
+        self, rows: np.ndarray, device: torch.device, check: Callable[[], None]
+    ) -> np.ndarray:
         """Return [N, C] with every worker's rows; each has zeros where it has none."""
         return rows
 
@@ -176,14 +179,18 @@ class Together:
             if start + rank() < num_items:  # a worker may have none in the last turn
                 yield start + rank()
             if turn % TURNS_PER_VOTE == 0:
-                self.add_rows(np.zeros(1, dtype=np.float32), own_device())
+                self.num_stopping = sum_([torch.zeros(1, device=own_device())])
+                self.read([])
             check()
 
-    def add_rows(self, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    def add_rows(
+        self, rows: np.ndarray, device: torch.device, check: Callable[[], None]
+    ) -> np.ndarray:
         """Sum [N, C] over the workers, and learn whether some worker wants to stop."""
         total = torch.from_numpy(rows).to(device)
         self.num_stopping = sum_([total])
         self.read([])
+        check()
         return total.cpu().numpy()
 
     def mean(self, statistics: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -253,9 +260,9 @@ def sum_(tensors: list[Tensor]) -> Tensor:
     flat = torch.cat([*(t.reshape(-1) for t in tensors), wanted])
     with watched():
         dist.all_reduce(flat)
-    *sums, num_wanted = flat.split([*(t.numel() for t in tensors), 1])
+    *sums, num_wanted = torch.split(flat, [*(t.numel() for t in tensors), 1])
     torch._foreach_copy_(tensors, [total.view_as(t) for total, t in zip(sums, tensors)])
-    return num_wanted[0]
+    return num_wanted.sum()
 
 
 def positions(num_rows: int) -> slice:
@@ -304,7 +311,7 @@ def is_first_to_report() -> bool:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     key = f"reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
         return store.add(key, 1) == 1
     except RuntimeError:  # the store is gone with torchrun itself
         return is_main()

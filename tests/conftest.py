@@ -1,21 +1,19 @@
 """Fixtures: a tiny BERT checkpoint as transformers writes it, and the generated sample files."""
 
-import os
 import shutil
 import subprocess
 from argparse import Namespace
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test asks a network
+import offline  # noqa: F401
+import pytest
+import torch
+from small_wordnet import no_wordnet, tiny_wordnet  # noqa: F401
+from transformers import BertConfig, BertModel
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from small_wordnet import no_wordnet, tiny_wordnet  # noqa: E402,F401
-from transformers import BertConfig, BertModel  # noqa: E402
-
-from datasets import SPLITS, read_examples  # noqa: E402
-from runtime.errors import InputError  # noqa: E402
-from tasks import TASKS  # noqa: E402
+from datasets import SPLITS, read_examples
+from runtime.errors import InputError
+from tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data" / "sample"

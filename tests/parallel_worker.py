@@ -1,6 +1,6 @@
 """What every worker of tests/test_workers.py runs, under torchrun or alone.
 
-    torchrun --nproc_per_node 2 tests/parallel_worker.py OUT CASES.json
+    PYTHONPATH=. torchrun --nproc_per_node 2 tests/parallel_worker.py OUT CASES.json
 
 CASES.json: {"flags": [common flags], "cases": {name: [script, flags]}}. Worker 0 saves what
 `run_case` returns of each to OUT.
@@ -14,27 +14,24 @@ from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-import engine  # noqa: E402
-import train_multitask  # noqa: E402
-import train_multitask_pal  # noqa: E402
-from datasets import load_data  # noqa: E402
-from inputs.frozen_states import cache_frozen_states  # noqa: E402
-from models import build_model  # noqa: E402
-from optimizers.smart import Smart  # noqa: E402
-from options.parsing import parse_args  # noqa: E402
-from reporting.run_log import build_run_log  # noqa: E402
-from reporting.start import open_run  # noqa: E402
-from runtime import checkpoint, workers  # noqa: E402
-from runtime.errors import exit_status  # noqa: E402
-from runtime.interrupts import Interrupted  # noqa: E402
-from tasks import TASKS  # noqa: E402
-from training import Training, build_training  # noqa: E402
+import engine
+import train_multitask
+import train_multitask_pal
+from datasets import load_data
+from inputs.frozen_states import cache_frozen_states
+from models import build_model
+from optimizers.smart import Smart
+from options.parsing import parse_args
+from reporting.run_log import build_run_log
+from reporting.start import open_run
+from runtime import checkpoint, workers
+from runtime.errors import exit_status
+from runtime.interrupts import Interrupted
+from tasks import TASKS
+from training import Training, build_training
 
 NUM_UPDATES = 20
 PARSERS = {

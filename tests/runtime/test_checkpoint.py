@@ -14,25 +14,6 @@ from runtime import checkpoint
 from runtime.errors import InputError
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError):
-        with checkpoint.atomic_write(path) as file:
-            file.write("half of the new")
-            1 / 0
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_finished_write_replaces_the_file(tmp_path):
-    path = tmp_path / "new" / "file.txt"
-    for text in ("one\n", "two\r\n"):
-        with checkpoint.atomic_write(path) as file:
-            file.write(text)
-    assert path.read_bytes() == b"two\r\n"
-
-
 @pytest.fixture
 def full_disk():
     """No file of this process may grow beyond 64 KiB: a write fails as on a full disk."""

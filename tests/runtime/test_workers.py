@@ -17,7 +17,7 @@ from tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLE = ROOT / "data" / "sample"
-WORKER = Path(__file__).with_name("parallel_worker.py")
+WORKER = ROOT / "tests" / "parallel_worker.py"
 JOINT, PAL = "train_multitask.py", "train_multitask_pal.py"
 SMART = "--use_smart_regularization --smart_radius .1"
 CASES = {
@@ -53,7 +53,7 @@ def torchrun(*command: object, **options) -> subprocess.CompletedProcess:
         text=True,
         timeout=300,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         **options,
     )
 
