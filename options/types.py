@@ -2,67 +2,52 @@
 
 import argparse
 from collections.abc import Callable
+from typing import TypeVar
 
 from tasks import TASKS
 
-
-def positive_int(text: str) -> int:
-    """Return an integer of at least 1."""
-    return number(text, int, "a positive integer", lambda value: value > 0)
-
-
-def count(text: str) -> int:
-    """Return an integer of at least 0."""
-    return number(text, int, "an integer of at least 0", lambda value: value >= 0)
-
-
-def positive_float(text: str) -> float:
-    """Return a finite number above 0."""
-    return number(text, float, "a positive number", lambda value: 0 < value < float("inf"))
-
-
-def non_negative_float(text: str) -> float:
-    """Return a finite number of at least 0."""
-    return number(text, float, "a number of at least 0", lambda value: 0 <= value < float("inf"))
-
-
-def probability(text: str) -> float:
-    """Return a number in [0, 1)."""
-    return number(text, float, "a number in [0, 1)", lambda value: 0 <= value < 1)
-
-
-def rate(text: str) -> float:
-    """Return a number in (0, 1]."""
-    return number(text, float, "a number in (0, 1]", lambda value: 0 < value <= 1)
-
-
-def multiple_of_six(text: str) -> int:
-    """Return a positive multiple of 6."""
-    expected = "a positive multiple of 6, the number of heads"
-    return number(text, int, expected, lambda value: value > 0 and value % 6 == 0)
+Number = TypeVar("Number", int, float)
 
 
 def number(
-    text: str, kind: type, expected: str, is_allowed: Callable[[float], bool]
-) -> int | float:
-    """Return `text` as a number.
+    kind: type[Number], expected: str, is_allowed: Callable[[Number], bool]
+) -> Callable[[str], Number]:
+    """Return a type of option.
 
     Args:
-        text: the word on the command line.
         kind: int or float.
         expected: the allowed values in words.
-        is_allowed: whether a value is one of them.
+        is_allowed: whether a value is one of them; nan should not be.
 
-    Raises:
-        argparse.ArgumentTypeError: it is no such number.
+    Returns:
+        A function from a word of the command line to its value. It raises
+        argparse.ArgumentTypeError for any other word.
     """
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not is_allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return value
+
+    def convert(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not is_allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        return value
+
+    return convert
+
+
+INFINITY = float("inf")
+positive_int = number(int, "a positive integer", lambda value: value > 0)
+count = number(int, "an integer of at least 0", lambda value: value >= 0)
+positive_float = number(float, "a positive number", lambda value: 0 < value < INFINITY)
+non_negative_float = number(float, "a number of at least 0", lambda value: 0 <= value < INFINITY)
+probability = number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
+rate = number(float, "a number in (0, 1]", lambda value: 0 < value <= 1)
+multiple_of_six = number(
+    int,
+    "a positive multiple of 6, the number of heads",
+    lambda value: value > 0 and value % 6 == 0,
+)
 
 
 def task_weight(text: str) -> tuple[str, float]:

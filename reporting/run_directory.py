@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -55,18 +56,13 @@ def choose_run_dir(args: Namespace) -> None:
             f"continue it: --resume {Path(args.logdir) / stem}"
         )
     args.run_dir = str(Path(args.logdir) / free[0])
-    for name, folder in MOVABLE.items():
+    for (name, folder), pattern in zip(MOVABLE.items(), ("*.pt", "*-output.csv")):
         if getattr(args, name) is None:
             setattr(args, name, str(Path(args.run_dir) / folder))
-    if any(Path(args.filepath).glob("*.pt")):
-        raise InputError(
-            f"--filepath {args.filepath}: holds another run's checkpoints; name an empty one"
-        )
-    if any(Path(args.predictions_path).glob("*-output.csv")):
-        raise InputError(
-            f"--predictions_path {args.predictions_path}: holds another run's predictions; name an "
-            "empty one"
-        )
+        if any(Path(getattr(args, name)).glob(pattern)):
+            raise InputError(
+                f"--{name} {getattr(args, name)}: holds another run's {folder}; name an empty one"
+            )
 
 
 def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> None:
@@ -81,19 +77,19 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
     if not workers.is_main():
         return
     check_folders(args)
-    logdir = Path(args.logdir)
+    partial = Path(args.logdir) / f".partial-{secrets.token_hex(8)}"
     try:
-        logdir.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=logdir))
+        partial.mkdir(parents=True)
     except OSError as error:
-        raise OSError(f"{logdir}: no run directory can be made in it: {error.strerror}") from None
+        raise OSError(
+            f"{args.logdir}: no run directory can be made in it: {error.strerror}"
+        ) from None
     contents = {"args.json": run_record(args), "config.json": config.to_dict()}
     try:
         for name, content in contents.items():
             write_json(partial / name, content)
         with atomic_write(partial / "tokenizer.json") as file:
             file.write(tokenizer.to_str())
-        partial.chmod(0o777 & ~current_umask())
         os.rename(partial, args.run_dir)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -116,13 +112,6 @@ def check_folders(args: Namespace) -> None:
                 tempfile.TemporaryFile(dir=folder).close()
             except OSError as error:
                 raise OSError(f"--{name} {folder}: cannot be written: {error.strerror}") from None
-
-
-def current_umask() -> int:
-    """Return the process's umask."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def run_record(args: Namespace) -> dict:
@@ -152,13 +141,7 @@ def git_revision() -> str | None:
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that results depend on."""
-    versions = {}
-    for name in REPORTED_VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {name: version(name) for name in REPORTED_VERSIONS}
 
 
 def read_options(directory: Path | str) -> Namespace:
