@@ -3,12 +3,18 @@
     python data/make_sample.py
     python data/make_sample.py --out runs/other_sample --seed 7
 
-Every sentence comes from the small grammars below, none from a data set. A label is the result of
-a composition, so that no single word, length or overlap of words gives it away:
+The sentences come from the small grammars below and not from any data set. Each label follows from
+the meaning of the whole text. No single word, length or word overlap determines it:
 
-sst: the grade of one or two clauses about a film, after negation, intensifiers, "but", "although".
-para: whether two questions agree in every slot, whatever the wording and the order.
-sts: how many parts of two events agree; related words, and a part told only once, count half.
+- sst: how good a film is said to be. One or two clauses with negations and intensifiers are
+  graded, and words such as "but" and "although" decide how much each clause counts.
+- para: whether two questions ask the same thing. They do if they agree in every slot, however
+  they are worded and ordered.
+- sts: how many parts two events share. Related words count half, and so does a part that only
+  one sentence mentions.
+
+The sst training file is the largest, because its labels take the most examples to learn. Two epochs
+of `python train_multitask.py` are enough for all three tasks.
 """
 
 import argparse
@@ -19,44 +25,40 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-SPLITS = {"train": 600, "dev": 200, "test-student": 200}
+# In the vocabularies below, ";" separates groups of related concepts, "," separates concepts, and
+# "/" separates wordings of one concept.
 
-# Vocabularies: ";" separates groups of related concepts, "," concepts, "/" wordings of a concept.
-
-# SST. Value of a word: adjectives; nouns; verbs.
+# The sst grammar. Each value lists adjectives, then nouns, then verbs.
 GRADED_WORDS = {
-    2: "superb, brilliant, magnificent, gorgeous, unforgettable, dazzling; "
-    "triumph, masterpiece, revelation, knockout; dazzle, soar, shine, enchant",
-    1: "good, funny, charming, clever, tender, lively; "
-    "treat, pleasure, success, crowd-pleaser; charm, amuse, convince, work",
-    -1: "bad, dull, clumsy, shallow, muddled, predictable; "
-    "chore, letdown, muddle, misfire; drag, stumble, bore, disappoint",
-    -2: "dreadful, unbearable, abysmal, atrocious, insufferable, hopeless; "
-    "disaster, fiasco, catastrophe, travesty; collapse, infuriate, repel, backfire",
+    2: "superb, wonderful, brilliant, excellent; triumph, masterpiece; dazzle, soar",
+    1: "good, funny, charming, clever; treat, pleasure; charm, please",
+    -1: "bad, dull, boring, clumsy; chore, letdown; drag, stumble",
+    -2: "terrible, awful, dreadful, horrible; disaster, catastrophe; collapse, repel",
 }
-# A word of value v counts scale * v - shift * sign(v): "not bad" is good, "not superb" lukewarm.
+# Weight of the modifier, scale, shift, and its forms for adjectives, nouns and verbs. A word of
+# value v gets the value scale * v - shift * sign(v). So "not bad" is good and "not superb" is
+# neutral.
 MODIFIERS = (
-    (1.0, 0.0, "is {}, feels {}; is a {}, turns out to be a {}; {}s, manages to {}"),
-    (1.4, 0.0, "is truly {}, is utterly {}; is a real {}, is an absolute {}; always {}s"),
-    (0.5, 0.0, "is rather {}, is a little {}; is something of a {}; occasionally {}s"),
-    (1.0, 1.6, "is not {}, is hardly {}; is no {}, is hardly a {}; does not exactly {}"),
-    (-0.9, 0.0, "is anything but {}, is far from {}; is anything but a {}; never {}s, fails to {}"),
+    (6, 1, 0, "is {}, feels {}; is a {}, turns out to be a {}; {}s, manages to {}"),
+    (3, 1.4, 0, "is truly {}, is utterly {}; is a real {}, is an absolute {}; always {}s"),
+    (1, 0.5, 0, "is rather {}, is a little {}; is something of a {}; occasionally {}s"),
+    (2, 1, 1.6, "is not {}, is hardly {}; is no {}, is hardly a {}; does not exactly {}"),
+    (1, -0.9, 0, "is anything but {}, is far from {}; is far from a {}; never {}s, fails to {}"),
 )
-MODIFIER_WEIGHTS = (6, 3, 1, 2, 1)
-# Weights of clauses a and b, the sign their product must have (0: any) and the sentence.
+# Weight of the join, weights of the values of clauses a and b, the required sign of the product of
+# the two values (0: any), and the sentence.
 JOINS = (
-    (1.0, 0.0, 0, "{a}."),
-    (1.0, 0.0, 0, "{opening}, {a}."),
-    (0.6, 0.6, 1, "{a}, and {b}."),
-    (0.3, 0.8, -1, "{a}, but {b}."),
-    (0.3, 0.8, -1, "although {a}, {b}."),
-    (0.8, 0.3, -1, "{a}, even if {b}."),
-    (0.0, 1.0, 0, "I was told that {a}; in truth {b}."),
-    (-0.8, 0.0, 0, "{opening}, I wish I could say that {a}."),
+    (10, 1.0, 0.0, 0, "{a}."),
+    (8, 1.0, 0.0, 0, "{opening}, {a}."),
+    (8, 0.6, 0.6, 1, "{a}, and {b}."),
+    (3, 0.3, 0.8, -1, "{a}, but {b}."),
+    (3, 0.3, 0.8, -1, "although {a}, {b}."),
+    (2, 0.8, 0.3, -1, "{a}, even if {b}."),
+    (2, 0.0, 1.0, 0, "I was told that {a}; in truth {b}."),
+    (2, -0.8, 0.0, 0, "{opening}, I wish I could say that {a}."),
 )
-JOIN_WEIGHTS = (4, 4, 5, 1, 1, 1, 1, 1)
-LABEL_BOUNDS = (-1.25, -0.45, 0.45, 1.25)
-LABEL_SHARES = (15, 25, 20, 25, 15)
+LABEL_BOUNDS = (-1.25, -0.45, 0.45, 1.25)  # between the scores of labels 0, 1, 2, 3 and 4
+LABEL_WEIGHTS = (15, 25, 20, 25, 15)
 SUBJECTS = (
     "the acting, the plot, the dialogue, the music, the camera work, the pacing, the editing, "
     "the humour, the script, the lead actor, the young cast, the villain, the love story; "
@@ -65,8 +67,9 @@ SUBJECTS = (
 )
 OPENINGS = "at two hours, on a small screen, after a slow start, for a western, for a sequel"
 
-# Para. A line of templates, then the slots. Asking with a and b exchanged is another question where
-# both are named `a>b`, and the same question where they are named `a=b`.
+# The para grammar. A block has one line of templates, separated by "|", and then one line per slot.
+# Slots a and b share one line. Exchanging their concepts gives a different question where the line
+# is named `a>b`, and the same question where it is named `a=b`.
 QUESTIONS = """
 {q} {v} {s} {w}? | {w}, {q} {v} {s}? | this is about {s}. {q} {v} it {w}?
 q: how can I/how do I/what is the best way to, why should I/is there a good reason to, when can I
@@ -110,12 +113,13 @@ x: rain check, cold feet, déjà vu, piece of cake, under the weather, small tal
 c: at work/in the office, in a letter/in writing, in a film/in a movie, among friends/with friends
 """
 QUESTION_WEIGHTS = (4, 4, 4, 4, 4, 4, 4, 1)
-DUPLICATE_SHARE = 0.44
-EASY_SHARE = 0.35  # of the negatives: two unrelated questions
-KEEP_SHARE = 0.5  # of the templates and wordings that both questions have
-SWAP_SHARE = 0.5
+DUPLICATE_PROBABILITY = 0.44
+UNRELATED_PROBABILITY = 0.35  # that a pair with label 0 consists of two unrelated questions
+KEEP_PROBABILITY = 0.5  # that the second question keeps a template or wording of the first
+SWAP_PROBABILITY = 0.5  # that a and b are exchanged where the label allows it
 
-# STS. Verbs are stems that take -ing and -ed; a group needs two concepts, a slot two groups.
+# The sts grammar. Verbs are stems that take -ing and -ed. Each slot needs at least two groups, and
+# each group at least two concepts.
 EVENTS = """
 {a} is {v}ing {o} {p} {t} | {o} is being {v}ed by {a} {p} {t} | {t}, {a} is {v}ing {o} {p}
 a: a man/a guy, a boy; a woman/a lady, a girl; a cook/a chef, a waiter; a soldier, a sailor/a seaman
@@ -145,20 +149,23 @@ o: the budget, the tax plan; the trade deal/the pact, the treaty; the "Clean Sea
 p: in Geneva, in Zürich; in Lima, in São Paulo; at the summit, at the congress
 t: on Monday, on Sunday; in March, in April; last year/a year ago, last week
 """
-# Whether place and time are told in the first and in the second sentence, with weights.
-TOLD = {(1, 1): 70, (1, 0): 5, (0, 1): 5, (0, 0): 20}
-NOISE = 0.3
+# Weights of whether a place or time is mentioned in the first and in the second sentence.
+MENTIONED = {(1, 1): 70, (1, 0): 5, (0, 1): 5, (0, 0): 20}
+NOISE = 0.3  # largest random change of a score
 
 
 def make_sample(out_dir: Path, seed: int) -> None:
-    """Write the nine files into `out_dir`, made if missing; equal seeds give equal bytes."""
+    """Write the nine files into `out_dir`, which is made if it is missing.
+
+    Equal seeds give equal bytes.
+    """
     out_dir.mkdir(parents=True, exist_ok=True)
-    for stem, (columns, line_end, draw) in FILES.items():
-        # A generator a task: changing one grammar leaves the other tasks' files alone.
+    for stem, (columns, line_end, num_train, draw) in FILES.items():
+        # Each task has its own generator, so changing one grammar leaves the other files alone.
         rng = random.Random(f"{stem} {seed}")
         examples = distinct_examples(rng, draw)
-        for split, num_rows in SPLITS.items():
-            num_columns = len(columns) - (split == "test-student")  # the label stands last
+        for split, num_rows in {"train": num_train, **NUM_HELD_OUT}.items():
+            num_columns = len(columns) - (split == "test-student")  # test files have no label
             with open(out_dir / f"{stem}-{split}.csv", "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, delimiter="\t", lineterminator=line_end)
                 writer.writerow(columns[:num_columns])
@@ -167,7 +174,11 @@ def make_sample(out_dir: Path, seed: int) -> None:
 
 
 def distinct_examples(rng: random.Random, draw: Callable) -> Iterator[tuple[str, ...]]:
-    """Yield texts and label of examples that never repeat; an exchanged pair is a repetition."""
+    """Yield the texts and label of examples that never repeat.
+
+    A pair repeats another pair if it has the same two sentences, in either order. Pairs of two
+    equal sentences are dropped.
+    """
     seen = set()
     while True:
         *texts, label = draw(rng)
@@ -178,10 +189,10 @@ def distinct_examples(rng: random.Random, draw: Callable) -> Iterator[tuple[str,
 
 
 def draw_sst(rng: random.Random) -> tuple[str, str]:
-    """Return a film sentence and its grade, 0 to 4."""
-    label = rng.choices(range(5), LABEL_SHARES)[0]
+    """Return a sentence about a film and its label, "0" (very negative) to "4" (very positive)."""
+    label = rng.choices(range(5), LABEL_WEIGHTS)[0]
     while True:
-        weight_a, weight_b, sign, template = rng.choices(JOINS, JOIN_WEIGHTS)[0]
+        weight_a, weight_b, sign, template = weighted_choice(rng, JOINS)
         (a, value_a), (b, value_b) = draw_clause(rng), draw_clause(rng)
         score = weight_a * value_a + weight_b * value_b
         grade = sum(score > bound for bound in LABEL_BOUNDS)
@@ -192,38 +203,44 @@ def draw_sst(rng: random.Random) -> tuple[str, str]:
 
 def draw_clause(rng: random.Random) -> tuple[str, float]:
     """Return a clause such as "the plot is not bad" and its value in [-2, 2]."""
-    kind = rng.randrange(3)
+    kind = rng.randrange(3)  # adjective, noun or verb
     value = rng.choice(list(GRADED_WORDS))
-    scale, shift, forms = rng.choices(MODIFIERS, MODIFIER_WEIGHTS)[0]
+    scale, shift, forms = weighted_choice(rng, MODIFIERS)
     texts = (SUBJECTS, forms, GRADED_WORDS[value])
     subject, form, word = (rng.choice(text.split("; ")[kind].split(", ")) for text in texts)
     value = scale * value - shift * (1 if value > 0 else -1)
     return f"{subject} {form.format(word)}", max(-2.0, min(2.0, value))
 
 
+def weighted_choice(rng: random.Random, rows: tuple[tuple, ...]) -> tuple:
+    """Draw a row by the weight in its first column and return its other columns."""
+    return rng.choices(rows, [row[0] for row in rows])[0][1:]
+
+
 def draw_para(rng: random.Random) -> tuple[str, str, str]:
-    """Return two questions and whether they ask the same thing, "1.0" or "0.0"."""
+    """Return two questions and "1.0" if they ask the same thing, else "0.0"."""
     kinds = parse_grammar(QUESTIONS)
     (templates, swap, slots), other = rng.choices(kinds, QUESTION_WEIGHTS, k=2)
-    is_duplicate = rng.random() < DUPLICATE_SHARE
+    is_duplicate = rng.random() < DUPLICATE_PROBABILITY
     first = draw_meaning(rng, slots)
     template, wordings = rng.choice(templates), {c: rng.choice(c) for c in first.values()}
     text = other_text = template.format(**{slot: wordings[c] for slot, c in first.items()})
-    if is_duplicate or other[2] is slots or rng.random() > EASY_SHARE:
+    if is_duplicate or other[2] is slots or rng.random() > UNRELATED_PROBABILITY:
         second = vary_meaning(rng, swap, slots, first, is_duplicate)
     else:
         templates, second = other[0], draw_meaning(rng, other[2])
     while other_text == text:
-        if template not in templates or rng.random() > KEEP_SHARE:
+        if template not in templates or rng.random() > KEEP_PROBABILITY:
             template = rng.choice(templates)
-        # Both labels keep templates and wordings equally often, or overlap would be a cue.
-        kept = {c: wording for c, wording in wordings.items() if rng.random() < KEEP_SHARE}
+        # Both labels keep templates and wordings equally often. Otherwise the overlap of words
+        # would give the label away.
+        kept = {c: wording for c, wording in wordings.items() if rng.random() < KEEP_PROBABILITY}
         other_text = template.format(**{s: kept.get(c, rng.choice(c)) for s, c in second.items()})
     return sentence(text), sentence(other_text), f"{is_duplicate:.1f}"
 
 
 def draw_meaning(rng: random.Random, slots: dict) -> dict[str, tuple[str, ...]]:
-    """Fill every slot of a question; a and b never get the same concept."""
+    """Return a concept for every slot of a question. Slots a and b get different concepts."""
     meaning = {}
     for slot, groups in slots.items():
         meaning[slot] = rng.choice([c for c in groups[0] if c not in meaning.values()])
@@ -231,8 +248,16 @@ def draw_meaning(rng: random.Random, slots: dict) -> dict[str, tuple[str, ...]]:
 
 
 def vary_meaning(rng: random.Random, swap: str, slots: dict, meaning: dict, same: bool) -> dict:
-    """Return an equal meaning, or one with a new concept in one slot or a and b exchanged."""
-    if swap == (">", "=")[same] and rng.random() < SWAP_SHARE:
+    """Return an equal meaning (`same`) or one that differs in one slot or in the order of a and b.
+
+    Args:
+        rng: draws the change.
+        swap: ">" if exchanging a and b changes the meaning, "=" if it does not, "" without a and b.
+        slots: the groups of concepts of each slot.
+        meaning: the concept in each slot.
+        same: whether the result must mean the same.
+    """
+    if swap == (">", "=")[same] and rng.random() < SWAP_PROBABILITY:
         return meaning | {"a": meaning["b"], "b": meaning["a"]}
     if same:
         return meaning
@@ -241,7 +266,7 @@ def vary_meaning(rng: random.Random, swap: str, slots: dict, meaning: dict, same
 
 
 def draw_sts(rng: random.Random) -> tuple[str, str, str]:
-    """Return two events and their similarity, "0.0" to "5.0"."""
+    """Return two sentences about events and their similarity, "0.0" to "5.0"."""
     templates, _, slots = rng.choice(parse_grammar(EVENTS))
     closeness = rng.random()
     weights = (closeness, 0.35 * (1 - closeness), 0.65 * (1 - closeness))
@@ -251,26 +276,32 @@ def draw_sts(rng: random.Random) -> tuple[str, str, str]:
         concept, related = rng.sample(group, 2)
         agreement = rng.choices((1.0, 0.5, 0.0), weights)[0]
         partner = {1.0: concept, 0.5: related, 0.0: rng.choice(other_group)}[agreement]
-        told = rng.choices(list(TOLD), TOLD.values())[0] if slot in "pt" else (1, 1)
+        mentioned = (1, 1)
+        if slot in "pt":
+            mentioned = rng.choices(list(MENTIONED), MENTIONED.values())[0]
         wording = rng.choice(concept)
         rewording = rng.choice([w for w in partner if w != wording] or partner)
-        first[slot], second[slot] = wording * told[0], rewording * told[1]
-        if any(told):
-            agreements.append(agreement if all(told) else 0.5)
+        first[slot], second[slot] = wording * mentioned[0], rewording * mentioned[1]
+        if any(mentioned):
+            agreements.append(agreement if all(mentioned) else 0.5)
     score = 5 * sum(agreements) / len(agreements) + rng.uniform(-NOISE, NOISE)
     texts = (sentence(rng.choice(templates).format(**event)) + "." for event in (first, second))
     return *texts, f"{max(0.0, min(5.0, score)):.1f}"
 
 
 def sentence(text: str) -> str:
-    """Close the gaps that empty slots leave and start every sentence with a capital."""
+    """Close the gaps that empty slots leave and capitalize the first letter of each sentence."""
     text = " ".join(text.split()).strip(" ,")
     return re.sub(r"(^|[.?] )(\w)", lambda match: match[1] + match[2].upper(), text)
 
 
 @cache
 def parse_grammar(text: str) -> list[tuple[list[str], str, dict[str, list]]]:
-    """Return each block's templates, its mark between a and b ("" if none) and its slots."""
+    """Return the templates, the mark between a and b, and the slots of each block.
+
+    The mark is "" if the block has no line for both a and b. The slots map a name to its groups of
+    concepts, and a concept is a tuple of wordings.
+    """
     blocks = []
     for block in text.strip().split("\n\n"):
         templates, *lines = block.split("\n")
@@ -283,17 +314,22 @@ def parse_grammar(text: str) -> list[tuple[list[str], str, dict[str, list]]]:
     return blocks
 
 
+NUM_HELD_OUT = {"dev": 200, "test-student": 200}  # rows of each task
 PAIR = ("id", "sentence1", "sentence2")
-FILES = {  # stem: columns with the label last, line end, grammar
-    "sst-sentiment": (("id", "sentence", "sentiment"), "\r\n", draw_sst),
-    "quora-paraphrase": ((*PAIR, "is_duplicate"), "\n", draw_para),
-    "sts-similarity": ((*PAIR, "similarity"), "\r\n", draw_sts),
+FILES = {  # stem: columns with the label last, line end, number of training rows, grammar
+    "sst-sentiment": (("id", "sentence", "sentiment"), "\r\n", 1800, draw_sst),
+    "quora-paraphrase": ((*PAIR, "is_duplicate"), "\n", 600, draw_para),
+    "sts-similarity": ((*PAIR, "similarity"), "\r\n", 600, draw_sts),
 }
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default="data/sample", help="folder (%(default)s)")
-    parser.add_argument("--seed", type=int, default=2024, help="other sentences (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default="data/sample", help="folder for the files (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=2024, help="another seed gives other sentences (%(default)s)"
+    )
     args = parser.parse_args()
     make_sample(args.out, args.seed)
-    print(f"{args.out}: {len(FILES) * len(SPLITS)} files from seed {args.seed}")
+    print(f"{args.out}: {len(FILES) * (1 + len(NUM_HELD_OUT))} files from seed {args.seed}")
