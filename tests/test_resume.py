@@ -160,7 +160,7 @@ def test_resume_with_other_files_is_one_line(train, stop_after, data_copy):
     stop_after(0)
     path = data_copy / "sst-sentiment-train.csv"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:100]))
-    with pytest.raises(InputError, match="has 99 rows now, 600 when the run was saved"):
+    with pytest.raises(InputError, match="has 99 rows now, 1800 when the run was saved"):
         train("--resume", data_copy.parent / "runs" / "a")
 
 

@@ -1,4 +1,8 @@
-"""The committed sample files: their format, their origin, and that no trivial cue solves a task."""
+"""Check the committed sample files.
+
+The files must have the format of the real ones, the script must reproduce them, and no simple cue
+may solve a task.
+"""
 
 import csv
 import os
@@ -18,14 +22,19 @@ from data import make_sample as sample
 
 ROOT = Path(__file__).parents[2]
 SAMPLE_DIR = ROOT / "data" / "sample"
-NUM_ROWS = {"train": 600, "dev": 200, "test-student": 200}
-# stem: header, form of a label, line end
+SPLITS = ("train", "dev", "test-student")
+NUM_TRAIN = {"sst-sentiment": 1800, "quora-paraphrase": 600, "sts-similarity": 600}
+# stem: header, pattern of a label, line end
 FORMATS = {
     "sst-sentiment": (["id", "sentence", "sentiment"], r"[0-4]", b"\r\n"),
     "quora-paraphrase": (["id", "sentence1", "sentence2", "is_duplicate"], r"[01]\.0", b"\n"),
     "sts-similarity": (["id", "sentence1", "sentence2", "similarity"], r"[0-4]\.\d|5\.0", b"\r\n"),
 }
-CASES = [(stem, split) for stem in FORMATS for split in NUM_ROWS]
+CASES = [(stem, split) for stem in FORMATS for split in SPLITS]
+
+
+def num_rows(stem: str, split: str) -> int:
+    return NUM_TRAIN[stem] if split == "train" else 200
 
 
 def read(stem: str, split: str, folder: Path = SAMPLE_DIR) -> list[list[str]]:
@@ -49,14 +58,14 @@ def words(text: str) -> list[str]:
 
 @pytest.mark.parametrize("stem, split", CASES)
 def test_rows_header_and_labels(stem, split):
-    columns, label_form, _ = FORMATS[stem]
+    columns, label_pattern, _ = FORMATS[stem]
     header, *rows = read(stem, split)
     has_label = split != "test-student"
     assert header == (columns if has_label else columns[:-1])
-    assert len(rows) == NUM_ROWS[split]
+    assert len(rows) == num_rows(stem, split)
     for row in rows:
         assert len(row) == len(header) and all(cell == cell.strip() != "" for cell in row)
-        assert not has_label or re.fullmatch(label_form, row[-1])
+        assert not has_label or re.fullmatch(label_pattern, row[-1])
         assert not re.search(r"[{}]|\s\s|\s[,.?]", " ".join(row)), "a gap in a template"
         assert all(text[0].isupper() for text in row[1 : len(columns) - 1])
 
@@ -65,18 +74,23 @@ def test_rows_header_and_labels(stem, split):
 def test_line_ends(stem, split):
     content = (SAMPLE_DIR / f"{stem}-{split}.csv").read_bytes()
     line_end = FORMATS[stem][2]
-    assert content.endswith(line_end) and content.count(b"\n") == NUM_ROWS[split] + 1
+    assert content.endswith(line_end) and content.count(b"\n") == num_rows(stem, split) + 1
     assert content.count(line_end) == content.count(b"\n")
     assert content.count(b"\r") == (content.count(b"\n") if line_end == b"\r\n" else 0)
 
 
-def test_only_pairs_hold_quoted_cells_and_other_letters_than_ascii():
+def test_only_pair_files_have_quoted_cells_and_non_ascii_letters():
     for stem, split in CASES:
         content = (SAMPLE_DIR / f"{stem}-{split}.csv").read_text(encoding="utf-8")
         num_quoted_cells = len(re.findall(r'(?:^|\t)"[^\t]*""\S[^\t]*"(?=\t|$)', content, re.M))
         num_cells_with_quotes = sum('"' in text for row in read_texts(stem, split) for text in row)
         assert num_quoted_cells == num_cells_with_quotes
         assert (num_quoted_cells >= 5) == ("é" in content or "ü" in content) == ("sst" not in stem)
+
+
+def test_sample_is_small():
+    assert sum(NUM_TRAIN.values()) <= 3000
+    assert sum(path.stat().st_size for path in SAMPLE_DIR.iterdir()) < 1_000_000
 
 
 def test_ids_are_opaque_and_unique():
@@ -87,12 +101,12 @@ def test_ids_are_opaque_and_unique():
 
 @pytest.mark.parametrize("stem", FORMATS)
 def test_no_example_repeats_within_or_across_splits(stem):
-    examples = [frozenset(texts) for split in NUM_ROWS for texts in read_texts(stem, split)]
+    examples = [frozenset(texts) for split in SPLITS for texts in read_texts(stem, split)]
     assert len(set(examples)) == len(examples)
     assert all(len(example) == len(FORMATS[stem][0]) - 2 for example in examples)
 
 
-def test_distinct_examples_drops_repetitions_and_pairs_of_equals():
+def test_distinct_examples_drops_repetitions_and_pairs_of_equal_sentences():
     pairs = [("a", "b"), ("a", "a"), ("a", "b"), ("b", "a"), ("c", "d")]
     drawn = iter([(*texts, "0.0") for texts in pairs])
     examples = sample.distinct_examples(random.Random(0), lambda rng: next(drawn))
@@ -100,10 +114,13 @@ def test_distinct_examples_drops_repetitions_and_pairs_of_equals():
 
 
 def run_script(*options: str) -> str:
-    """Return what the command prints; no UTF-8 locale, and a fixed hash seed of its own."""
+    """Return what the script prints when it runs without a UTF-8 locale and with a hash seed of 7.
+
+    Neither may change the files.
+    """
     env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, str(ROOT / "data" / "make_sample.py"), *options]
     env["PYTHONHASHSEED"] = "7"
+    command = [sys.executable, str(ROOT / "data" / "make_sample.py"), *options]
     return subprocess.run(command, check=True, env=env, capture_output=True, text=True).stdout
 
 
@@ -143,7 +160,7 @@ def test_sst_grades_a_clause_as_a_whole():
 def test_sst_weighs_clauses_by_the_conjunction(monkeypatch):
     clauses = [("it is good", 1.0), ("it is bad", -1.0)]
     monkeypatch.setattr(sample, "draw_clause", lambda rng: rng.choice(clauses))
-    monkeypatch.setattr(sample, "LABEL_SHARES", (0, 1, 0, 1, 0))
+    monkeypatch.setattr(sample, "LABEL_WEIGHTS", (0, 1, 0, 1, 0))
     rng = random.Random(0)
     labels = dict(sample.draw_sst(rng) for _ in range(500))
     for good, bad in (("good", "bad"), ("bad", "good")):
@@ -155,6 +172,30 @@ def test_sst_weighs_clauses_by_the_conjunction(monkeypatch):
         assert labels[f"I was told that it is {bad}; in truth it is {good}."] == label
         assert labels[f"For a sequel, I wish I could say that it is {good}."] == opposite
     assert not any(re.search("(good|bad), but it is \\1", text) for text in labels)
+
+
+def test_sst_labels_follow_from_the_text_alone():
+    """Each sentence has exactly one reading, and grading this reading gives the label."""
+    rng = random.Random(0)
+    subject = "|".join(re.split("[;,] ", sample.SUBJECTS))
+    clauses = (sample.draw_clause(rng) for _ in range(20000))
+    values = {re.sub(f"^({subject}) ", "", text): value for text, value in clauses}
+    parts = {
+        "a": f"(?:{subject}) (?P<a>{'|'.join(values)})",
+        "b": f"(?:{subject}) (?P<b>{'|'.join(values)})",
+        "opening": "|".join(sample.OPENINGS.split(", ")),
+    }
+    readings = []
+    for _, weight_a, weight_b, _, template in sample.JOINS:
+        pattern = re.escape(template.lower())
+        for name, part in parts.items():
+            pattern = pattern.replace(re.escape(f"{{{name}}}"), f"(?:{part})")
+        readings.append((re.compile(pattern), {"a": weight_a, "b": weight_b}))
+    for row in read("sst-sentiment", "train")[1:] + read("sst-sentiment", "dev")[1:]:
+        matches = [(pattern.fullmatch(row[1].lower()), weights) for pattern, weights in readings]
+        [(match, weights)] = [(match, weights) for match, weights in matches if match]
+        score = sum(weights[name] * values[text] for name, text in match.groupdict().items())
+        assert row[2] == str(sum(score > bound for bound in sample.LABEL_BOUNDS)), row[1]
 
 
 @pytest.mark.parametrize("mark", ["", "=", ">"])
@@ -240,8 +281,10 @@ LENGTHS = (
 
 
 def test_label_distributions():
-    shares = np.bincount(read_labels("sst-sentiment", "train").astype(int)) / 600
-    assert len(shares) == 5 and 0.1 < shares.min() < 0.18 and 0.2 < shares.max() < 0.3
+    for split in ("train", "dev"):
+        shares = np.bincount(read_labels("sst-sentiment", split).astype(int))
+        shares = shares / num_rows("sst-sentiment", split)
+        assert len(shares) == 5 and 0.1 < shares.min() < 0.18 and 0.2 < shares.max() < 0.3
     for split in ("train", "dev"):
         assert 0.35 < read_labels("quora-paraphrase", split).mean() < 0.45
     histogram = np.histogram(read_labels("sts-similarity", "train"), bins=5, range=(0, 5))[0] / 600
@@ -250,14 +293,14 @@ def test_label_distributions():
 
 
 def test_bag_of_words_grades_sst_in_part():
-    assert 0.45 < bag_of_words_accuracy("sst-sentiment") < 0.75
+    assert 0.45 < bag_of_words_accuracy("sst-sentiment") < 0.7
 
 
 def test_bag_of_words_does_not_decide_para():
     assert bag_of_words_accuracy("quora-paraphrase") < 0.68
 
 
-@pytest.mark.parametrize("stem, most", [("sst-sentiment", 0.4), ("quora-paraphrase", 0.68)])
+@pytest.mark.parametrize("stem, most", [("sst-sentiment", 0.33), ("quora-paraphrase", 0.68)])
 def test_no_single_word_decides(stem, most):
     vectorizer = CountVectorizer(token_pattern=r"\w+", binary=True, min_df=10)
     train = vectorizer.fit_transform(" ".join(t) for t in read_texts(stem, "train")).toarray()
@@ -266,10 +309,13 @@ def test_no_single_word_decides(stem, most):
     for column, word in enumerate(vectorizer.get_feature_names_out()):
         accuracy = best_split_accuracy(stem, train[:, column], dev[:, column])
         assert accuracy < most, word
-        assert majority(labels[train[:, column] == 1])[1] < 1.0, word
+        seen_labels = labels[train[:, column] == 1]
+        assert majority(seen_labels)[1] < 1.0, word
+        if stem == "sst-sentiment":
+            assert majority(seen_labels)[1] < 0.65 and len(np.unique(seen_labels)) >= 4, word
 
 
-@pytest.mark.parametrize("stem, most", [("sst-sentiment", 0.35), ("quora-paraphrase", 0.65)])
+@pytest.mark.parametrize("stem, most", [("sst-sentiment", 0.3), ("quora-paraphrase", 0.65)])
 def test_length_does_not_decide(stem, most):
     for measure in LENGTHS:
         train, dev = (numbers(stem, split, measure) for split in ("train", "dev"))
