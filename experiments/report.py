@@ -1,8 +1,8 @@
 """Write the results tables and figures from the result files alone.
 
-    python -m experiments.report                        # Markdown to the terminal
-    python -m experiments.report --readme README.md     # into the README, between its two markers
-    python -m experiments.report --settings 3f2a9c1b    # another group of results
+    python -m experiments.report                           # Markdown to the terminal
+    python -m experiments.report --page docs/results.md    # into a page, between its two markers
+    python -m experiments.report --settings 3f2a9c1b       # another group of results
 
 Results on other settings or data files never share a table. Figures go to experiments/figures.
 """
@@ -186,18 +186,18 @@ def facts(results: list[dict], num_dev: dict[str, int]) -> str:
         f"`{first['settings_key']}`, data `{first['data']}`, dev rows: {rows}. "
         f"Code: {', '.join(f'`{name[:12]}{name[40:]}`' for name in revisions)}"
         + (" (several revisions)." if len(revisions) > 1 else "."),
-        f"Means over seeds, ± their standard deviation from {MIN_SEEDS} seeds on; † one seed: "
-        "chance may move it by more than the differences between methods. The intervals are paired "
-        "bootstraps over dev examples, of the seeds that both methods have: they hold the chance "
-        "of the examples, not that of the seed; of that the smallest and the largest difference of "
-        "a single seed, behind the semicolon, give an idea. Time (updates alone) and memory are "
-        f"relative to `{BASELINE}`, seed by seed on the same hardware. The best of each column is "
-        "bold.",
+        f"Scores are means over seeds. From {MIN_SEEDS} seeds on, ± is their standard deviation. "
+        "† marks a single seed: chance may move it by more than the methods differ. The intervals "
+        "are paired bootstraps over the dev examples, of the seeds that both methods have. They "
+        "measure the chance in the choice of examples, not the chance in the choice of seed. For "
+        "the latter, the smallest and the largest difference of a single seed stand after the "
+        f"semicolon. Time (of the updates alone) and memory are relative to `{BASELINE}`, seed by "
+        "seed on the same hardware. The best value of each column is bold.",
     ]
     if first["settings"]["model_name"] == BUNDLED:
         lines.append(
-            f"`{BUNDLED}` was itself tuned on sentence pairs, Quora's among them, possibly these "
-            "dev pairs: differences on `para` may be compressed."
+            f"`{BUNDLED}` was itself tuned on sentence pairs, including Quora's and possibly these "
+            "dev pairs, so differences on `para` may be compressed."
         )
     return "\n\n".join(lines)
 
@@ -205,8 +205,8 @@ def facts(results: list[dict], num_dev: dict[str, int]) -> str:
 def markdown(
     methods: dict[str, Method], results: list[dict], num_dev: dict[str, int], link: Callable
 ) -> str:
-    """Everything between the README's markers."""
-    commands = [command_line(results), "python -m experiments.report --readme README.md"]
+    """Everything between the page's markers."""
+    commands = [command_line(results), "python -m experiments.report --page docs/results.md"]
     parts = [
         "\n".join(["```bash", *commands, "```"]),
         facts(results, num_dev),
@@ -218,15 +218,15 @@ def markdown(
     return "\n\n".join(parts)
 
 
-def insert(readme: Path, text: str) -> None:
+def insert(page: Path, text: str) -> None:
     """Replace what stands between the markers. Raises InputError where they are not there once."""
-    content = readme.read_text(encoding="utf-8")
+    content = page.read_text(encoding="utf-8")
     start, end = MARKERS
     before, _, rest = content.partition(start)
     old, _, after = rest.partition(end)
     if content != f"{before}{start}{old}{end}{after}" or content.count("<!-- results:") != 2:
-        raise InputError(f"{readme}: expected one line {start} and, below it, one {end}")
-    with atomic_write(readme) as file:
+        raise InputError(f"{page}: expected one line {start} and, below it, one {end}")
+    with atomic_write(page) as file:
         file.write(f"{before}{start}\n\n{text}\n\n{end}{after}")
 
 
@@ -237,7 +237,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--settings", metavar="KEY", help="group of results; unset: that with most of them")
-    add("--readme", metavar="FILE", help="file with the two markers; unset: print")
+    add("--page", metavar="FILE", help="Markdown file with the two markers; unset: print")
     add("--results_dir", default=str(here / "results"), help="result files")
     add("--rows_dir", default=str(here / "rows"), help="rows, for titles and those not run")
     add("--figures_dir", default=str(here / "figures"), help="where the figures go")
@@ -258,13 +258,13 @@ def main(args: Namespace) -> None:
     num_dev = {
         name: len(values) for result in results for name, values in result["predictions"].items()
     }
-    base = Path(args.readme).parent if args.readme else Path.cwd()
+    base = Path(args.page).parent if args.page else Path.cwd()
     text = markdown(
         methods, results, num_dev, lambda name: os.path.relpath(figures_dir / name, base)
     )
-    if args.readme:
-        insert(Path(args.readme), text)
-        print(f"{len(results)} results written to {args.readme}, figures to {figures_dir}")
+    if args.page:
+        insert(Path(args.page), text)
+        print(f"{len(results)} results written to {args.page}, figures to {figures_dir}")
     else:
         print(text)
 

@@ -35,16 +35,16 @@ def test_without_results_it_says_so(folder):
         folder.report()
 
 
-def test_the_readme_keeps_all_but_the_marked_part(folder, capsys):
+def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     folder.add("joint", 1, git_revision="f" * 40 + "-dirty")
     folder.add("fast", 2)
-    readme = folder.path / "README.md"
+    page = folder.path / "results.md"
     start, end = report.MARKERS
-    readme.write_text(f"# Title\n\n{start}\nlast year\n{end}\n\n## Next\n", encoding="utf-8")
-    folder.report("--readme", readme)
-    once = readme.read_text(encoding="utf-8")
-    folder.report("--readme", readme)
-    assert readme.read_text(encoding="utf-8") == once
+    page.write_text(f"# Title\n\n{start}\nlast year\n{end}\n\n## Next\n", encoding="utf-8")
+    folder.report("--page", page)
+    once = page.read_text(encoding="utf-8")
+    folder.report("--page", page)
+    assert page.read_text(encoding="utf-8") == once
     assert once.startswith(f"# Title\n\n{start}\n\n```bash\n")
     assert once.endswith(f"\n\n{end}\n\n## Next\n") and "last year" not in once
     command = "python -m experiments.run --seeds 1 2 --model_name minilm-l6 --epochs 2 --use_amp\n"
@@ -59,11 +59,11 @@ def test_the_readme_keeps_all_but_the_marked_part(folder, capsys):
 @pytest.mark.parametrize("text", ["", "{0}", "{1}\n{0}", "{0}\n{0}\n{1}", "{0}{1}{1}"])
 def test_missing_markers_are_one_line(folder, text):
     folder.add("joint", 1)
-    readme = folder.path / "README.md"
-    readme.write_text(text.format(*report.MARKERS))
+    page = folder.path / "results.md"
+    page.write_text(text.format(*report.MARKERS))
     with pytest.raises(InputError, match="expected one line <!-- results:start --> and, below it"):
-        folder.report("--readme", readme)
-    assert readme.read_text() == text.format(*report.MARKERS)
+        folder.report("--page", page)
+    assert page.read_text() == text.format(*report.MARKERS)
 
 
 def test_a_result_that_does_not_fit_is_one_line(folder):
