@@ -25,12 +25,12 @@ from experiments.result_files import has_flags_of, read_dev_labels, read_results
 from experiments.row_files import BASELINE, Row, read_rows
 from models.pretrained import BUNDLED
 from runtime.errors import InputError, exit_status
-from runtime.files import atomic_write
+from scripts.marked_page import insert
 from tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MARKERS = ("<!-- results:start -->", "<!-- results:end -->")
+MARKED = "results"  # the part of the page that is written
 NOT_RUN = "not run here"
 MIN_SEEDS = 3  # for a standard deviation
 Cell = tuple[str, float]  # text, and the value that is bold where it is best; nan: never
@@ -218,18 +218,6 @@ def markdown(
     return "\n\n".join(parts)
 
 
-def insert(page: Path, text: str) -> None:
-    """Replace what stands between the markers. Raises InputError where they are not there once."""
-    content = page.read_text(encoding="utf-8")
-    start, end = MARKERS
-    before, _, rest = content.partition(start)
-    old, _, after = rest.partition(end)
-    if content != f"{before}{start}{old}{end}{after}" or content.count("<!-- results:") != 2:
-        raise InputError(f"{page}: expected one line {start} and, below it, one {end}")
-    with atomic_write(page) as file:
-        file.write(f"{before}{start}\n\n{text}\n\n{end}{after}")
-
-
 def get_args_parser() -> argparse.ArgumentParser:
     here = ROOT / "experiments"
     parser = argparse.ArgumentParser(
@@ -263,7 +251,7 @@ def main(args: Namespace) -> None:
         methods, results, num_dev, lambda name: os.path.relpath(figures_dir / name, base)
     )
     if args.page:
-        insert(Path(args.page), text)
+        insert(Path(args.page), MARKED, text)
         print(f"{len(results)} results written to {args.page}, figures to {figures_dir}")
     else:
         print(text)

@@ -4,6 +4,7 @@ import pytest
 
 from experiments import plots, report
 from runtime.errors import InputError
+from scripts.marked_page import markers
 
 
 def test_settings_are_never_mixed(folder, capsys):
@@ -39,7 +40,7 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     folder.add("joint", 1, git_revision="f" * 40 + "-dirty")
     folder.add("fast", 2)
     page = folder.path / "results.md"
-    start, end = report.MARKERS
+    start, end = markers(report.MARKED)
     page.write_text(f"# Title\n\n{start}\nlast year\n{end}\n\n## Next\n", encoding="utf-8")
     folder.report("--page", page)
     once = page.read_text(encoding="utf-8")
@@ -60,10 +61,10 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
 def test_missing_markers_are_one_line(folder, text):
     folder.add("joint", 1)
     page = folder.path / "results.md"
-    page.write_text(text.format(*report.MARKERS))
+    page.write_text(text.format(*markers(report.MARKED)))
     with pytest.raises(InputError, match="expected one line <!-- results:start --> and, below it"):
         folder.report("--page", page)
-    assert page.read_text() == text.format(*report.MARKERS)
+    assert page.read_text() == text.format(*markers(report.MARKED))
 
 
 def test_a_result_that_does_not_fit_is_one_line(folder):
