@@ -1,0 +1,213 @@
+"""The documentation as data: pages, commands in their bash blocks, and what each command starts."""
+
+import argparse
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import evaluation
+import train_multitask
+import train_multitask_pal
+from experiments import dashboard, report, run
+from options.parsing import parse_args
+from scripts import flag_tables
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+TRAINING = {
+    "train_multitask.py": train_multitask.get_args_parser,
+    "train_multitask_pal.py": train_multitask_pal.get_args_parser,
+}
+PLAIN_PARSERS = {
+    "evaluation.py": evaluation.get_args_parser,
+    "experiments.report": report.get_args_parser,
+    "experiments.dashboard": dashboard.get_args_parser,
+    "scripts.flag_tables": flag_tables.get_args_parser,
+}
+# Their parsers are built where they are started.
+STARTED = ("benchmarks.frozen", "benchmarks.parallel", "benchmarks.scale", "benchmarks.techniques")
+STARTED += ("benchmarks.throughput", "data/download.py", "data/make_sample.py")
+# Commands of other programs, and those that need a network or a cluster.
+OUTSIDE = (
+    "source",
+    "tensorboard",
+    "pre-commit",
+    "squeue",
+    "scancel",
+    "srun",
+    "ssh",
+    "setup_gwdg.sh",
+)
+OUTSIDE += ("nltk.downloader",)
+PYTEST_OPTIONS = {"-k": 1, "-m": 1, "-rP": 0}  # and how many words follow each
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line of a page.
+
+    Attributes:
+        page: where it stands.
+        text: the line, comment included.
+        kind: what it starts: a script, a module, a program.
+        flags: the words after that.
+        launcher: python, bash, sbatch or torchrun.
+    """
+
+    page: str
+    text: str
+    kind: str
+    flags: tuple[str, ...]
+    launcher: str
+
+    @property
+    def is_search(self) -> bool:
+        return any(word.startswith("--hpo") for word in self.flags)
+
+
+class Parsed(Exception):
+    """Ends a script where it has parsed its flags; holds the result."""
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the code blocks of a page in one language; "" for those without one."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(page), re.M | re.S)
+
+
+def prose(page: Path) -> str:
+    """Return a page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+
+
+def commands() -> list[Command]:
+    """Return every command line of every page."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words:
+                    found.append(Command(page.name, line, *classify(words)))
+    return found
+
+
+def classify(words: list[str]) -> tuple[str, tuple[str, ...], str]:
+    """Return a command's kind, its flags and its launcher.
+
+    Raises:
+        ValueError: the command is of a new kind. Give it one here, and in `test_docs.RUNS` where
+            it can run offline.
+    """
+    if words[0] == "echo" and "|" in words:
+        words = words[words.index("|") + 1 :]
+    launcher, *rest = words
+    if launcher in OUTSIDE:
+        return launcher, tuple(rest), launcher
+    if launcher in ("torchrun", "sbatch"):  # their own flags come first
+        start = next(i for i, word in enumerate(rest) if word.endswith((".py", ".sh")))
+        rest = rest[start:]
+    elif launcher == "python" and rest[:1] == ["-m"]:
+        rest = rest[1:]
+    elif launcher not in ("python", "bash"):
+        raise ValueError(f"a command of a new kind, in its words: {words}")
+    kind, *flags = rest
+    kind = {"run_experiments.sh": "experiments.run", "run_tests.sh": "pytest"}.get(kind, kind)
+    if kind == "run_train.sh":
+        kind = flags.pop(0) if flags and flags[0].endswith(".py") else "train_multitask.py"
+    known = {*TRAINING, *PLAIN_PARSERS, *STARTED, *OUTSIDE, "experiments.run", "pytest"}
+    if kind not in known:
+        raise ValueError(f"a command of a new kind, in its words: {words}")
+    return kind, tuple(flags), launcher
+
+
+def parse(kind: str, flags: list[str]) -> object:
+    """Parse flags with the real parser of what they are for. Raises SystemExit for wrong ones."""
+    if kind in TRAINING:
+        return parse_args(TRAINING[kind](), flags)
+    if kind in PLAIN_PARSERS:
+        return PLAIN_PARSERS[kind]().parse_args(flags)
+    if kind == "experiments.run":
+        args, shared = run.parse(flags)
+        run.choose_rows(args.rows, run.read_rows(Path(args.rows_dir)))
+        return args, shared
+    if kind == "pytest":
+        return parse_pytest(flags)
+    if kind in STARTED:
+        return parse_started(kind, flags)
+    return None
+
+
+def parse_pytest(flags: list[str]) -> None:
+    """Check that the flags are known ones and that the files exist."""
+    words = list(flags)
+    while words:
+        word = words.pop(0)
+        if word in PYTEST_OPTIONS:
+            del words[: PYTEST_OPTIONS[word]]
+        else:
+            assert (ROOT / word.partition("::")[0]).exists(), word
+
+
+def parse_started(kind: str, flags: list[str]) -> object:
+    """Start a script, stop it where it has parsed its flags, and return what it parsed."""
+    originals = {name: getattr(argparse.ArgumentParser, name) for name in PARSING}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(name: str) -> object:
+            def parse_and_stop(self, args=None, namespace=None):
+                patch.undo()
+                raise Parsed(originals[name](self, flags if args is None else args))
+
+            return parse_and_stop
+
+        for name in PARSING:
+            patch.setattr(argparse.ArgumentParser, name, stop(name))
+        with pytest.raises(Parsed) as parsed:
+            start(kind, flags)
+    (result,) = parsed.value.args
+    if isinstance(result, tuple):  # the words that it does not know go to a training script
+        parse("train_multitask_pal.py", result[1])
+    return result
+
+
+PARSING = ("parse_args", "parse_known_args")
+
+
+def start(kind: str, flags: list[str]) -> None:
+    """Run a script or module in this process, as `python` would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [kind, *flags])
+        if kind.endswith(".py"):
+            runpy.run_path(str(ROOT / kind), run_name="__main__")
+        else:
+            runpy.run_module(kind, run_name="__main__")
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    plain = [re.sub(r"[^\w -]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def links(page: Path) -> Iterator[str]:
+    """Yield the local links of a page, pictures included."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not link.startswith(("http:", "https:")):
+            yield link
+
+
+def code_spans(page: Path) -> list[str]:
+    """Return what stands between backticks outside code blocks."""
+    return re.findall(r"`([^`]+)`", prose(page))
