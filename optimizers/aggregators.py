@@ -1,11 +1,8 @@
-"""Aggregators of torchjd (Quinton and Rey, arXiv:2406.16232) as projections; an optional
-dependency.
+"""Aggregators of torchjd (Quinton and Rey, arXiv:2406.16232) as projections.
 
-Each gives weights of the rows of J from its Gramian. Those that scale like the mean of the task
-gradients are multiplied by T here, so that a learning rate keeps its meaning.
+torchjd is an optional dependency, imported when one of its aggregators is used. Each of them
+computes weights of the rows of J from the Gramian of J.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,66 +10,49 @@ from torch import Tensor
 from optimizers.projections import Orders, Projection
 from runtime.errors import InputError
 
-
-def mgda() -> Callable[[Tensor], Tensor]:
-    from torchjd.aggregation import MGDAWeighting
-
-    return MGDAWeighting()
-
-
-def imtl_g() -> Callable[[Tensor], Tensor]:
-    from torchjd.aggregation import IMTLGWeighting
-
-    return IMTLGWeighting()
-
-
-def aligned_mtl() -> Callable[[Tensor], Tensor]:
-    from torchjd.aggregation import AlignedMTLWeighting
-
-    return AlignedMTLWeighting()
-
-
-def upgrad() -> Callable[[Tensor], Tensor]:
-    from torchjd.aggregation import UPGradWeighting
-
-    return UPGradWeighting()
-
-
-def dualproj() -> Callable[[Tensor], Tensor]:
-    from torchjd.aggregation import DualProjWeighting
-
-    return DualProjWeighting()
-
-
-# key -> torchjd's weighting; the last two need a solver, torchjd's extra `quadprog-projector`.
-# On T equal gradients each gives one of them, the mean, and so is multiplied by T.
+# key of --projection -> torchjd's class. All of them scale like the mean of the task gradients.
+# The last two need a solver, torchjd's extra `quadprog-projector`.
 AGGREGATORS = {
-    "mgda": mgda,
-    "imtl_g": imtl_g,
-    "aligned_mtl": aligned_mtl,
-    "upgrad": upgrad,
-    "dualproj": dualproj,
+    "mgda": "MGDAWeighting",
+    "imtl_g": "IMTLGWeighting",
+    "aligned_mtl": "AlignedMTLWeighting",
+    "upgrad": "UPGradWeighting",
+    "dualproj": "DualProjWeighting",
 }
 
 
 class Aggregator(Projection):
-    """One of torchjd's aggregators, by its key. Raises InputError where it is not installed."""
+    """One of torchjd's aggregators, multiplied by T.
+
+    T equal gradients thus give their sum, as under every other projection, and a learning rate
+    keeps its meaning. No aggregator here draws random numbers.
+
+    Args:
+        key: a key of `AGGREGATORS`.
+        num_tasks: T.
+
+    Raises:
+        InputError: torchjd or its solver is not installed.
+    """
 
     def __init__(self, key: str, num_tasks: int) -> None:
         super().__init__(num_tasks)
         try:
-            self.weighting = AGGREGATORS[key]()
+            from torchjd import aggregation
+
+            self.weighting = getattr(aggregation, AGGREGATORS[key])()
         except ImportError as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"--projection {key} needs torchjd and its solver ({reason}); "
-                "pip install 'torchjd[quadprog-projector]==0.18.0'"
+                f"--projection {key} needs torchjd and its solver, which cannot be imported "
+                f"({reason}); pip install 'torchjd[quadprog-projector]==0.18.0'"
             ) from None
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
-        """One set of weights; no torchjd aggregator here depends on an order."""
+        """Return the weights [1, T]; they do not depend on the orders."""
         if not inner.isfinite().all():
-            return torch.ones_like(
-                inner[0]
-            )  # the engine names task and update; a solver only fails
-        return self.num_tasks * self.weighting(inner[0])[None]
+            # A solver would fail here. The plain sum lets the engine's check find the non-finite
+            # gradient and name the tasks and the update.
+            return torch.ones_like(inner[:, 0])
+        weights: Tensor = self.weighting(inner[0])  # [T]
+        return self.num_tasks * weights[None]

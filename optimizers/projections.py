@@ -1,29 +1,45 @@
-"""Gradient surgery: how the tasks' gradients of the shared parameters become one update.
+"""Gradient surgery: combine the tasks' gradients of the shared parameters into one update.
 
-J stacks the task gradients of the shared parameters, [T, P]: T tasks, P shared parameters in a
-fixed order. Heads and other task parameters always get their own task's plain gradient. A
-projection maps J to [P], the sum of the projected gradients. All of it follows from the Gramian J
-Jᵀ, [T, T]: beyond the backward passes, a projection costs one Gramian and one weighted sum of rows.
-Everything runs in float32 on unscaled gradients; the small algebra on the Gramian in float64.
+The matrix J [T, P] holds one gradient per row: T tasks, P shared parameters, flattened in a fixed
+order. A projection maps J to an update [P], the sum of the projected rows. Parameters of a single
+task, such as its head, take no part: they keep their task's plain gradient.
+
+Every projection here is a weighted sum of the rows of J whose weights follow from the Gramian J Jᵀ
+[T, T] alone. Beyond the backward passes it costs one Gramian and one weighted sum. J holds float32
+gradients without any loss scaling; the arithmetic on the Gramian is in float64.
+
+Axis letters: T tasks, P flattened shared parameters, G groups of them.
 """
 
 import torch
 from torch import Tensor
 
 Orders = list[list[int]]  # orders[i]: a permutation of the tasks other than i
-Groups = dict[str, slice]  # name -> part of the shared vector
-CHUNK = 1 << 17  # columns at a time, so few that they stay in the cache
+Groups = dict[str, slice]  # name -> columns of J
+CHUNK = 1 << 17  # columns of J processed at once, few enough to stay in the cache
 
 
 def gramians(J: Tensor, groups: list[slice]) -> Tensor:
-    """Inner products of the rows of J [T, P], for each group of columns: [G, T, T] float64."""
+    """Return the inner products of the rows of J, separately for each group of columns.
+
+    Args:
+        J: [T, P].
+        groups: G ranges of columns.
+
+    Returns:
+        [G, T, T] float64.
+    """
     return torch.stack([gramian(J[:, group]) for group in groups])
 
 
 def gramian(part: Tensor) -> Tensor:
-    """[T, P] -> [T, T] float64. By chunks: one product of so flat a matrix is far slower."""
+    """Return the inner products [T, T] float64 of the rows of `part` [T, columns].
+
+    The product is taken chunk by chunk, because one product of so flat a matrix is far slower.
+    """
     num_chunks = part.shape[1] // CHUNK
-    chunks = part[:, : num_chunks * CHUNK].unflatten(1, (num_chunks, CHUNK)).transpose(0, 1)
+    chunks = part[:, : num_chunks * CHUNK].view(len(part), num_chunks, CHUNK).transpose(0, 1)
+    # [num_chunks, T, CHUNK] @ [num_chunks, CHUNK, T], and the columns after the last whole chunk
     rest = part[:, num_chunks * CHUNK :]
     return (chunks @ chunks.transpose(1, 2)).double().sum(0) + (rest @ rest.T).double()
 
@@ -31,34 +47,41 @@ def gramian(part: Tensor) -> Tensor:
 def weighted_sum(
     J: Tensor, weights: Tensor, groups: list[slice], out: Tensor | None = None
 ) -> Tensor:
-    """The rows of J [T, P], weighted by weights [G, T] group by group: [P], in `out` if given.
+    """Return the weighted sum [P] of the rows of J, with separate weights in each group.
 
-    `out` may be a row of J, which is then lost: every chunk is read before it is written.
+    Args:
+        J: [T, P].
+        weights: [G, T].
+        groups: G ranges of columns that together cover J.
+        out: [P], receives the sum; None allocates it. It may be a row of J, which is then
+            overwritten: each chunk of J is read before it is written.
     """
     out = torch.empty_like(J[0]) if out is None else out
     for w, group in zip(weights.to(J.dtype), groups):
         for start in range(group.start, group.stop, CHUNK):
             chunk = slice(start, min(start + CHUNK, group.stop))
-            out[chunk] = w @ J[:, chunk]
+            out[chunk] = w @ J[:, chunk]  # [T] @ [T, CHUNK] -> [CHUNK]
     return out
 
 
 class Projection:
-    """J [T, P] -> [P], the rows' sum with weights that follow from their inner products.
+    """A map from J [T, P] to an update [P]; a subclass defines the weights of the rows.
 
-    groups: parts of the shared vector that are treated by themselves; None treats all of it at
-    once. Random orders come from a generator of its own: seed it; None makes one with seed 0.
+    Args:
+        num_tasks: T.
+        generator: draws the order of the pairs of tasks. Seed it for reproducible runs. None makes
+            a new one with seed 0.
+
+    Attributes:
+        groups: parts of the shared vector that are treated separately, or None for the whole
+            vector.
     """
 
-    def __init__(
-        self,
-        num_tasks: int,
-        generator: torch.Generator | None = None,
-        groups: Groups | None = None,
-    ) -> None:
+    groups: list[slice] | None = None
+
+    def __init__(self, num_tasks: int, generator: torch.Generator | None = None) -> None:
         self.num_tasks = num_tasks
         self.generator = generator or torch.Generator().manual_seed(0)
-        self.groups = None if groups is None else list(groups.values())
 
     def __call__(
         self,
@@ -67,10 +90,18 @@ class Projection:
         inner: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """Project J. orders pins the order of the pairs; None draws it.
+        """Project J.
 
-        inner: J Jᵀ by groups of columns that cover J, [G, T, T] float64, where it is known already;
-        for a projection with groups, by these. out: as in `weighted_sum`.
+        Args:
+            J: [T, P].
+            orders: for each task, the order in which it meets the others. None draws random orders.
+            inner: the result of `gramians` for groups that cover J, [G, T, T], if it is already
+                known. A projection with its own groups needs it for exactly these groups. None
+                computes it.
+            out: [P], receives the update, as in `weighted_sum`.
+
+        Returns:
+            The update [P].
         """
         groups = self.groups or [slice(0, J.shape[1])]
         inner = gramians(J, groups) if inner is None else inner
@@ -79,33 +110,50 @@ class Projection:
         return weighted_sum(J, self.weights(inner, orders), groups, out)
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
-        """Weights of the rows in the sum, [G, T], from inner [G, T, T]."""
+        """Return the weights of the rows in the sum.
+
+        Args:
+            inner: [G, T, T] float64, the Gramian of each group; G is 1 without groups.
+            orders: as in `__call__`.
+
+        Returns:
+            [G, T].
+        """
         raise NotImplementedError
 
     def draw_orders(self) -> Orders:
-        orders = []
-        for i in range(self.num_tasks):
-            others = [j for j in range(self.num_tasks) if j != i]
-            shuffled = torch.randperm(len(others), generator=self.generator).tolist()
-            orders.append([others[k] for k in shuffled])
-        return orders
+        """Draw a random permutation of the other tasks for each task."""
+        others = [[j for j in range(self.num_tasks) if j != i] for i in range(self.num_tasks)]
+        permutations = [torch.randperm(len(row), generator=self.generator) for row in others]
+        return [[row[k] for k in order] for row, order in zip(others, permutations)]
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of the generator."""
         return {"generator": self.generator.get_state()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a state that `state_dict` returned."""
         self.generator.set_state(state["generator"])
 
 
 class PCGrad(Projection):
     """Projecting Conflicting Gradients (Yu et al., NeurIPS 2020, arXiv:2001.06782).
 
-    p ← g_i; for every other task j in random order: if p·g_j < 0, p ← p − (p·g_j / ‖g_j‖²) g_j,
-    with the original g_j. The update is the sum of the p, as in the paper's code, not their mean.
+    For each task i, p starts as its gradient g_i and meets every other task j in random order:
+
+        p ← p − (p·g_j / ‖g_j‖²) g_j    if p·g_j < 0
+
+    g_j is always the original gradient, before its own projection. The update is the sum of the p
+    of all tasks, as in the paper's code; some implementations take their mean.
+
+    Args:
+        num_tasks: T.
+        generator: draws the order of the pairs. Seed it for reproducible runs. None makes a new one
+            with seed 0.
     """
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
-        """Row i of `mix` holds the p of task i in terms of the g."""
+        """Return the weights [1, T]; row i of `mix` [T, T] expresses the p of task i in the g."""
         [gramian] = inner
         mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
         for i, others in enumerate(orders or self.draw_orders()):
@@ -118,13 +166,29 @@ class PCGrad(Projection):
 class GradVac(Projection):
     """Gradient Vaccine (Wang et al., ICLR 2021, arXiv:2010.05874).
 
-    Keeps a running target cosine φ̂ for each ordered pair of tasks and turns p toward g_j when
-    their cosine φ is below it: p ← p + ‖p‖ (φ̂ √(1−φ²) − φ √(1−φ̂²)) / (‖g_j‖ √(1−φ̂²)) · g_j. The
-    target follows φ after every pair, turned or not; it starts at 0, so the first update equals
-    PCGrad's. A pair with a zero norm is left out.
+    Each ordered pair of tasks (i, j) has a running target φ̂ for the cosine φ between p, which
+    starts as g_i, and g_j. When φ is below its target, p is turned toward g_j until they meet it:
 
-    beta: rate of the target's moving average in (0, 1]; larger forgets faster. `target` is [T, T],
-    with groups [G, T, T]. Raises ValueError if beta is outside (0, 1].
+        p ← p + ‖p‖ (φ̂ √(1−φ²) − φ √(1−φ̂²)) / (‖g_j‖ √(1−φ̂²)) · g_j    if φ < φ̂
+        φ̂ ← (1−β) φ̂ + β φ    always, with the φ from before the turn
+
+    Targets start at 0, so the first update equals PCGrad's. A pair is skipped, and its target kept,
+    while p or g_j is zero. The update is the sum of the p of all tasks.
+
+    Args:
+        num_tasks: T.
+        beta: rate β of the moving average of the targets, in (0, 1]. Larger values forget faster.
+            Paper: 0.01.
+        generator: draws the order of the pairs. Seed it for reproducible runs. None makes a new one
+            with seed 0.
+        groups: parts of the shared vector that are treated separately, each with its own targets,
+            or None for the whole vector.
+
+    Attributes:
+        target: φ̂, [T, T] float64 without groups, [G, T, T] with them.
+
+    Raises:
+        ValueError: beta is outside (0, 1].
     """
 
     def __init__(
@@ -134,22 +198,23 @@ class GradVac(Projection):
         generator: torch.Generator | None = None,
         groups: Groups | None = None,
     ) -> None:
-        super().__init__(num_tasks, generator, groups)
+        super().__init__(num_tasks, generator)
         if not 0 < beta <= 1:
             raise ValueError(f"beta is {beta}, expected 0 < beta <= 1")
         self.beta = beta
+        self.groups = None if groups is None else list(groups.values())
         shape = (num_tasks, num_tasks) if groups is None else (len(groups), num_tasks, num_tasks)
         self.target = torch.zeros(shape, dtype=torch.float64)
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
-        """Moves `target`."""
+        """Return the weights [G, T] and move `target`."""
         orders = orders or self.draw_orders()
         self.target = self.target.to(inner.device)
         targets = self.target.view(inner.shape)
         return torch.stack([self.turned(*pair, orders) for pair in zip(inner, targets)])
 
     def turned(self, gramian: Tensor, target: Tensor, orders: Orders) -> Tensor:
-        """Weights [T] in one group; moves its target [T, T] in place."""
+        """Return the weights [T] in one group; move its target [T, T] in place."""
         mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
         norms = gramian.diagonal().sqrt()
         for i, others in enumerate(orders):
@@ -166,20 +231,26 @@ class GradVac(Projection):
 
     @staticmethod
     def turn(cosine: Tensor, target: Tensor) -> Tensor:
-        """(φ̂ √(1−φ²) − φ √(1−φ̂²)) / √(1−φ̂²)."""
+        """Return (φ̂ √(1−φ²) − φ √(1−φ̂²)) / √(1−φ̂²) [] for φ = cosine and φ̂ = target."""
         sine, target_sine = (1 - cosine**2).sqrt(), (1 - target**2).clamp(min=1e-12).sqrt()
         return (target * sine - cosine * target_sine) / target_sine
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of the generator and the targets."""
         return super().state_dict() | {"target": self.target.cpu()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a state that `state_dict` returned."""
         super().load_state_dict(state)
         self.target = state["target"].clone()
 
 
 class PlainSum(Projection):
-    """The sum of the task gradients; where nothing reads J, `SummedGradients` saves making it."""
+    """The plain sum of the task gradients, for runs that only log their conflicts.
+
+    A run that does not need J at all uses `SummedGradients`, which saves its memory.
+    """
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
+        """Return ones [G, T]."""
         return torch.ones_like(inner[:, 0])

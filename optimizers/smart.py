@@ -1,78 +1,91 @@
-"""SMART: smoothness-inducing adversarial regularization and Bregman proximal point steps (Jiang et
-al., ACL 2020, arXiv:1911.03437).
+"""SMART: smoothness-inducing adversarial regularization and Bregman proximal point optimization.
 
-Axis letters: B batch, L tokens, H hidden, C outputs.
+Jiang et al., ACL 2020, arXiv:1911.03437. Axis letters: B batch, L tokens, H hidden, C outputs.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from models import MultitaskBert
-from tasks import Batch, Task, num_examples, own_rows
+from optimizers.stateless import Stateless
+from tasks import Batch, Task, own_rows
 
-RandomState = list[Tensor]  # of the CPU, and of the model's GPU where it is on one
+RandomState = list[Tensor]  # of the CPU and, where the model is on a GPU, of that GPU
 
 
-class PlainForward:
-    """No regularization: the model's own forward pass, and no penalty."""
+class PlainForward(Stateless):
+    """The plain form, without regularization: the model's own forward pass and no penalty.
+
+    Args:
+        model: the model.
+    """
 
     def __init__(self, model: MultitaskBert) -> None:
         self.model = model
 
     def logits(self, task: Task, batch: Batch) -> Tensor:
-        """Return logits [B, C]."""
-        return self.model(task, batch)
+        """Return the model's logits [B, C]."""
+        logits: Tensor = self.model(task, batch)
+        return logits
 
     def penalty(self, task: Task, batch: Batch, logits: Tensor) -> float:
         """Return 0."""
         return 0.0
 
     def after_step(self, progress: float) -> None:
-        """Do nothing: there is no average of the weights."""
-
-    def state_dict(self) -> dict:
-        """Return nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Load nothing."""
+        """Do nothing."""
 
 
 class Smart:
-    """A penalty on how far a task's output moves with its input (Ω), and with the weights.
+    """SMART's two penalties on a loss: on the effect of small changes of input, and of weights.
 
-    Ω is the mean over examples of the task's divergence ℓ between the outputs for the embeddings x
-    and for x + δ. δ is one step of gradient ascent on that divergence:
+    Smoothness: Ω is the mean over examples of the task's divergence ℓ between the outputs for the
+    embeddings x and for x + δ. Each real token moves by exactly `radius`, measured by the largest
+    of its H numbers; padding does not move. The direction of δ is one step of gradient ascent on ℓ
+    from a random start:
 
-        ν ~ N(0, noise_std²)      ĝ = g / ‖g‖∞, g = ∇_ν ℓ(f(x), f(x + ν))
+        ν ~ N(0, noise_std²)
+        ĝ = g / ‖g‖∞                                 with g = ∇_ν ℓ(f(x), f(x + ν))
         δ = radius · (ν + step_size · ĝ) / ‖ν + step_size · ĝ‖∞
 
-    with norms over one token's H numbers: every real token moves by exactly `radius` in its largest
-    one, a token without a gradient along its noise; padding stays. The proximal term is ℓ between
-    the outputs of the weights θ and of their running average θ̃. All passes of a batch use the same
-    dropout masks.
+    Norms are per token. A token with g = 0 moves along its noise.
 
-    weight: λ, of Ω. radius: in units of the embeddings; in minilm-l6 their root mean square is 0.5.
-    mu: of the proximal term; 0 turns it off and keeps no average. noise_std, step_size: as in the
-    paper's code. The generator draws ν and nothing else, on the CPU: seed it; None makes one with
-    seed 0. Construct it once the model has its first weights and its device: θ̃ starts from them.
-    Raises ValueError for a negative number, and for noise_std 0, where there is no gradient.
+    Proximal point: ℓ between the outputs of the weights θ and of their running average θ̃ ← β θ̃ +
+    (1−β) θ, with β = 0.99 during the first tenth of the run and 0.999 after it, as in the paper.
 
-    Deviations from the paper: its radius, 1e-5, makes Ω about 1e-11; after the scaling by step_size
-    ĝ outweighs the noise here, where the authors' code goes mostly along the noise. One ascent step
-    (theirs too), and one update of θ a batch.
+    All passes over a batch use the same dropout masks, so that without any change of input and
+    weights both penalties are 0. `generator` draws only ν, on the CPU.
+
+    Deviations: the paper's radius of 1e-5 makes Ω about 1e-11, without any effect, so a useful
+    radius is larger. ĝ is normalised before it is added to ν and, at the default `step_size`,
+    outweighs it; the authors' code adds the gradient as it is, so that δ mostly follows the noise.
+    There is one ascent step, as in the authors' code, and one update of θ per batch.
+
+    Args:
+        model: the model, with its initial weights and on its device: θ̃ starts as a copy of them.
+        weight: λ, the weight of Ω, at least 0. Paper: 1.
+        radius: the size of δ, at least 0, in units of the embeddings. For scale: the root mean
+            square of minilm-l6's embeddings is 0.5. Paper: 1e-5.
+        mu: μ, the weight of the proximal term, at least 0. 0 is off and keeps no average. Paper: 1.
+        noise_std: the standard deviation of ν, above 0. Default: the value of the authors' code.
+        step_size: the size of the ascent step, at least 0. Default: the value of the authors' code.
+        generator: draws ν. Seed it for reproducible runs. None makes a new one with seed 0.
+
+    Raises:
+        ValueError: an argument is outside its range.
     """
 
     def __init__(
         self,
         model: MultitaskBert,
-        weight: float = 1.0,
-        radius: float = 1.0,
-        mu: float = 0.0,
+        weight: float,
+        radius: float,
+        mu: float,
         noise_std: float = 1e-5,
         step_size: float = 1e-3,
         generator: torch.Generator | None = None,
@@ -86,26 +99,33 @@ class Smart:
         self.weight, self.radius, self.mu = weight, radius, mu
         self.noise_std, self.step_size = noise_std, step_size
         self.generator = generator or torch.Generator().manual_seed(0)
-        self.device = next(model.parameters()).device
-        # Frozen parameters are in it too: one that is unfrozen later has its average by then.
+        device = next(model.parameters()).device
+        self.gpus = [device] if device.type == "cuda" else []
+        # Frozen parameters are included: they may be unfrozen later and need their average then.
         weights = model.named_parameters() if mu else ()
-        self.average = {name: p.detach().float().clone() for name, p in weights}
+        self.average = {name: p.detach().float().clone() for name, p in weights}  # θ̃
 
     def logits(self, task: Task, batch: Batch) -> Tensor:
-        """The plain forward pass, logits [B, C]; `penalty` for this batch comes next.
+        """Return the model's logits [B, C]. Call `penalty` for the same batch next.
 
-        Keeps the embeddings and the random states before and after them for the passes to come.
+        Keeps the embeddings, and the random states before and after them, for the other passes.
         """
         self.before_embedding = self.random_state()
         self.x = self.model.embed(batch)  # [B, L, H]; hierarchical: [B, S, W, H]
         self.after_embedding = self.random_state()
-        return self.model(task, batch, embeddings=self.x)
+        logits: Tensor = self.model(task, batch, embeddings=self.x)
+        return logits
 
     def penalty(self, task: Task, batch: Batch, logits: Tensor) -> Tensor:
-        """weight · Ω + mu · proximal term [], for what `logits` has just returned for this batch.
+        """Return weight · Ω + mu · proximal term [].
 
-        Ω reaches the weights through both outputs and through x, but not through δ. No random
-        number is drawn from torch's default generators, as far as the caller can tell.
+        The gradient of Ω reaches the weights through both outputs and through x, but not through δ.
+        The states of torch's default generators are the same afterwards as before.
+
+        Args:
+            task: the task.
+            batch: the batch of the last call of `logits`.
+            logits: what that call returned, [B, C].
         """
         delta = self.perturbation(task, batch, logits)
         with self.replay(self.after_embedding):
@@ -118,10 +138,10 @@ class Smart:
         return penalty
 
     def perturbation(self, task: Task, batch: Batch, logits: Tensor) -> Tensor:
-        """δ [B, L, H] in float32, without a graph; draws ν.
+        """Return δ [B, L, H] float32, detached from the graph. Draws ν.
 
-        The pass is in float32 whatever the caller's autocast says: at the distance ν, outputs
-        differ by about 1e-6, which bfloat16 cannot tell from nothing.
+        Runs in float32 even under the caller's autocast: outputs for x and x + ν differ by about
+        1e-6, which bfloat16 rounds away. The arguments are those of `penalty`.
         """
         x = self.x.detach().float()
         mask = batch["attention_mask"][..., None]  # [B, L, 1]
@@ -130,69 +150,77 @@ class Smart:
         start = (x + noise).requires_grad_()
         is_amp = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
-            if is_amp:  # bfloat16 logits are further from these than the perturbed ones
+            if is_amp:  # the rounding error of bfloat16 logits exceeds the effect of ν
                 with self.replay(self.after_embedding), torch.no_grad():
                     logits = self.model(task, batch, embeddings=x)
             with self.replay(self.after_embedding):
                 perturbed = self.model(task, batch, embeddings=start)
-            # No example reads another, so the gradient of the sum is each one's own. With `inputs`
-            # no weight's gradient is computed.
+            # No example reads another one, so the gradient of the sum holds each example's own.
+            # Because of `inputs`, no gradient of a weight is computed.
             divergence = task.divergence(*distinct(logits.detach(), perturbed)).sum()
             [gradient] = torch.autograd.grad(divergence, inputs=[start])
         direction = noise + self.step_size * unit_tokens(gradient)
         return self.radius * unit_tokens(direction) * mask
 
     def draw_noise(self, x: Tensor, batch: Batch) -> Tensor:
-        """ν [B, L, H]: drawn for the rows of all workers, so that their number changes nothing."""
-        num_sequences = len(x)
-        if "is_own" in batch:
-            num_sequences = len(x) // len(batch["labels"]) * num_examples(batch)
+        """Draw ν in the shape of x, [B, L, H].
+
+        Every worker draws the noise of the whole batch and keeps that of its own rows, so that the
+        number of workers does not change it.
+        """
+        is_own = batch.get("is_own")  # [rows of the whole batch], only with several workers
+        num_sequences = len(x) if is_own is None else len(x) // len(batch["labels"]) * len(is_own)
         noise = torch.randn(num_sequences, *x.shape[1:], generator=self.generator).to(x.device)
-        if "is_own" in batch:
-            noise = own_rows(noise, batch["is_own"])
+        if is_own is not None:
+            noise = own_rows(noise, is_own)
         return noise * self.noise_std
 
     def after_step(self, progress: float) -> None:
-        """Move θ̃ toward θ, after `optimizer.step`. progress: share of all updates done."""
+        """Move the average θ̃ toward the weights θ, after `optimizer.step`.
+
+        Args:
+            progress: share of the run's updates that are done, in [0, 1].
+        """
         beta = 0.99 if progress < 0.1 else 0.999
         with torch.no_grad():
             for name, average in self.average.items():
                 average.lerp_(self.model.get_parameter(name).float(), 1 - beta)
 
     def random_state(self) -> RandomState:
-        states = [torch.get_rng_state()]
-        return states + [torch.cuda.get_rng_state(device) for device in self.devices]
+        """Return the states of torch's default generators."""
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in self.gpus)]
 
     @contextmanager
     def replay(self, states: RandomState) -> Iterator[None]:
-        """Draw random numbers from `states` on, and leave the present states, and the model's
-        statistics, as they are."""
-        with torch.random.fork_rng(self.devices), self.model.without_statistics():
+        """Repeat inside the block the random numbers that followed `states`.
+
+        Afterwards the generators continue where they were. The pass inside does not count in the
+        model's statistics.
+        """
+        with torch.random.fork_rng(self.gpus), self.model.without_statistics():
             torch.set_rng_state(states[0])
-            for device, state in zip(self.devices, states[1:]):
-                torch.cuda.set_rng_state(state, device)
+            for gpu, state in zip(self.gpus, states[1:]):
+                torch.cuda.set_rng_state(state, gpu)
             yield
 
-    @property
-    def devices(self) -> list[torch.device]:
-        """The model's GPU, if any."""
-        return [self.device] if self.device.type == "cuda" else []
-
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generator's state and the average of the weights."""
         return {"generator": self.generator.get_state(), "average": self.average}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned."""
         self.generator.set_state(state["generator"])
         for name, average in self.average.items():
             average.copy_(state["average"][name])
 
 
 def distinct(logits: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
-    """Both [B, C] as float64, so far apart that their divergence has a gradient.
+    """Return two sets of logits [B, C] as float64, with equal entries moved apart.
 
-    A small ν often moves a large output by less than its last bit. An output that has not moved is
-    taken to have moved by that bit: the sign may be wrong then, but both signs diverge alike. And
-    in float32, differences of probabilities near 1 are lost.
+    A small ν often changes a large output by less than the last bit of float32. Equal outputs would
+    give a zero gradient, so such an entry of `logits` is moved up by its last bit. The sign of the
+    change may then be wrong, but ℓ grows alike in both directions. float64 keeps the differences
+    between probabilities near 1.
     """
     logits = logits.float()
     above = torch.nextafter(logits, torch.full_like(logits, torch.inf))
@@ -200,6 +228,6 @@ def distinct(logits: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit_tokens(x: Tensor) -> Tensor:
-    """[B, L, H] divided by each token's ∞-norm; a token of zeros stays zero."""
+    """Return x [B, L, H] with each token divided by its ∞-norm; a token of zeros stays zero."""
     norm = x.abs().amax(-1, keepdim=True)  # [B, L, 1]
     return x / norm.clamp(min=torch.finfo(x.dtype).tiny)

@@ -1,21 +1,23 @@
-"""SophiaH: momentum divided by a running estimate of the Hessian's diagonal, clipped."""
+"""SophiaH: momentum divided by a running estimate of the Hessian's diagonal, then clipped."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 
 class NoCurvature:
-    """What an optimizer without second derivatives needs of a training step: nothing."""
+    """The plain form, beside an optimizer without second derivatives: it estimates nothing."""
 
     hessian_due = False
-    hessian_buffer: list[Tensor] = []
+    hessian_buffer: tuple[Tensor, ...] = ()
 
-    def twice_differentiable(self) -> nullcontext:
+    def twice_differentiable(self) -> nullcontext[None]:
         """Return a context that changes nothing."""
         return nullcontext()
 
@@ -28,31 +30,51 @@ class NoCurvature:
 
 
 class SophiaH(Optimizer):
-    """Sophia with Hutchinson's estimator (Liu et al., ICLR 2024, arXiv:2305.14342).
+    """Sophia with Hutchinson's estimator of the Hessian (Liu et al., ICLR 2024, arXiv:2305.14342).
 
-    m ← β1 m + (1 − β1) g; at updates 0, k, 2k …: h ← β2 h + (1 − β2) ĥ, ĥ = u ⊙ (∇²L u),
-    u ~ N(0, I); θ ← θ − lr·wd·θ; θ ← θ − lr·clip(m / max(γh, ε), ±1). Where h is zero or negative,
-    the step is lr·sign(m).
+    At each update, with the gradient g of the loss L:
 
-    On an update that is `hessian_due`, give each of its weighted losses to `accumulate_hessian`
-    before the backward pass:
+        m ← β1 m + (1−β1) g
+        h ← β2 h + (1−β2) ĥ,   ĥ = u ⊙ (∇²L u),   u ~ N(0, I)    at updates 0, k, 2k, … only
+        θ ← θ − lr·wd·θ
+        θ ← θ − lr·clip(m / max(γh, ε), −1, 1)
+
+    Where h is zero or negative, the last step is lr·sign(m). On an update that is `hessian_due`,
+    pass each of its weighted losses to `accumulate_hessian` before the backward pass:
 
         if optimizer.hessian_due:
             optimizer.accumulate_hessian(loss)
         loss.backward()
 
-    betas: (β1, β2). gamma: γ; the share of coordinates that are not clipped grows with it.
-    hessian_interval: k, in updates; an estimate costs about two more backward passes.
-    `hessian_buffer` holds ĥ so far, a tensor for each trainable parameter in the order of the
-    parameter groups, empty between updates; workers may average it in place before `step`. u comes
-    from `generator`, seeded with 0; seed it alike in every worker. State by parameter: `exp_avg`
-    (m) and `hessian` (h), in the parameter's dtype, which is meant to be float32.
-    Raises ValueError for a hyper-parameter out of range.
+    All terms of an update share one u. Give `generator` the same seed in every worker, so that they
+    share it too; workers may then average `hessian_buffer` in place before `step`.
+
+    Args:
+        params: parameters or parameter groups, as for every optimizer of PyTorch. They are meant to
+            be float32; the state has their dtype.
+        lr: learning rate.
+        betas: (β1, β2), both in [0, 1). Paper: (0.96, 0.99).
+        gamma: γ, above 0. More coordinates stay below the clipping threshold the larger it is.
+            Paper: 0.01.
+        eps: ε, above 0. Paper: 1e-12.
+        weight_decay: wd; 0 is off.
+        hessian_interval: k, in updates, at least 1. An estimate costs about two more backward
+            passes. Paper: 10.
+
+    Attributes:
+        hessian_due: whether the coming `step` uses a new Hessian estimate.
+        hessian_buffer: ĥ so far, one tensor per trainable parameter in the order of the parameter
+            groups. Empty outside the updates that are due.
+        generator: draws u, on the CPU. Its seed is 0 at first.
+        state: for each parameter, `exp_avg` (m) and `hessian` (h).
+
+    Raises:
+        ValueError: a hyper-parameter is outside its range.
     """
 
     def __init__(
         self,
-        params: Iterable,
+        params: ParamsT,
         lr: float,
         betas: tuple[float, float] = (0.96, 0.99),
         gamma: float = 0.01,
@@ -71,34 +93,41 @@ class SophiaH(Optimizer):
         self.num_updates = 0
         # On the CPU, so that every device and worker draws the same numbers.
         self.generator = torch.Generator().manual_seed(0)
-        self.probe: list[Tensor] = []  # this update's u
+        self.probe: list[Tensor] = []  # u of this update
         self.hessian_buffer: list[Tensor] = []
 
     @property
     def hessian_due(self) -> bool:
-        """Whether the coming `step` is one that takes a new Hessian estimate."""
+        """Whether the coming `step` uses a new Hessian estimate."""
         return self.num_updates % self.hessian_interval == 0
 
     def trainable_parameters(self) -> list[Tensor]:
+        """Return the parameters that require a gradient, in the order of the groups."""
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     def accumulate_hessian(self, loss: Tensor) -> None:
-        """Add u ⊙ (∇²loss u) to `hessian_buffer`; nothing on an update that is not due.
+        """Add u ⊙ (∇²loss u) to `hessian_buffer`; do nothing on an update that is not due.
 
-        loss: [], one of the update's terms, computed in float32 with an attention that can be
-        differentiated twice. u is the same for all terms of an update, so that the buffer is
-        exactly the summed loss's estimate. The loss's graph is kept for its backward pass; the
-        gradients' own graph is freed on return.
+        The first call of an update draws u. Because all terms share it, the buffer ends as exactly
+        the estimate of the summed loss. The graph of the loss is kept for its backward pass; the
+        graph of its gradients is freed on return.
+
+        Args:
+            loss: [], one term of the update's loss, computed in float32 inside
+                `twice_differentiable`.
         """
         if not self.hessian_due:
             return
         params = self.trainable_parameters()
         if not self.hessian_buffer:
-            draws = [torch.randn(p.shape, dtype=p.dtype, generator=self.generator) for p in params]
-            self.probe = [u.to(p.device) for u, p in zip(draws, params)]
+            self.probe = [
+                torch.randn(p.shape, dtype=p.dtype, generator=self.generator).to(p.device)
+                for p in params
+            ]
             self.hessian_buffer = [torch.zeros_like(p) for p in params]
         grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-        # None: the loss does not touch the parameter. Without a graph: it is linear in it.
+        # A gradient is None where the loss does not depend on the parameter, and has no graph where
+        # the loss is linear in it: both have no curvature.
         curved = [(g, u) for g, u in zip(grads, self.probe) if g is not None and g.requires_grad]
         if not curved:
             return
@@ -112,9 +141,9 @@ class SophiaH(Optimizer):
 
     @contextmanager
     def twice_differentiable(self) -> Iterator[None]:
-        """On a due update, run kernels that have second derivatives inside the block.
+        """On an update that is due, use kernels with second derivatives inside the block.
 
-        The fused attention and cuDNN's LSTM have none.
+        Fused attention and cuDNN's LSTM have none.
         """
         if not self.hessian_due:
             yield
@@ -123,39 +152,53 @@ class SophiaH(Optimizer):
             yield
 
     def hessian_norms(self) -> list[Tensor]:
-        """Return the norm [] of this update's estimate, not finite if any of it is not.
+        """Return the norm [] of this update's estimate in a list, empty without an estimate.
 
-        The list is empty without an estimate.
+        The norm is not finite if any number of the estimate is not.
         """
         if not self.hessian_buffer:
             return []
         return [torch.stack(torch._foreach_norm(self.hessian_buffer)).norm()]
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update every parameter that has a gradient, and forget this update's estimate.
+    def step(self) -> None:  # type: ignore[override]  # there is no closure to call
+        """Update every parameter that has a gradient, and drop this update's estimate.
 
-        A due update that was given no loss keeps the h of before. The first one with a gradient has
-        none to keep: AssertionError.
+        An update that is due but got no loss keeps the h it has.
+
+        Raises:
+            AssertionError: there is no h yet: this is the first update with a gradient, and it is
+                due, but `accumulate_hessian` got no loss.
         """
         estimates = dict(zip(self.trainable_parameters(), self.hessian_buffer))
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
+            grads = {p: p.grad for p in group["params"] if p.grad is not None}
+            if grads:
                 assert (
                     estimates or self.state or not self.hessian_due
                 ), "no Hessian estimate: call accumulate_hessian(loss) where hessian_due"
-                self.update_group(group, params, [estimates[p] for p in params if estimates])
+                self.update_group(group, grads, [estimates[p] for p in grads if estimates])
         self.probe, self.hessian_buffer = [], []
         self.num_updates += 1
 
-    def update_group(self, group: dict, params: list[Tensor], estimates: list[Tensor]) -> None:
-        """One update of `params`; estimates: their ĥ, or empty to keep h."""
+    def update_group(
+        self, group: dict[str, Any], grads: dict[Tensor, Tensor], estimates: list[Tensor]
+    ) -> None:
+        """Update the parameters of one group.
+
+        Args:
+            group: the parameter group.
+            grads: parameter -> its gradient.
+            estimates: ĥ of these parameters; empty keeps h.
+        """
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        states = [self.state_of(p) for p in params]
-        exp_avgs = [state["exp_avg"] for state in states]
-        hessians = [state["hessian"] for state in states]
-        torch._foreach_lerp_(exp_avgs, [p.grad for p in params], 1 - beta1)
+        params = list(grads)
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"exp_avg": torch.zeros_like(p), "hessian": torch.zeros_like(p)}
+        exp_avgs = [self.state[p]["exp_avg"] for p in params]
+        hessians = [self.state[p]["hessian"] for p in params]
+        torch._foreach_lerp_(exp_avgs, list(grads.values()), 1 - beta1)
         if estimates:
             torch._foreach_lerp_(hessians, estimates, 1 - beta2)
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
@@ -166,18 +209,18 @@ class SophiaH(Optimizer):
         torch._foreach_clamp_max_(steps, 1.0)
         torch._foreach_add_(params, steps, alpha=-lr)
 
-    def state_of(self, p: Tensor) -> dict[str, Tensor]:
-        state = self.state[p]
-        if not state:
-            state["exp_avg"], state["hessian"] = torch.zeros_like(p), torch.zeros_like(p)
-        return state
+    def state_dict(self) -> dict[str, Any]:
+        """Return PyTorch's state, the update counter and the generator's state.
 
-    def state_dict(self) -> dict:
-        """PyTorch's, the update counter and the generator; between updates that is all."""
-        own = {"num_updates": self.num_updates, "generator": self.generator.get_state()}
-        return super().state_dict() | own
+        Call it between updates, when there is no estimate in progress.
+        """
+        return super().state_dict() | {
+            "num_updates": self.num_updates,
+            "generator": self.generator.get_state(),
+        }
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned; drop an estimate in progress."""
         super().load_state_dict(state_dict)
         self.num_updates = state_dict["num_updates"]
         self.generator.set_state(state_dict["generator"].cpu())

@@ -1,4 +1,4 @@
-"""Feeding a projection from the model: a task's shared gradient becomes a row of J."""
+"""Feed a projection from the model: each task's shared gradient becomes a row of J."""
 
 from collections.abc import Callable
 
@@ -6,39 +6,39 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.projections import Groups, Projection, gramians
+from optimizers.stateless import Stateless
 from tasks import Task
 
 
-class SummedGradients:
-    """No projection: the backward passes add up in `p.grad` by themselves, and no J is made."""
+class SummedGradients(Stateless):
+    """The plain form, without a projection: backward passes add up in `p.grad`; there is no J."""
 
     def backward(self, task: Task, loss: Tensor) -> None:
-        """Add the gradient of `loss` [] to every parameter's."""
-        loss.backward()
+        """Add the gradient of `loss` [] to every parameter's `grad`."""
+        torch.autograd.backward(loss)
 
     def filled_rows(self) -> list[Tensor]:
-        """Rows of J that hold a gradient: there is no J."""
+        """Return no rows."""
         return []
 
     def combine(self) -> None:
-        """Leave in `p.grad` what the optimizer shall use: here it is already."""
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
+        """Do nothing: `p.grad` already holds what the optimizer uses."""
 
 
 class TaskGradients:
-    """Collects J [T, P], float32, and puts what the projection makes of it into the shared
-    gradients.
+    """Collects the task gradients in J [T, P] float32 and gives the optimizer their projection.
 
-    shared: the shared parameters, in J's order of columns. names: the tasks, in J's order of rows.
-    groups: parts of the shared vector, covering it. Other parameters (heads, projected attention
-    layers) keep the plain gradient of their own task. observe: called with J Jᵀ by groups, [G, T,
-    T], before J is projected. A task that an update does not train on, and a parameter that no task
-    touches, are zeros in J; a parameter that no task touches gets a zero gradient.
+    An update calls `backward` for each of its losses, then `combine` once. Parameters that are not
+    shared, such as heads and projected attention layers, keep the plain gradient of their own task.
+    Where a task is not part of the update, or its loss does not reach a shared parameter, J holds
+    zeros. A shared parameter that no loss reaches gets a gradient of zeros.
+
+    Args:
+        projection: maps J to the update.
+        shared: the shared parameters, in the order of J's columns.
+        names: the tasks, in the order of J's rows.
+        groups: parts of the shared vector; together they cover it.
+        observe: called in every update, before the projection, with `gramians(J)` [G, T, T].
     """
 
     def __init__(
@@ -56,32 +56,35 @@ class TaskGradients:
         sizes = [p.numel() for p in shared]
         self.J = torch.zeros(len(names), sum(sizes), device=shared[0].device)
         self.rows = dict(zip(names, self.J))
-        self.parts = {  # the same memory, as the gradient of every shared parameter
+        self.parts = {  # views of the rows, one in the shape of each shared parameter
             name: [part.view_as(p) for p, part in zip(shared, row.split(sizes))]
             for name, row in self.rows.items()
         }
-        self.filled: set[str] = set()
+        self.filled: set[str] = set()  # tasks with a gradient in this update
 
     def backward(self, task: Task, loss: Tensor) -> None:
-        """Add the gradient of `loss` [] to the task's row, and to its own parameters' gradients."""
+        """Add the gradient of `loss` [] to the task's row of J and to its own parameters."""
         self.clear()
-        loss.backward()
-        pairs = zip(self.parts[task.name], self.shared)
-        touched = [(part, p.grad) for part, p in pairs if p.grad is not None]
-        if task.name not in self.filled and len(touched) < len(self.shared):
+        torch.autograd.backward(loss)
+        reached = {
+            part: p.grad
+            for part, p in zip(self.parts[task.name], self.shared)
+            if p.grad is not None
+        }
+        if task.name not in self.filled and len(reached) < len(self.shared):
             self.rows[task.name].zero_()
-        if touched:
+        if reached:
             move = torch._foreach_add_ if task.name in self.filled else torch._foreach_copy_
-            move(*map(list, zip(*touched)))
+            move(list(reached), list(reached.values()))
         self.filled.add(task.name)
         self.clear()
 
     def filled_rows(self) -> list[Tensor]:
-        """Rows of J that hold a gradient of this update, by reference, in J's order."""
+        """Return the rows of J with a gradient in this update, by reference, in J's order."""
         return [row for name, row in self.rows.items() if name in self.filled]
 
     def combine(self) -> None:
-        """Fill the shared parameters' `grad` with the projected sum, made in the first row of J."""
+        """Put the projection of J into the shared parameters' `grad`; the first row is lost."""
         for name, row in self.rows.items():
             if name not in self.filled:
                 row.zero_()
@@ -93,11 +96,14 @@ class TaskGradients:
             p.grad = part
 
     def clear(self) -> None:
+        """Drop the gradients of the shared parameters."""
         for p in self.shared:
             p.grad = None
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the projection's state. J is not part of it: every update fills it anew."""
         return self.projection.state_dict()
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a state that `state_dict` returned."""
         self.projection.load_state_dict(state)
