@@ -1,4 +1,4 @@
-"""The loop's own arithmetic: clipping, weights, when it saves."""
+"""The training loop: clipping, weights of losses, and when it saves."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def test_a_weight_scales_the_gradient_and_not_the_reported_loss():
 
 @pytest.mark.parametrize("is_sophiah", [False, True])
 def test_an_update_without_any_gradient_changes_nothing(is_sophiah):
-    """A cosine head on a frozen encoder, in its turn; SophiaH's Hessian may be due just then."""
+    """A cosine head on a frozen encoder has no gradient, even where SophiaH's estimate is due."""
     model = Line().requires_grad_(False)
     idle = nn.Parameter(torch.ones(2))
     optimizer = SophiaH([idle], lr=1.0) if is_sophiah else torch.optim.SGD([idle], lr=1.0)

@@ -1,4 +1,4 @@
-"""The evaluation command: metrics and predictions anew, labels for new text."""
+"""The evaluation command: repeat metrics and predictions of a run, and label new text."""
 
 import csv
 import io
@@ -62,7 +62,7 @@ def test_other_data_may_be_evaluated(run_copy, data_copy):
 
 
 def test_predictions_come_in_the_rows_order_whatever_the_batches(run_copy, monkeypatch):
-    """Rows are batched by length; order and values do not show it."""
+    """Rows are batched by length, which changes neither their order nor their values."""
     model, tokenizer, args = load_run(run_copy)
     task = TASKS["para"]
     texts = ["a", "a b c d e f", "who is there ?", "b c", "a b c d e f g h i"]

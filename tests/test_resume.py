@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and resumed ends in the very bits of a run that was not."""
+"""A run that is stopped anywhere and resumed ends bit-equal to an uninterrupted run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SIZES += ["--no_test_predictions", "--no_tensorboard"]
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Make the n-th check for signals, from now on, find a SIGTERM. 0: never."""
+    """A function arm(n): the n-th check for signals from then on finds a SIGTERM; 0 is never."""
 
     def arm(num_checks: int) -> None:
         calls = iter(range(1, 10_000))
@@ -74,7 +74,7 @@ def test_stopped_and_resumed_equals_uninterrupted(train, stop_after, flags):
 
 
 def test_unfrozen_beside_pals_and_resumed_equals_uninterrupted(train, stop_after):
-    """Nine updates and three batches of evaluation an epoch: both stops are in later ones."""
+    """An epoch has nine updates and three evaluation batches; both stops come in later epochs."""
     flags = [*PAL, *FROZEN, "--use_pal", "--unfreeze_interval", "1"]
     run = check_resume(train, stop_after, flags, 14, 12)
     assert checkpoint.load(run / "checkpoints" / "last.pt")["num_unfrozen"] == 2
@@ -83,7 +83,7 @@ def test_unfrozen_beside_pals_and_resumed_equals_uninterrupted(train, stop_after
 def test_frozen_states_are_computed_together_again(
     train, stop_after, few_rows, monkeypatch, tmp_path
 ):
-    """Four walks over twenty rows: what was computed in the first one is asked for again later."""
+    """Training passes four times over twenty rows, so it asks again for rows of the first pass."""
     fills = []
     fill = CachedRows.fill
     monkeypatch.setattr(
@@ -104,7 +104,14 @@ def test_frozen_states_are_computed_together_again(
 
 
 def check_resume(train, stop_after, flags: list[str], *stops: int) -> Path:
-    """A run that is stopped so many checks after each start ends as the whole one does."""
+    """Check that a run that is stopped and resumed ends as an uninterrupted one does.
+
+    Args:
+        train: the fixture.
+        stop_after: the fixture.
+        flags: options of both runs.
+        stops: how many checks after each start the run is stopped.
+    """
     entry = flags[:1] if flags[:1] == PAL else []
     flags = [*entry, *SIZES, *flags[len(entry) :]]
     stop_after(0)
@@ -124,7 +131,7 @@ def check_resume(train, stop_after, flags: list[str], *stops: int) -> Path:
 
 
 def test_stopped_while_evaluating_evaluates_again(train, stop_after, tmp_path):
-    stop_after(4)  # 3 updates an epoch: the fourth check is evaluation's first
+    stop_after(4)  # an epoch has 3 updates; the fourth check is the first one of the evaluation
     with pytest.raises(interrupts.Interrupted):
         train(*SIZES, "--run_name", "a")
     run = tmp_path / "runs" / "a"
@@ -143,7 +150,7 @@ def test_more_epochs_may_be_asked_for(train):
 
 
 def test_options_given_on_resume_are_kept(train, stop_after):
-    """The next resume, bare, goes on to the same end."""
+    """A later resume without options still trains for the epochs given on an earlier resume."""
     run = train(*SIZES, "--run_name", "a")
     stop_after(2)
     with pytest.raises(interrupts.Interrupted):
@@ -197,14 +204,14 @@ def test_checkpoint_flag_takes_weights_alone(train):
 
 def run_script(*flags: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-u", ROOT / "train_multitask.py", *flags]
-    # As many threads as the tests' own process has: sums of floats depend on it.
+    # The same number of threads as the tests' own process: sums of floats depend on it.
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [str(part) for part in command]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environ, **options)
 
 
 def wait_for(process: subprocess.Popen, start: str) -> None:
-    """Read the process's output until a line that starts so."""
+    """Read the process's output until a line starts with `start`."""
     for line in process.stdout:
         if line.startswith(start):
             return
@@ -213,7 +220,7 @@ def wait_for(process: subprocess.Popen, start: str) -> None:
 
 @pytest.mark.slow
 def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
-    """kill -9 loses time alone, SIGTERM not even that; real processes, killed in an epoch."""
+    """Real processes, killed within an epoch: kill -9 loses only time, SIGTERM loses nothing."""
     whole = train(*SIZES, "--save_every", "2", "--run_name", "whole")
     logdir = tmp_path / "killed"
     flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample"]
@@ -226,7 +233,7 @@ def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
         wait_for(process, "epoch 2/3")
         process.send_signal(signal.SIGTERM)
         message = process.stderr.read()
-    if process.wait() != 0:  # 0 if it was faster than the signal
+    if process.wait() != 0:  # it is 0 if the run ended before the signal arrived
         assert process.returncode == 128 + signal.SIGTERM
         assert f"--resume {run}" in message and "Traceback" not in message
     with run_script("--resume", run) as process:
@@ -238,7 +245,7 @@ def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
 
 @pytest.fixture
 def handler():
-    """Set a signal's handler for a test, whatever the tests themselves are run under."""
+    """A function that sets the handler of a signal and restores the old one after the test."""
     previous = {}
 
     def install(signum, new):
@@ -268,7 +275,7 @@ def test_a_signal_stops_after_the_update_and_restores_the_handlers(handler, name
 
 
 def test_a_signal_that_was_ignored_from_the_start_stays_so(handler):
-    """nohup: the run outlives its terminal."""
+    """Under nohup, a run outlives its terminal."""
     handler(signal.SIGHUP, signal.SIG_IGN)
     with interrupts.stop_on_signals("go on so") as stop:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -276,7 +283,7 @@ def test_a_signal_that_was_ignored_from_the_start_stays_so(handler):
 
 
 def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):
-    """A resumed run's events hold each update once, though one was trained twice."""
+    """A resumed run's events hold each update once, although some were trained twice."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     flags = [flag for flag in SIZES if flag != "--no_tensorboard"]

@@ -1,4 +1,4 @@
-"""What an update trains on: tasks, weights, micro-batches, the length of an epoch, and resuming."""
+"""Task schedulers: tasks and weights of an update, micro-batches, epoch lengths, resuming."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SIZES = dict(zip(TASKS, (50, 33, 7)))
 
 @pytest.fixture
 def tokenized(tiny_model):
-    """Some training rows of every task, as many as SIZES says."""
+    """A function that reads SIZES[task] training rows of every task."""
 
     def read(pair_encoding="cross"):
         data = {}
@@ -32,7 +32,7 @@ def tokenized(tiny_model):
 
 
 class ToyModel(nn.Module):
-    """A mean of token embeddings, shared, and one output layer a task; no dropout."""
+    """A shared mean of token embeddings and one output layer per task, without dropout."""
 
     def __init__(self, vocab_size):
         super().__init__()
@@ -49,7 +49,7 @@ class ToyModel(nn.Module):
 
 
 def contents(update):
-    """Tasks, token ids and weights of an update, to compare."""
+    """Tasks, token ids and weights of an update, in a form that can be compared."""
     return [(task.name, batch["input_ids"].tolist(), weight) for task, batch, weight in update]
 
 
@@ -98,7 +98,7 @@ def test_task_weights_and_shares_of_uneven_micro_batches(tokenized):
 
 
 def gradients(scheduler, vocab_size, num_updates):
-    """Gradients [P] of each update's summed loss, and its number of examples, on one toy model."""
+    """The gradient [P] of each update's summed loss in a toy model, and its number of examples."""
     torch.manual_seed(0)
     model = ToyModel(vocab_size).double()
     result = []

@@ -1,4 +1,4 @@
-"""Entry 1, end to end on a tiny encoder: what a run writes, what its flags do, what stops it."""
+"""train_multitask.py, end to end on a tiny encoder: its files, its flags, and its errors."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def test_smoketest_writes_a_self_contained_run(train, capsys):
 
 
 def check_prediction_file(run, task, split) -> None:
-    """Header, ids in input order, values in range."""
+    """Check the header, that ids are in input order, and that values are in range."""
     path = run / "predictions" / f"{task.stem}-{split}-output.csv"
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file, delimiter="\t", strict=True)
@@ -57,7 +57,7 @@ def check_prediction_file(run, task, split) -> None:
 
 
 def test_a_run_learns_what_it_is_shown(train, tmp_path, data_copy):
-    """Twelve rows a task are learned by heart; with a dead gradient nothing is."""
+    """Twelve rows per task are learned by heart, which a missing gradient would prevent."""
     for task in TASKS.values():
         for split, end in SPLITS.items():
             path = data_copy / f"{task.stem}-{end}.csv"
@@ -123,7 +123,11 @@ def test_how_long_an_epoch_is(train, flags, updates, examples):
 
 
 def frozen_parts(run) -> set[str]:
-    """First names of the weights that a run left as its twin of another learning rate did."""
+    """The parts of the model that have the same weights after both runs.
+
+    Args:
+        run: two runs that differ in their learning rate only.
+    """
     fast, slow = (checkpoint.load(path / "checkpoints" / "last.pt")["model"] for path in run)
     moved = {name for name in fast if not torch.equal(fast[name], slow[name])}
     return {name.split(".")[0] for name in fast} - {name.split(".")[0] for name in moved}
@@ -140,11 +144,13 @@ def test_what_is_frozen_does_not_move(train, flag, frozen):
 
 
 def test_patience_stops_early(train, monkeypatch):
-    import engine
+    import training
 
-    monkeypatch.setattr(engine, "mean_score", lambda scores: 0.5)  # never better than the first
+    monkeypatch.setattr(training, "mean_score", lambda scores: 0.5)  # never better than the first
     flags = [*SMALL, "--epochs", 6, "--patience", 2]
-    assert len(metrics_of(train(*flags, "--run_name", "a"))) == 4  # the best, two borne, one more
+    assert (
+        len(metrics_of(train(*flags, "--run_name", "a"))) == 4
+    )  # the best one, two that patience allows, the last
 
 
 def test_task_weights_scale_a_tasks_gradient(train):
@@ -189,7 +195,7 @@ def test_tensorboard_holds_scalars_hyper_parameters_and_a_figure(train):
     layout = layout_pb2.Layout()
     layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     shown = [tag for page in layout.category for chart in page.chart for tag in chart.multiline.tag]
-    assert expected <= set(shown) <= set(tags["scalars"])  # no chart stays empty
+    assert expected <= set(shown) <= set(tags["scalars"])  # every chart shows something
 
 
 def test_a_taken_run_name_is_refused_and_the_run_untouched(train):
@@ -254,7 +260,7 @@ def test_max_length_beyond_the_encoder_is_an_error(train):
         train(*SMALL, "--max_length", 500)
 
 
-def test_exit_status_prints_one_line_for_what_a_user_can_mend(capsys):
+def test_exit_status_prints_one_line_for_what_a_user_can_fix(capsys):
     def fail():
         raise InputError("a.csv:3: bad")
 

@@ -1,4 +1,4 @@
-"""The conflict log against torch's own cosines."""
+"""The conflict log, compared with torch's own cosines."""
 
 import math
 
@@ -12,7 +12,10 @@ GROUPS = {"low": slice(0, 3), "high": slice(3, 8)}
 
 
 def log_of(num_updates=5, missing=None):
-    """A log of random gradients, and these, [U, T, P]; task `missing` is in no second update."""
+    """A log of random gradients, and the gradients [U, T, P].
+
+    Every second update, from the first on, does not train on task `missing`.
+    """
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(num_updates, 3, 8, generator=generator)
     if missing is not None:
@@ -48,7 +51,7 @@ def test_events_are_of_the_updates_after_the_given_one():
     assert found == [(tag, step) for step in (4, 5) for tag in tags]
 
 
-def test_a_loaded_log_goes_on():
+def test_a_loaded_log_continues():
     log, rows = log_of()
     other = ConflictLog(NAMES, GROUPS)
     assert other.shares() == {"a-b": 0, "a-c": 0, "b-c": 0}

@@ -1,4 +1,4 @@
-"""Learning-rate schedules against transformers' and PyTorch's own, over every update of a run."""
+"""Learning-rate schedules, compared with those of transformers and PyTorch at every update."""
 
 from argparse import Namespace
 
@@ -13,8 +13,8 @@ from transformers import (
 
 from optimizers import LR_SCHEDULES, build_lr_schedule
 
-BASE_RATES = (0.1, 0.02)  # one a parameter group
-SCORES = [0.1, 0.3, 0.3, 0.2, 0.25, 0.29, 0.31, 0.1, 0.1, 0.1, 0.1, 0.1]  # one an epoch
+BASE_RATES = (0.1, 0.02)  # one per parameter group
+SCORES = [0.1, 0.3, 0.3, 0.2, 0.25, 0.29, 0.31, 0.1, 0.1, 0.1, 0.1, 0.1]  # one per epoch
 
 
 def reference(name, optimizer, num_updates, warmup_fraction, restarts):
@@ -33,7 +33,7 @@ def reference(name, optimizer, num_updates, warmup_fraction, restarts):
 
 
 def new_optimizer():
-    """An optimizer of two parameters, each its own group and rate."""
+    """An optimizer of two parameters, each in its own group with its own rate."""
     parameters = [torch.nn.Parameter(torch.ones(2)) for _ in BASE_RATES]
     groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, BASE_RATES)]
     for parameter in parameters:
@@ -52,7 +52,7 @@ def rates(optimizer):
 
 
 def run(optimizer, schedule, epochs, updates_per_epoch):
-    """The rates that each update of some epochs uses, and those after the last."""
+    """The rates that each update of the given epochs uses, and those after the last update."""
     used = []
     for epoch in epochs:
         for _ in range(updates_per_epoch):

@@ -1,4 +1,4 @@
-"""Optimizers as a run builds them: which parameters, which decay, and PyTorch's own numbers."""
+"""Optimizers as a run builds them: parameters, weight decay, and equality with PyTorch's AdamW."""
 
 from argparse import Namespace
 
@@ -42,7 +42,7 @@ def build(model, name="adamw", weight_decay=WEIGHT_DECAY):
 
 
 def train(model, optimizer, num_steps=5):
-    """A few steps on seeded batches that leave some embeddings out."""
+    """Run a few steps on seeded batches that do not use every embedding."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(num_steps):
         input_ids = torch.randint(0, 8, (6, 3), generator=generator)

@@ -1,13 +1,17 @@
-"""Gradient surgery against known numbers, torchjd's implementations and hand computations."""
+"""Gradient surgery, compared with known numbers, with torchjd and with hand computations."""
+
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from optimizers import PROJECTIONS
+from optimizers.aggregators import AGGREGATORS, Aggregator
 from optimizers.projections import CHUNK, GradVac, PCGrad, PlainSum, gramians, weighted_sum
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from runtime import checkpoint
+from runtime.errors import InputError
 from tasks import TASKS
 
 aggregation = pytest.importorskip("torchjd.aggregation")
@@ -44,7 +48,7 @@ def replayed_orders(num_tasks: int, seed: int, drops_self: bool) -> list[list[in
 
 
 def conflicting_rows(seed: int, num_tasks: int) -> torch.Tensor:
-    """Random J [T, P], P from 3 on, some rows of it parallel, some against each other."""
+    """Random J [T, P] with P of at least 3; for some seeds, two rows are almost opposite."""
     generator = torch.Generator().manual_seed(seed)
     J = torch.randn(num_tasks, 3 + seed % 20, dtype=torch.float64, generator=generator)
     if seed % 4 == 0:
@@ -64,7 +68,7 @@ def test_pcgrad_equals_torchjd(num_tasks):
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 4, 5, 6])
 def test_gradvac_equals_torchjd_over_many_updates(num_tasks):
-    """The oracle keeps its target over the updates, as ours does; β large, so that it matters."""
+    """Both keep their targets over the updates; β is large, so that the targets matter."""
     ours, oracle = GradVac(num_tasks, beta=0.3), aggregation.GradVac(beta=0.3, eps=0.0)
     for seed in range(40):
         J = conflicting_rows(seed, num_tasks)
@@ -140,13 +144,13 @@ def test_state_resumes_exactly_and_orders_are_seeded(projection, tmp_path):
     resumed = projection(4)
     resumed.load_state_dict(checkpoint.load(tmp_path / "state.pt"))
     assert all(torch.equal(resumed(J), e) for J, e in zip(rows[3:], expected[3:]))
-    torch.rand(3)  # the global generator has no part in it
+    torch.rand(3)  # must not influence the orders
     again = projection(4, generator=torch.Generator().manual_seed(3))
     assert torch.equal(again(rows[0]), expected[0])
 
 
 class Toy(nn.Module):
-    """Two shared parameters, one of them for the first task alone, and a head a task."""
+    """Two shared parameters, the second used by the first task only, and one head per task."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +185,7 @@ def toy_inputs():
 
 
 def test_collecting_j_changes_nothing_by_itself(toy_inputs):
-    """Summing J's rows gives what the backward passes sum up; heads keep their own gradient."""
+    """The sum of J's rows equals what backward passes add up; heads keep their own gradient."""
     model = Toy()
     plain = gradients(SummedGradients(), model, toy_inputs)
     feeder = TaskGradients(PlainSum(3), list(model.shared), list(TASKS), HALVES)
@@ -224,8 +228,11 @@ def test_j_holds_each_tasks_gradient_and_zeros_where_it_touches_nothing(toy_inpu
     assert not seen[0][:2].any() and seen[0][2].any()
 
 
-def test_long_rows_go_by_chunks():
-    """The Gramian and the sum of rows longer than a chunk, and the sum written over a row."""
+def test_rows_longer_than_a_chunk():
+    """Check the Gramian and the weighted sum of rows longer than a chunk.
+
+    The sum may also be written over a row.
+    """
     generator = torch.Generator().manual_seed(0)
     J = torch.randn(3, 2 * CHUNK + 5, generator=generator)
     groups = [slice(0, CHUNK + 7), slice(CHUNK + 7, 2 * CHUNK + 5)]
@@ -240,7 +247,7 @@ def test_long_rows_go_by_chunks():
 
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_every_projection_keeps_the_scale_of_agreeing_tasks(name, parse):
-    """T equal gradients: the update is their sum, so that a learning rate keeps its meaning."""
+    """The update of T equal gradients is their sum, so that a learning rate keeps its meaning."""
     from train_multitask_pal import get_args_parser
 
     args = get_args_parser().parse_args([])
@@ -250,3 +257,18 @@ def test_every_projection_keeps_the_scale_of_agreeing_tasks(name, parse):
     random = conflicting_rows(7, 3).float()
     assert projection(random).shape == (random.shape[1],)
     assert projection(random).isfinite().all()
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_an_aggregator_without_torchjd_says_what_to_install(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchjd", None)
+    message = f"--projection {name} needs torchjd and its solver.* pip install 'torchjd"
+    with pytest.raises(InputError, match=message):
+        Aggregator(name, 3)
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_an_aggregator_passes_a_non_finite_gradient_on(name):
+    """The engine, not the solver, then reports which update failed."""
+    J = torch.tensor([G1, [torch.nan] * 4, G2])
+    assert Aggregator(name, 3)(J).isnan().all()

@@ -1,4 +1,4 @@
-"""SMART on an encoder: masks, random states, gradients, precision, the proximal term, its state."""
+"""SMART on an encoder: masks, random states, gradients, precision, proximal term, saved state."""
 
 import copy
 
@@ -31,7 +31,7 @@ def new_batch(vocab_size=200, lengths=LENGTHS):
 
 
 def new_model(pair_encoding="cross", encoder=None):
-    """Training mode, dropout .1; on a small random encoder."""
+    """A model in training mode with dropout 0.1, on a small random encoder unless one is given."""
     torch.manual_seed(0)
     if encoder is None:
         config = BertConfig(vocab_size=200, num_hidden_layers=2, initializer_range=0.2, **SIZES)
@@ -42,6 +42,10 @@ def new_model(pair_encoding="cross", encoder=None):
         for name, task in TASKS.items()
     }
     return MultitaskBert(encoder, Features(encoder.config), heads, pair_encoding).train()
+
+
+def new_smart(model, weight=1.0, radius=1.0, mu=0.0, **options):
+    return Smart(model, weight, radius, mu, **options)
 
 
 def penalty_of(smart, task, batch, seed=3):
@@ -62,7 +66,7 @@ def test_penalty_changes_the_gradient(task, pair_encoding):
     batch, found = new_batch(), []
     for weight in (0.0, 1.0, None):
         model = new_model(pair_encoding)
-        smart = Smart(model, weight or 0.0, radius=0.1)
+        smart = new_smart(model, weight or 0.0, radius=0.1)
         torch.manual_seed(3)
         logits = model(task, batch) if weight is None else smart.logits(task, batch)
         penalty = 0.0 if weight is None else smart.penalty(task, batch, logits)
@@ -83,12 +87,12 @@ def test_penalty_changes_the_gradient(task, pair_encoding):
 @every_pairing
 @pytest.mark.parametrize("mu", [0.0, 1.0])
 def test_all_passes_share_their_dropout_masks(task, pair_encoding, mu):
-    """Without a step, in input or in weights, training mode gives the same outputs, bit for bit."""
+    """While neither input nor weights move, all passes in training mode are bit-equal."""
     model, batch = new_model(pair_encoding), new_batch()
-    assert penalty_of(Smart(model, radius=0.0, mu=mu), task, batch) == 0
+    assert penalty_of(new_smart(model, radius=0.0, mu=mu), task, batch) == 0
     first, second = model(task, batch), model(task, batch)
     assert not torch.equal(first, second)
-    assert penalty_of(Smart(model, radius=0.1), task, batch) > 0
+    assert penalty_of(new_smart(model, radius=0.1), task, batch) > 0
 
 
 @pytest.mark.parametrize("mu", [0.0, 1.0])
@@ -97,11 +101,11 @@ def test_random_state_is_that_of_a_plain_step(mu):
     torch.manual_seed(3)
     logits = model(task, batch)
     state = torch.get_rng_state()
-    smart = Smart(model, mu=mu)
+    smart = new_smart(model, mu=mu)
     torch.manual_seed(3)
     assert torch.equal(smart.logits(task, batch), logits)
     assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(1)  # whatever the caller draws in between stays drawn
+    torch.rand(1)  # numbers that the caller draws in between are not drawn again
     state = torch.get_rng_state()
     smart.penalty(task, batch, logits)
     assert torch.equal(torch.get_rng_state(), state)
@@ -112,7 +116,7 @@ def test_penalty_computes_no_gradient_of_a_weight():
     touched = []
     for p in model.parameters():
         p.register_hook(lambda gradient: touched.append(gradient))
-    penalty = penalty_of(Smart(model, mu=1.0), task, batch)
+    penalty = penalty_of(new_smart(model, mu=1.0), task, batch)
     assert not touched and not gradients(model)
     penalty.backward()
     assert touched
@@ -123,7 +127,7 @@ def test_costs_an_ascent_a_second_output_and_no_more(mu, num_embeds, num_passes)
     model, calls = new_model(), []
     model.encoder.embeddings.register_forward_hook(lambda *_: calls.append("embed"))
     model.encoder.layer[0].register_forward_hook(lambda *_: calls.append("pass"))
-    penalty_of(Smart(model, mu=mu), TASKS["para"], new_batch())
+    penalty_of(new_smart(model, mu=mu), TASKS["para"], new_batch())
     assert (calls.count("embed"), calls.count("pass")) == (num_embeds, num_passes)
 
 
@@ -131,7 +135,7 @@ def test_costs_an_ascent_a_second_output_and_no_more(mu, num_embeds, num_passes)
 @every_pairing
 def test_every_real_token_moves_by_the_radius_and_padding_stays(task, pair_encoding):
     model, batch = new_model(pair_encoding), new_batch()
-    smart = Smart(model, radius=0.25)
+    smart = new_smart(model, radius=0.25)
     delta = smart.perturbation(task, batch, smart.logits(task, batch))
     assert delta.dtype == torch.float32 and not delta.requires_grad
     largest = delta.abs().amax(-1)  # [B, L]
@@ -147,10 +151,10 @@ def minilm():
 @every_task
 @every_pairing
 def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_encoding):
-    """Against float64, token by token; up to the sign, since ℓ grows alike on both sides."""
+    """Each token is compared with float64, up to the sign: ℓ grows alike in both directions."""
     model, batch = new_model(pair_encoding, minilm), new_batch(20_000)
     torch.manual_seed(3)
-    smart = Smart(model)
+    smart = new_smart(model)
     logits = smart.logits(task, batch)
     torch.manual_seed(3)
     x = model.encoder.embed(**batch).detach().double()
@@ -177,7 +181,7 @@ def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_en
 
 def test_ascent_runs_in_float32_under_autocast():
     model, batch, task = new_model(), new_batch(), TASKS["sst"]
-    smart = Smart(model, radius=0.1)
+    smart = new_smart(model, radius=0.1)
     with torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(3)
         logits = smart.logits(task, batch)
@@ -192,11 +196,11 @@ def test_ascent_runs_in_float32_under_autocast():
 @every_task
 @every_pairing
 def test_the_other_passes_keep_the_callers_precision(task, pair_encoding):
-    """In bfloat16 too, they differ by nothing where nothing moves."""
+    """While nothing moves, the passes are equal in bfloat16 as well."""
     model, batch = new_model(pair_encoding), new_batch()
     with torch.autocast("cpu", torch.bfloat16):
-        assert penalty_of(Smart(model, radius=0.0, mu=1.0), task, batch) == 0
-        penalty = penalty_of(Smart(model, radius=0.1, mu=1.0), task, batch)
+        assert penalty_of(new_smart(model, radius=0.0, mu=1.0), task, batch) == 0
+        penalty = penalty_of(new_smart(model, radius=0.1, mu=1.0), task, batch)
     penalty.backward()
     assert penalty > 0 and penalty.dtype == torch.float32
     assert gradients(model)["encoder.layer.0.attention.query.weight"].any()
@@ -214,7 +218,7 @@ def move(model, step=0.01):
 @every_task
 def test_proximal_term_is_mu_times_the_divergence_from_the_average(task):
     model, batch = new_model(), new_batch()
-    smart = Smart(model, weight=0.0, mu=0.5)
+    smart = new_smart(model, weight=0.0, mu=0.5)
     torch.manual_seed(3)
     previous = model(task, batch).detach()
     move(model)
@@ -234,7 +238,7 @@ def test_proximal_term_is_mu_times_the_divergence_from_the_average(task):
 
 def test_average_follows_the_weights_slower_after_a_tenth():
     model = new_model()
-    smart = Smart(model, mu=1.0)
+    smart = new_smart(model, mu=1.0)
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     assert smart.average.keys() == start.keys()
     share = 0.0
@@ -250,7 +254,7 @@ def test_average_follows_the_weights_slower_after_a_tenth():
 
 
 def test_without_mu_there_is_no_average():
-    smart = Smart(new_model())
+    smart = new_smart(new_model())
     smart.after_step(0.5)
     assert smart.average == smart.state_dict()["average"] == {}
 
@@ -260,7 +264,7 @@ def test_without_mu_there_is_no_average():
 
 def test_saved_state_gives_the_next_penalty_bit_for_bit(tmp_path):
     model, batch, task = new_model(), new_batch(), TASKS["para"]
-    smart = Smart(model, mu=1.0)
+    smart = new_smart(model, mu=1.0)
     penalty_of(smart, task, batch)
     move(model)
     smart.after_step(0.0)
@@ -269,7 +273,7 @@ def test_saved_state_gives_the_next_penalty_bit_for_bit(tmp_path):
     penalty = penalty_of(smart, task, batch)
     state = checkpoint.load(tmp_path / "last.pt")
     model = new_model()
-    resumed = Smart(model, mu=1.0, generator=torch.Generator().manual_seed(99))
+    resumed = new_smart(model, mu=1.0, generator=torch.Generator().manual_seed(99))
     model.load_state_dict(state["model"])
     resumed.load_state_dict(state["smart"])
     assert torch.equal(penalty_of(resumed, task, batch), penalty)
@@ -278,16 +282,16 @@ def test_saved_state_gives_the_next_penalty_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("name", ["weight", "radius", "mu", "noise_std", "step_size"])
 def test_negative_numbers_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=-1"):
-        Smart(new_model(), **{name: -1.0})
+        new_smart(new_model(), **{name: -1.0})
 
 
 def test_no_noise_is_refused():
     with pytest.raises(ValueError, match="noise_std > 0"):
-        Smart(new_model(), noise_std=0.0)
+        new_smart(new_model(), noise_std=0.0)
 
 
 def test_penalty_of_another_batch_is_refused():
-    smart, task = Smart(new_model()), TASKS["sst"]
+    smart, task = new_smart(new_model()), TASKS["sst"]
     logits = smart.logits(task, new_batch())
     with pytest.raises(AssertionError, match="of another batch"):
         smart.penalty(task, new_batch(lengths=[3] * 6), logits)

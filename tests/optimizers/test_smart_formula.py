@@ -1,4 +1,4 @@
-"""SMART's formulas, on a linear model where they can be written down."""
+"""SMART's formulas, on a linear model whose divergences have a closed form."""
 
 import copy
 from contextlib import nullcontext
@@ -20,8 +20,9 @@ def new_batch():
 
 
 class LinearModel(nn.Module):
-    """Logits = Σ over tokens of scale[id] · x[id] W + b. It reads padding as well, and token 1 has
-    scale 0.
+    """Logits = Σ over tokens of scale[id] · x[id] W + b.
+
+    Unlike an encoder it reads padding. Token 1 has scale 0, and so no gradient.
     """
 
     def __init__(self, num_outputs):
@@ -45,7 +46,7 @@ class LinearModel(nn.Module):
 
 
 def kl_terms(z, other):
-    """ℓ [B] and ∂ℓ/∂other [B, C] for classes."""
+    """ℓ [B] and ∂ℓ/∂other [B, C] of the symmetric KL divergence."""
     log_p, log_q = z.log_softmax(1), other.log_softmax(1)
     p, q, log_ratio = log_p.exp(), log_q.exp(), log_p - log_q
     gradient = q - p - q * (log_ratio - (q * log_ratio).sum(1, keepdim=True))
@@ -62,11 +63,11 @@ def squared_terms(z, other):
 
 
 TERMS = {"sst": kl_terms, "para": bernoulli_terms, "sts": squared_terms}
-SETTINGS = {"weight": 0.7, "radius": 0.3, "noise_std": 0.2, "step_size": 0.5}
+SETTINGS = {"weight": 0.7, "radius": 0.3, "mu": 0.0, "noise_std": 0.2, "step_size": 0.5}
 
 
 def reference_delta(model, batch, terms, seed):
-    """δ token by token, as the paper writes it."""
+    """δ [B, L, H], computed token by token from the formula in the docstring of `Smart`."""
     noise = torch.randn(*batch["input_ids"].shape, 4, generator=torch.Generator().manual_seed(seed))
     noise = SETTINGS["noise_std"] * noise.double() * batch["attention_mask"][..., None]
     x = model.table[batch["input_ids"]]
@@ -108,13 +109,13 @@ def test_penalty_and_gradient_equal_the_papers_formula(task):
 
 @pytest.mark.parametrize("name, bias", [("sts", 1e4), ("para", 30.0), ("sst", 30.0)])
 def test_an_output_that_rounding_holds_still_has_a_direction(name, bias):
-    """δ goes along the weights, not along the noise."""
+    """δ follows the weights, not the noise."""
     task = TASKS[name]
     model, batch = LinearModel(task.num_outputs), new_batch()
     with torch.no_grad():
         model.bias[0] = bias
         model.weight[:, 1:] = 0
-    smart = Smart(model, noise_std=1e-9, step_size=1e-3)
+    smart = Smart(model, weight=1.0, radius=1.0, mu=0.0, noise_std=1e-9, step_size=1e-3)
     delta = smart.perturbation(task, batch, smart.logits(task, batch))
     real = batch["attention_mask"].bool() & (batch["input_ids"] != 1)
     cosines = torch.cosine_similarity(delta[real], model.weight[None, :, 0].detach())

@@ -1,4 +1,4 @@
-"""SophiaH's update by hand, its arguments, and the real model under it."""
+"""SophiaH: its update compared with a hand computation, its arguments, and the real model."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tasks import TASKS
 
 
 def one_update(hessian: list[float], **options) -> Tensor:
-    """θ after one update from the state that is checked by hand below, no estimate due."""
+    """θ after one update that is not due, from the state of the hand computation below."""
     p = nn.Parameter(torch.tensor([0.5, -0.25, 1.0, 2.0], dtype=torch.float64))
     optimizer = SophiaH([p], lr=1e-3, **options)
     optimizer.num_updates = 1
@@ -27,7 +27,7 @@ def one_update(hessian: list[float], **options) -> Tensor:
 
 
 def test_update_equals_the_one_by_hand():
-    """m = [.108, −.188, .032, .0188]; γh = [1e-5, .4, −.005, .05]: two are clipped."""
+    """m = [.108, −.188, .032, .0188] and γh = [1e-5, .4, −.005, .05]; two steps are clipped."""
     expected = torch.tensor([0.49895, -0.249505, 0.9989, 1.999424], dtype=torch.float64)
     torch.testing.assert_close(one_update([1e-3, 40, -0.5, 5]), expected, rtol=0, atol=1e-12)
 
@@ -40,7 +40,7 @@ def test_both_signs_are_clipped():
 
 
 def test_options_take_the_place_they_name():
-    """γ·h = 2 for every coordinate, ε = 4: the larger divides."""
+    """γh is 2 for every coordinate; with ε = 4, the larger ε divides."""
     m = torch.tensor([0.2, -0.05, -0.175, 0.005], dtype=torch.float64)
     theta = torch.tensor([0.5, -0.25, 1.0, 2.0], dtype=torch.float64)
     options = {"betas": (0.5, 0.99), "gamma": 0.2, "weight_decay": 0.0}
@@ -94,7 +94,7 @@ def test_a_hyper_parameter_out_of_range_is_named(options, message):
 
 
 def test_every_task_of_the_model_has_second_derivatives():
-    """In training, through dropout, attention and each task's loss."""
+    """The model is in training mode, with dropout, attention and each task's loss."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=30,

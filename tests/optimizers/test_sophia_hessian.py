@@ -1,4 +1,4 @@
-"""SophiaH's Hessian estimate: what it estimates, when it is taken, what it leaves, its state."""
+"""SophiaH's Hessian estimate: its value, its schedule, its memory, and its saved state."""
 
 import gc
 import weakref
@@ -35,7 +35,7 @@ def update(optimizer: SophiaH, model: nn.Module) -> None:
 
 
 def frozen_in_time(model: nn.Module, **options) -> SophiaH:
-    """An optimizer that moves no weight and keeps the newest estimate alone in `hessian`."""
+    """An optimizer that moves no weight and whose `hessian` is the newest estimate."""
     options = {"hessian_interval": 1, "betas": (0.96, 0.0)} | options
     return SophiaH(model.parameters(), lr=0.0, **options)
 
@@ -45,7 +45,7 @@ def hessian_state(optimizer: SophiaH) -> Tensor:
 
 
 def full_hessian(model: nn.Module) -> Tensor:
-    """∇²L [P, P] by torch.func.hessian."""
+    """∇²L [P, P], computed with torch.func.hessian."""
     shapes = {name: p.shape for name, p in model.named_parameters()}
     vector = torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -58,7 +58,7 @@ def full_hessian(model: nn.Module) -> Tensor:
 
 
 def test_estimates_average_to_the_hessians_diagonal():
-    """Their mean is H_ii; for Gaussian u their variance is 2 H_ii² + Σ_{j≠i} H_ij²."""
+    """Their mean is H_ii. For Gaussian u, their variance is 2 H_ii² + Σ_{j≠i} H_ij²."""
     model, num_draws = small_mlp(), 3000
     optimizer = frozen_in_time(model)
     loss = sum(losses(model))
@@ -66,7 +66,7 @@ def test_estimates_average_to_the_hessians_diagonal():
     for _ in range(num_draws):
         optimizer.accumulate_hessian(loss)
         estimates.append(torch.cat([total.flatten() for total in optimizer.hessian_buffer]))
-        optimizer.step()  # without a gradient: it forgets the estimate, and nothing else
+        optimizer.step()  # without a gradient, this only drops the estimate
     estimates = torch.stack(estimates)
     hessian = full_hessian(model)
     diagonal = hessian.diagonal()
@@ -78,7 +78,7 @@ def test_estimates_average_to_the_hessians_diagonal():
 
 
 def test_an_estimate_is_u_times_the_summed_losss_product():
-    """One u for all terms of an update, a new one for the next."""
+    """All terms of an update share one u; the next update draws another one."""
     model = small_mlp()
     optimizer = frozen_in_time(model)
     hessian = full_hessian(model)
@@ -106,7 +106,10 @@ def test_terms_in_float32_add_up_to_the_summed_loss():
 
 
 def test_workers_draw_the_same_and_may_change_the_buffer():
-    """Two workers with a term each, whatever the global generator says; `step` takes their sum."""
+    """Two workers have one term each; `step` uses the sum that they put into the buffer.
+
+    Their u is the same although their global generators differ.
+    """
     whole = small_mlp()
     optimizer = frozen_in_time(whole)
     update(optimizer, whole)
@@ -164,7 +167,7 @@ def test_the_first_update_needs_an_estimate():
     with pytest.raises(AssertionError, match="call accumulate_hessian"):
         optimizer.step()
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before))
-    optimizer.num_updates = 1  # one that is not due needs none
+    optimizer.num_updates = 1  # an update that is not due needs none
     optimizer.step()
 
 
@@ -181,7 +184,7 @@ def test_the_graph_is_left_for_the_backward_pass_and_gradients_alone():
 
 
 def test_the_gradients_graph_is_freed_at_once(monkeypatch):
-    """By reference counts, while the loss is still there; no garbage collection is waited for."""
+    """Reference counts free it while the loss still exists, without garbage collection."""
     grad, kept = torch.autograd.grad, []
 
     def watched(*args, **kwargs):
@@ -202,7 +205,7 @@ def test_the_gradients_graph_is_freed_at_once(monkeypatch):
 
 
 def test_what_a_loss_does_not_touch_or_bend_has_no_curvature():
-    """One parameter that the loss reads quadratically, one linearly, one not at all."""
+    """The loss is quadratic in one parameter, linear in another, and independent of a third."""
     bent, linear, unused = (nn.Parameter(torch.ones(2)) for _ in range(3))
     optimizer = SophiaH([bent, linear, unused], lr=0.1)
     optimizer.accumulate_hessian(linear.sum())
@@ -215,7 +218,7 @@ def test_what_a_loss_does_not_touch_or_bend_has_no_curvature():
 
 @pytest.mark.parametrize("num_updates", [1, 3, 4])
 def test_resume_is_bit_identical(tmp_path, num_updates):
-    """Through a file, in and between intervals."""
+    """The state goes through a file, at and between the updates that are due."""
     model = small_mlp()
     optimizer = SophiaH(model.parameters(), lr=0.01, hessian_interval=3)
     for _ in range(num_updates):
@@ -229,7 +232,7 @@ def test_resume_is_bit_identical(tmp_path, num_updates):
     resumed = small_mlp()
     resumed.load_state_dict(state["model"])
     other = SophiaH(resumed.parameters(), lr=0.5, hessian_interval=3)
-    other.accumulate_hessian(losses(resumed)[0])  # forgotten on loading
+    other.accumulate_hessian(losses(resumed)[0])  # dropped on loading
     other.load_state_dict(state["optimizer"])
     for _ in range(5):
         update(other, resumed)
