@@ -104,7 +104,7 @@ def test_labels_standard_input(run_copy, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "it is empty, expected a line an example"),
+        (b"", "it is empty, expected one example per line"),
         (b"one\n", r":1: 1 sentences in 'one', expected 2, separated by tabs"),
         (b"one\ttwo\n\ta\n", r":2: 2 sentences in '\\ta', expected 2, .* not empty"),
         (b"one\t\xff\n", "byte 5 is not UTF-8 text"),

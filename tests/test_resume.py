@@ -11,14 +11,18 @@ import pytest
 import torch
 from saved_state import assert_same, final_state
 
+from inputs import frozen_states
 from inputs.frozen_states import CachedRows
 from optimizers import LR_SCHEDULES
 from runtime import checkpoint, interrupts
 from runtime.errors import InputError
+from tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ["--samples_per_epoch", "24", "--batch_size", "8", "--epochs", "3", "--dev_samples", "16"]
 SIZES += ["--no_test_predictions", "--no_tensorboard"]
+# For each task, `evaluate` checks for signals after the only batch and at the end.
+EVALUATION_CHECKS = 2 * len(TASKS)
 
 
 @pytest.fixture
@@ -70,37 +74,41 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
     ids=" ".join,
 )
 def test_stopped_and_resumed_equals_uninterrupted(train, stop_after, flags):
-    check_resume(train, stop_after, flags, 5, 4)
+    check_resume(train, stop_after, flags, 5, EVALUATION_CHECKS + 1)
 
 
 def test_unfrozen_beside_pals_and_resumed_equals_uninterrupted(train, stop_after):
-    """An epoch has nine updates and three evaluation batches; both stops come in later epochs."""
+    """An epoch has nine updates; the stops come after the second update of epochs 2 and 3."""
     flags = [*PAL, *FROZEN, "--use_pal", "--unfreeze_interval", "1"]
-    run = check_resume(train, stop_after, flags, 14, 12)
+    stops = 9 + EVALUATION_CHECKS + 2, 7 + EVALUATION_CHECKS + 2
+    run = check_resume(train, stop_after, flags, *stops)
     assert checkpoint.load(run / "checkpoints" / "last.pt")["num_unfrozen"] == 2
 
 
-def test_frozen_states_are_computed_together_again(
+def test_frozen_states_are_computed_in_the_same_blocks_again(
     train, stop_after, few_rows, monkeypatch, tmp_path
 ):
-    """Training passes four times over twenty rows, so it asks again for rows of the first pass."""
-    fills = []
-    fill = CachedRows.fill
-    monkeypatch.setattr(
-        CachedRows, "fill", lambda self, rows: (fills.append(rows.tolist()), fill(self, rows))
-    )
+    """A resumed run asks for rows in another order, and computes the blocks of the whole run."""
+    monkeypatch.setattr(frozen_states, "BLOCK", 8)
+    blocks = []
+    compute = CachedRows.compute
+
+    def recording(self, number: int) -> None:
+        blocks.append(self.blocks[number].tolist())
+        compute(self, number)
+
+    monkeypatch.setattr(CachedRows, "compute", recording)
     flags = [*FROZEN, "--task", "sst", "--samples_per_epoch", "26", "--data_dir", str(few_rows)]
     stop_after(0)
     train(*SIZES, *flags, "--run_name", "whole")
-    training = [rows for rows in fills if len(rows) <= 8]
+    first = blocks.copy()
     stop_after(6)
     with pytest.raises(interrupts.Interrupted):
         train(*SIZES, *flags, "--run_name", "parts")
-    fills.clear()
+    blocks.clear()
     stop_after(0)
     train("--resume", tmp_path / "runs" / "parts")
-    again = [rows for rows in fills if len(rows) <= 8]
-    assert again and all(rows in training for rows in again)
+    assert blocks and all(block in first for block in blocks)
 
 
 def check_resume(train, stop_after, flags: list[str], *stops: int) -> Path:
@@ -173,7 +181,7 @@ def test_resume_with_other_files_is_one_line(train, stop_after, data_copy):
 
 def test_a_moved_checkpoint_folder_must_hold_one(train, tmp_path):
     run = train(*SIZES, "--run_name", "a")
-    with pytest.raises(InputError, match="no last.pt in it to go on from"):
+    with pytest.raises(InputError, match="no last.pt in it to resume from"):
         train("--resume", run, "--filepath", tmp_path / "empty")
 
 
@@ -264,10 +272,10 @@ def on_signal(*args):
 def test_a_signal_stops_after_the_update_and_restores_the_handlers(handler, name):
     signum = signal.Signals[name]
     handler(signum, on_signal)
-    with interrupts.stop_on_signals("go on so") as stop:
+    with interrupts.stop_on_signals("this command") as stop:
         stop.check()
         os.kill(os.getpid(), signum)
-        message = f"stopped by {name}; saved; go on with: go on so"
+        message = f"stopped by {name}; saved; resume with: this command"
         with pytest.raises(interrupts.Interrupted, match=message) as caught:
             stop.check()
     assert caught.value.signum == signum
@@ -277,7 +285,7 @@ def test_a_signal_stops_after_the_update_and_restores_the_handlers(handler, name
 def test_a_signal_that_was_ignored_from_the_start_stays_so(handler):
     """Under nohup, a run outlives its terminal."""
     handler(signal.SIGHUP, signal.SIG_IGN)
-    with interrupts.stop_on_signals("go on so") as stop:
+    with interrupts.stop_on_signals("this command") as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         stop.check()
 
@@ -288,7 +296,7 @@ def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):
 
     flags = [flag for flag in SIZES if flag != "--no_tensorboard"]
     run = tmp_path / "runs" / "a"
-    stop_after(8)
+    stop_after(3 + EVALUATION_CHECKS + 2)  # after the second update of epoch 2
     with pytest.raises(interrupts.Interrupted):
         train(*flags, "--run_name", "a")
     state = checkpoint.load(run / "checkpoints" / "last.pt")
