@@ -1,22 +1,25 @@
-"""BERT and RoBERTa encoder (Devlin et al., 2019, arXiv:1810.04805; Liu et al., 2019,
-arXiv:1907.11692).
+"""BERT (Devlin et al., 2019, arXiv:1810.04805) and RoBERTa (Liu et al., 2019, arXiv:1907.11692).
 
-Written out in one file and free of tasks. Axis letters: B batch, L tokens, H hidden, N attention
-heads, D = H / N. Weights come from published checkpoints through `models.pretrained`; on the same
-weights every hidden state equals the reference implementation's to 1e-5 in float32.
+On the same weights, every hidden state at a real token equals that of the reference implementation
+in transformers to 1e-5 in float32. `models.pretrained` loads published weights.
 
-What later techniques hang onto: `embed` and `embeddings=` (SMART, tag inputs, wrappers) and
-`residual=` (projected attention layers).
+Other techniques use three entry points: `Encoder.embed` and `embeddings=` serve SMART, tag
+embeddings and the wrappers; `residual=` serves projected attention layers.
+
+Axis letters: B batch, L tokens, H hidden.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.attention import Dropout, SelfAttention, attention_bias, init_weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -25,13 +28,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 MODEL_TYPES = ("bert", "roberta")
-# Added to the score of a padding token; finite, so that a row of padding alone gives no nan.
-MASKED = -1e9
 
 
 @dataclass
 class BertConfig:
-    """Shape of an encoder; fields are named as in published config.json files."""
+    """Shape of an encoder. The fields have the names of published config.json files.
+
+    Raises:
+        ValueError: a value is out of range, hidden_size is not a multiple of num_attention_heads,
+            or hidden_act or model_type is unknown.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -61,191 +67,65 @@ class BertConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}"
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}, known: {', '.join(ACTIVATIONS)}")
-        if self.model_type not in MODEL_TYPES:
-            raise ValueError(f"model_type is {self.model_type!r}, known: {', '.join(MODEL_TYPES)}")
+        for name, known in (("hidden_act", tuple(ACTIVATIONS)), ("model_type", MODEL_TYPES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}, known: {', '.join(known)}")
 
     @classmethod
-    def from_dict(cls, values: dict) -> "BertConfig":
-        """Take the fields that we know from a published config.json and leave the others."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+    def from_dict(cls, values: dict[str, Any]) -> "BertConfig":
+        """Build a config from a published config.json; keys that are not fields are ignored."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields by name."""
         return asdict(self)
 
     @property
     def max_tokens(self) -> int:
-        """Longest sequence there are positions for; RoBERTa's first is pad_token_id + 1."""
+        """The largest number of tokens that positions exist for.
+
+        The first position of RoBERTa is pad_token_id + 1, so it cannot use all of its embeddings.
+        """
         if self.model_type == "roberta":
             return self.max_position_embeddings - self.pad_token_id - 1
         return self.max_position_embeddings
 
 
 class BertOutput(NamedTuple):
-    """States [B, L, H], pooler output [B, H], None or num_layers + 1 states [B, L, H], their mask.
+    """Result of an encoder.
 
-    attention_mask: [B, L], what the states' second axis is: tokens, or a wrapper's segments.
+    Attributes:
+        last_hidden_state: [B, L, H], the output of the last layer.
+        pooler_output: [B, H], tanh of a linear map of the first token's state.
+        hidden_states: the embeddings and the output of every layer, num_hidden_layers + 1 tensors
+            [B, L, H]; empty unless they were asked for.
+        attention_mask: [B, L], 1 where the second axis of the states holds a token (under
+            `HierarchicalEncoder`, a segment), 0 where it holds padding.
     """
 
     last_hidden_state: Tensor
     pooler_output: Tensor
-    hidden_states: tuple[Tensor, ...] | None
+    hidden_states: tuple[Tensor, ...]
     attention_mask: Tensor
 
 
-# residual(layer, hidden_states [B, L, H], attention_mask [B, L]) -> [B, L, H]
+# residual(layer number from 0, hidden_states [B, L, H], attention_mask [B, L]) -> [B, L, H]
 Residual = Callable[[int, Tensor, Tensor], Tensor]
 
 
-class Dropout(nn.Module):
-    """Dropout with 16 random bits an element, from torch's default generator.
+class Encoder(nn.Module, ABC):
+    """Interface that `BertModel` and the wrappers around it share.
 
-    On a CPU, torch's own dropout draws one number an element through a serial generator, 12 % of a
-    training step; cutting every 64-bit draw into four is about three times as fast. The probability
-    is rounded to 1/65536 and the scale is that of the rounded one, so the expectation is exact.
-    Elsewhere it is torch's dropout.
+    A subclass implements `embed` and `encode`; calling the encoder runs both.
+
+    Attributes:
+        config: shape of the encoder. A wrapper has the config of the encoder inside it.
     """
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"dropout probability is {p}, expected 0 <= p < 1")
-        self.p = p
+    config: BertConfig
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        num_dropped = min(round(self.p * 65536), 65535)  # of the 65,536 values of an int16
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = (bits >= num_dropped - 32768).to(x.dtype)
-        return x * keep.mul_(65536 / (65536 - num_dropped))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
-
-class BertEmbeddings(nn.Module):
-    """Word, position and token type embeddings, summed, normalised, dropped out."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        hidden_size = config.hidden_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, hidden_size)
-        self.LayerNorm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        # Linguistic inputs hang a module here; it maps tag_ids to [B, L, H].
-        self.tag_embeddings: nn.Module | None = None
-        self.first_position = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None = None,
-        tag_ids: Tensor | None = None,
-    ) -> Tensor:
-        """input_ids, token_type_ids [B, L], tag_ids as `tag_embeddings` takes them -> [B, L, H]."""
-        # Padding is on the right, so that real tokens' positions simply count up, in RoBERTa too.
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + self.first_position
-        x = self.word_embeddings(input_ids) + self.position_embeddings(positions)  # [B, L, H]
-        if token_type_ids is None or self.token_type_embeddings.num_embeddings == 1:  # RoBERTa
-            x = x + self.token_type_embeddings.weight[0]
-        else:
-            x = x + self.token_type_embeddings(token_type_ids)
-        if tag_ids is not None:
-            assert self.tag_embeddings is not None, "tag_ids given, but no tag embeddings attached"
-            x = x + self.tag_embeddings(tag_ids)
-        return self.dropout(self.LayerNorm(x))
-
-
-class BertAttention(nn.Module):
-    """Multi-head self-attention with its residual: a = LN(h + dropout(W_o [heads] + b_o))."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        hidden_size = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
-        self.LayerNorm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.probs_dropout = Dropout(config.attention_probs_dropout_prob)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, bias: Tensor) -> Tensor:
-        """hidden_states [B, L, H], bias [B, 1, 1, L] -> [B, L, H]."""
-        q = self.split_heads(self.query(hidden_states))
-        k = self.split_heads(self.key(hidden_states))
-        v = self.split_heads(self.value(hidden_states))
-        context = attention(q, k, v, bias, self.probs_dropout)
-        context = context.transpose(1, 2).flatten(2)  # [B, N, L, D] -> [B, L, H]
-        return self.LayerNorm(hidden_states + self.dropout(self.output(context)))
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, L, H] -> [B, N, L, D]
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: "Dropout") -> Tensor:
-    """softmax(q kᵀ / √D + bias) v for q, k, v [B, N, L, D], with dropout on the probabilities.
-
-    On a CPU written out: at these lengths it beats the fused kernel, which turns itself off under
-    dropout anyway. For second derivatives on a GPU, wrap the forward pass in
-    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
-    """
-    if q.device.type != "cpu":
-        dropout_p = dropout.p if dropout.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout_p=dropout_p)
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias  # [B, N, L, L]
-    return dropout(scores.softmax(-1)).to(v.dtype) @ v
-
-
-def attention_bias(attention_mask: Tensor) -> Tensor:
-    """[B, L] -> [B, 1, 1, L]: 0 on real tokens, `MASKED` on padding."""
-    return (attention_mask == 0)[:, None, None, :] * MASKED
-
-
-class BertLayer(nn.Module):
-    """h' = LN(a + dropout(FFN(a)) + extra), a = the attention's output."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.attention = BertAttention(config)
-        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.activation = ACTIVATIONS[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor, bias: Tensor, extra: Tensor | None = None) -> Tensor:
-        a = self.attention(hidden_states, bias)
-        x = a + self.dropout(self.output(self.activation(self.intermediate(a))))
-        return self.LayerNorm(x if extra is None else x + extra)
-
-
-class BertModel(nn.Module):
-    """The encoder: embeddings, layers, pooler. Freshly made weights are N(0, initializer_range)."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embeddings = BertEmbeddings(config)
-        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.apply(self.init_weights)
-
-    def init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
-
+    @abstractmethod
     def embed(
         self,
         input_ids: Tensor,
@@ -253,13 +133,31 @@ class BertModel(nn.Module):
         token_type_ids: Tensor | None = None,
         tag_ids: Tensor | None = None,
     ) -> Tensor:
-        """Embeddings [B, L, H] after LayerNorm and dropout. Raises ValueError if L is too long."""
-        num_tokens, max_tokens = input_ids.shape[1], self.config.max_tokens
-        if num_tokens > max_tokens:
-            raise ValueError(
-                f"{num_tokens} tokens, but this encoder has positions for {max_tokens}"
-            )
-        return self.embeddings(input_ids, token_type_ids, tag_ids)
+        """Return the embeddings [B, L, H], after LayerNorm and dropout.
+
+        Args:
+            input_ids: [B, L] int64. Padding stands on the right.
+            attention_mask: [B, L], 1 at tokens, 0 at padding.
+            token_type_ids: [B, L] int64, the number of the sentence a token belongs to. None means
+                0 everywhere.
+            tag_ids: [B, L, 2] int64, see `TagEmbeddings`. None adds no tag embeddings.
+
+        Raises:
+            ValueError: L is larger than config.max_tokens.
+        """
+
+    @abstractmethod
+    def encode(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor,
+        residual: Residual | None = None,
+        output_hidden_states: bool = False,
+    ) -> BertOutput:
+        """Run the layers on `embeddings`, which have the shape that `embed` returns.
+
+        The other arguments are those of `forward`.
+        """
 
     def forward(
         self,
@@ -271,22 +169,140 @@ class BertModel(nn.Module):
         residual: Residual | None = None,
         output_hidden_states: bool = False,
     ) -> BertOutput:
-        """Encode input_ids [B, L], or `embeddings` [B, L, H] in their place.
+        """Encode a batch. States at padding are meaningless.
 
-        residual(layer, hidden_states, attention_mask) -> [B, L, H] is given each layer's input and
-        is added before that layer's last LayerNorm. States at padding (attention_mask 0) mean
-        nothing.
+        Args:
+            input_ids: as for `embed`. Not read if `embeddings` are given.
+            attention_mask: as for `embed`.
+            token_type_ids: as for `embed`. Not read if `embeddings` are given.
+            embeddings: replaces what `embed` would return.
+            residual: called once per layer with the layer's input; its result is added before the
+                layer's last LayerNorm. None adds nothing.
+            output_hidden_states: whether to return `hidden_states`.
         """
         if embeddings is None:
             embeddings = self.embed(input_ids, attention_mask, token_type_ids)
-        x = embeddings
-        bias = attention_bias(attention_mask)
-        hidden_states = [x]
+        return self.encode(embeddings, attention_mask, residual, output_hidden_states)
+
+
+class BertEmbeddings(nn.Module):
+    """Sum of word, position and token type embeddings, then LayerNorm and dropout.
+
+    Attributes:
+        tag_embeddings: a module that maps tag_ids to vectors [B, L, H], which join the sum. None
+            until one is attached.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        hidden_size = config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, hidden_size)
+        self.LayerNorm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.tag_embeddings: nn.Module | None = None
+        self.first_position = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor | None, tag_ids: Tensor | None
+    ) -> Tensor:
+        """Return [B, L, H]. The arguments are those of `Encoder.embed`."""
+        # Padding stands on the right, so positions of real tokens count up, also in RoBERTa.
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + self.first_position
+        # [B, L, H] + [L, H] -> [B, L, H]
+        x: Tensor = self.word_embeddings(input_ids) + self.position_embeddings(positions)
+        # Published RoBERTa has one token type; the second sentence of a pair shares it.
+        if token_type_ids is None or self.token_type_embeddings.num_embeddings == 1:
+            x = x + self.token_type_embeddings.weight[0]
+        else:
+            x = x + self.token_type_embeddings(token_type_ids)
+        if tag_ids is not None:
+            assert self.tag_embeddings is not None, "tag_ids given, but no tag embeddings attached"
+            x = x + self.tag_embeddings(tag_ids)
+        x = self.dropout(self.LayerNorm(x))
+        return x
+
+
+class BertAttention(SelfAttention):
+    """The attention block of a layer: LN(h + dropout(W_o · heads(h) + b_o))."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(
+            config.hidden_size, config.num_attention_heads, config.attention_probs_dropout_prob
+        )
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map x [B, L, H] to [B, L, H]; `bias` is what `attention_bias` returns."""
+        x = self.LayerNorm(x + self.dropout(self.output(super().forward(x, bias))))  # [B, L, H]
+        return x
+
+
+class BertLayer(nn.Module):
+    """A layer: LN(a + dropout(FFN(a)) + extra), where a is the result of the attention block."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor, bias: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Map hidden_states [B, L, H] to [B, L, H]; `extra` [B, L, H] is added if given."""
+        a = self.attention(hidden_states, bias)
+        x: Tensor = a + self.dropout(self.output(self.activation(self.intermediate(a))))
+        x = self.LayerNorm(x if extra is None else x + extra)
+        return x
+
+
+class BertModel(Encoder):
+    """The encoder: embeddings, layers and pooler, with weights from N(0, initializer_range²)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = BertEmbeddings(config)
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        init_weights(self, config.initializer_range)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        tag_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the embeddings [B, L, H]; see `Encoder.embed`."""
+        if input_ids.shape[1] > self.config.max_tokens:
+            raise ValueError(
+                f"{input_ids.shape[1]} tokens, but this encoder has positions for "
+                f"{self.config.max_tokens}"
+            )
+        embeddings: Tensor = self.embeddings(input_ids, token_type_ids, tag_ids)
+        return embeddings
+
+    def encode(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor,
+        residual: Residual | None = None,
+        output_hidden_states: bool = False,
+    ) -> BertOutput:
+        """Run layers and pooler; see `Encoder.encode`."""
+        x = embeddings  # [B, L, H]
+        bias = attention_bias(attention_mask)  # [B, 1, 1, L]
+        hidden_states = [x] if output_hidden_states else []
         for i, layer in enumerate(self.layer):
             extra = None if residual is None else residual(i, x, attention_mask)
             x = layer(x, bias, extra)
             if output_hidden_states:
                 hidden_states.append(x)
-        pooler_output = torch.tanh(self.pooler(x[:, 0]))  # [B, L, H] -> [B, H]
-        states = tuple(hidden_states) if output_hidden_states else None
-        return BertOutput(x, pooler_output, states, attention_mask)
+        pooler_output = torch.tanh(self.pooler(x[:, 0]))  # first token: [B, L, H] -> [B, H]
+        return BertOutput(x, pooler_output, tuple(hidden_states), attention_mask)

@@ -1,7 +1,8 @@
-"""The encoder's states -> one sentence vector [B, F], over real tokens only.
+"""From the encoder's states [B, L, H] to one sentence vector [B, F] per row.
 
-Three choices: which layers' states are read (`TRAIN_MODES`), what works on them (`FEATURES`), and
-how what is left of the sequence becomes one vector (`POOLINGS`). The module is shared by all tasks.
+The options choose three things: which states are read (`TRAIN_MODES`), which module works on them
+(`FEATURES`), and how the remaining sequence becomes one vector (`POOLINGS`). Padding never counts.
+All tasks share the module.
 
 Axis letters: B batch, L tokens (segments under `hierarchical`), H hidden, F features.
 """
@@ -13,26 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from models.bert import BertAttention, BertConfig, BertOutput, attention_bias
+from models.attention import attention_bias
+from models.bert import BertAttention, BertConfig, BertOutput
 
-LSTM_SIZE = 128  # a direction
+LSTM_SIZE = 128  # per direction
 CNN_SIZE, CNN_KERNEL, CNN_LAYERS = 512, 5, 3
 
 
 def mean_pooling(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over real tokens: [B, L, H], [B, L] -> [B, H]."""
+    """Average over tokens: states [B, L, H] and their mask [B, L] give [B, H]."""
     mask = attention_mask[:, :, None].to(states.dtype)  # [B, L, 1]
-    return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return (states * mask).sum(1) / mask.sum(1).clamp(min=1)  # [B, H] / [B, 1]
 
 
 def cls_pooling(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """The first token's state, [CLS]: [B, L, H] -> [B, H]."""
+    """Take the state of the first token, [CLS]: [B, L, H] gives [B, H]."""
     return states[:, 0]
 
 
 def max_pooling(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Maximum over real tokens, each dimension by itself: [B, L, H], [B, L] -> [B, H]."""
-    padding = attention_mask[:, :, None] == 0
+    """Take the maximum over tokens, separately per dimension: [B, L, H] gives [B, H]."""
+    padding = attention_mask[:, :, None] == 0  # [B, L, 1]
     return states.masked_fill(padding, torch.finfo(states.dtype).min).amax(1)
 
 
@@ -44,23 +46,24 @@ POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def last_hidden_state(output: BertOutput, layers: list[int]) -> tuple[Tensor, Tensor]:
-    """The last layer's states."""
+    """Return the states of the last layer [B, L, H] and their mask [B, L]."""
     return output.last_hidden_state, output.attention_mask
 
 
 def single_layers(output: BertOutput, layers: list[int]) -> tuple[Tensor, Tensor]:
-    """The mean of some layers' states; 1 is the first layer after the embeddings."""
+    """Return the mean of the states of `layers` [B, L, H] and their mask [B, L]."""
     states = torch.stack([output.hidden_states[layer] for layer in layers])  # [layers, B, L, H]
     return states.mean(0), output.attention_mask
 
 
 def all_pooled(output: BertOutput, layers: list[int]) -> tuple[Tensor, Tensor]:
-    """Every layer's first state, as a sequence of layers: [B, num_layers, H]."""
+    """Return the first token's state in every layer [B, num_layers, H], and a mask of ones."""
     states = torch.stack([states[:, 0] for states in output.hidden_states[1:]], dim=1)
     return states, torch.ones_like(states[:, :, 0], dtype=torch.int64)
 
 
-# key -> (encoder's output, layers) -> states [B, L, H] and their mask [B, L]
+# Each takes the encoder's output and the layers of --layers, where 1 is the first one after the
+# embeddings.
 TRAIN_MODES: dict[str, Callable[[BertOutput, list[int]], tuple[Tensor, Tensor]]] = {
     "last_hidden_state": last_hidden_state,
     "single_layers": single_layers,
@@ -68,67 +71,69 @@ TRAIN_MODES: dict[str, Callable[[BertOutput, list[int]], tuple[Tensor, Tensor]]]
 }
 
 
-class NoExtension(nn.Module):
-    """States as they are; no parameters."""
+class Extension(nn.Module):
+    """A module between encoder and pooling. This plain one passes the states on unchanged.
 
-    ends_sequence = False
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.num_features = config.hidden_size
-
-    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        return states
-
-
-class AttentionExtension(nn.Module):
-    """A weighted sum of the states, the weights softmax(w · tanh(W h + b)) over real tokens."""
-
-    ends_sequence = True
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.num_features = config.hidden_size
-        self.hidden = nn.Linear(config.hidden_size, config.hidden_size)
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)  # softmax ignores a constant
-
-    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        scores = self.score(torch.tanh(self.hidden(states))).float()[:, :, 0]  # [B, L]
-        weights = scores.masked_fill(attention_mask == 0, -torch.inf).softmax(1)
-        return (weights[:, None].to(states.dtype) @ states)[:, 0]  # [B, 1, L] @ [B, L, H] -> [B, H]
-
-
-class BiLSTMExtension(nn.Module):
-    """A bidirectional LSTM that stops at each sequence's last real token: [B, L, H] -> [B, L, F].
-
-    In float32 always. On a GPU it reads the lengths from there, once a batch; cuDNN's kernel has no
-    second derivatives, so SophiaH's updates turn that off.
+    Attributes:
+        num_features: F.
+        ends_sequence: whether the result is one vector per row, so that no pooling follows.
     """
 
     ends_sequence = False
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
+        self.num_features = config.hidden_size
+
+    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map states [B, L, H] and their mask [B, L] to [B, L, F], or [B, F] if `ends_sequence`."""
+        return states
+
+
+class AttentionExtension(Extension):
+    """A weighted sum of the states, with weights softmax(w · tanh(W h + b)) over the tokens."""
+
+    ends_sequence = True
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.hidden = nn.Linear(config.hidden_size, config.hidden_size)
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)  # softmax ignores a constant
+
+    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map states [B, L, H] and their mask [B, L] to [B, H]."""
+        scores = self.score(torch.tanh(self.hidden(states))).float()[:, :, 0]  # [B, L]
+        weights: Tensor = scores.masked_fill(attention_mask == 0, -torch.inf).softmax(1)
+        return (weights[:, None].to(states.dtype) @ states)[:, 0]  # [B, 1, L] @ [B, L, H] -> [B, H]
+
+
+class BiLSTMExtension(Extension):
+    """A bidirectional LSTM that ends at the last token of each row.
+
+    It always runs in float32. On a GPU, the lengths are copied to the CPU once per batch. The cuDNN
+    kernel has no second derivatives, so SophiaH turns cuDNN off in updates that need them.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
         self.num_features = 2 * LSTM_SIZE
         self.lstm = nn.LSTM(config.hidden_size, LSTM_SIZE, batch_first=True, bidirectional=True)
 
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        lengths = attention_mask.sum(1).clamp(min=1).cpu()
+        """Map states [B, L, H] and their mask [B, L] to [B, L, F]."""
+        lengths = attention_mask.sum(1).clamp(min=1).cpu()  # [B]
         with torch.autocast(states.device.type, enabled=False):
             packed = pack_padded_sequence(states.float(), lengths, True, enforce_sorted=False)
-            output, _ = pad_packed_sequence(
+            return pad_packed_sequence(
                 self.lstm(packed)[0], batch_first=True, total_length=states.shape[1]
-            )
-        return output
+            )[0]
 
 
-class CNNExtension(nn.Module):
-    """Convolutions over neighbouring tokens with ReLU; padding counts as zeros before each."""
-
-    ends_sequence = False
+class CNNExtension(Extension):
+    """Convolutions over neighbouring tokens, each followed by ReLU. Padding enters as zeros."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.num_features = CNN_SIZE
         sizes = [config.hidden_size] + [CNN_SIZE] * CNN_LAYERS
         self.convolutions = nn.ModuleList(
@@ -137,34 +142,37 @@ class CNNExtension(nn.Module):
         )
 
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map states [B, L, H] and their mask [B, L] to [B, L, F]."""
         mask = attention_mask[:, None].to(states.dtype)  # [B, 1, L]
         x = states.transpose(1, 2)  # [B, L, H] -> [B, H, L]
         for convolution in self.convolutions:
-            x = F.relu(convolution(x * mask))
+            x = F.relu(convolution(x * mask))  # [B, F, L]
         return x.transpose(1, 2)  # [B, F, L] -> [B, L, F]
 
 
-class SegmentAttention(nn.Module):
-    """What joins the segments of `HierarchicalEncoder`: they attend to each other, as tokens of a
-    BERT layer do, and end in a weighted sum."""
+class SegmentAttention(Extension):
+    """Joins the segments of a text: self-attention among them, then a weighted sum.
+
+    `HierarchicalEncoder` provides the states of the segments.
+    """
 
     ends_sequence = True
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.num_features = config.hidden_size
+        super().__init__(config)
         self.attention = BertAttention(config)
         self.weighted_sum = AttentionExtension(config)
 
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.attention(states, attention_bias(attention_mask))
-        return self.weighted_sum(states, attention_mask)
+        """Map states [B, S, H] of S segments and their mask [B, S] to [B, H]."""
+        states = self.attention(states, attention_bias(attention_mask))  # [B, S, H]
+        vectors: Tensor = self.weighted_sum(states, attention_mask)  # [B, H]
+        return vectors
 
 
-# key of --extension -> module(config): states [B, L, H], mask [B, L] -> [B, L, F], or [B, F] if it
-# `ends_sequence`
-FEATURES: dict[str, type[nn.Module]] = {
-    "none": NoExtension,
+# Keys of --extension.
+FEATURES: dict[str, type[Extension]] = {
+    "none": Extension,
     "attention": AttentionExtension,
     "bilstm": BiLSTMExtension,
     "cnn": CNNExtension,
@@ -173,10 +181,22 @@ FEATURES: dict[str, type[nn.Module]] = {
 
 
 class Features(nn.Module):
-    """What every head reads; `num_features` is F.
+    """The sentence vectors that all heads read.
 
-    layers: those that `single_layers` averages. `all_pooled` leaves a sequence of layers, whose
-    extension is `attention`. Raises ValueError for a layer that the encoder does not have.
+    Args:
+        config: shape of the encoder.
+        train_mode: key of `TRAIN_MODES`. `all_pooled` gives a sequence of layers, which the
+            `attention` extension sums, whatever `extension` and `pooling` are.
+        layers: layers that `single_layers` averages, from 1; None for the last four.
+        extension: key of `FEATURES`.
+        pooling: key of `POOLINGS`; without effect if the extension ends the sequence.
+
+    Attributes:
+        num_features: F.
+        has_parameters: whether the module has any parameter.
+
+    Raises:
+        ValueError: the encoder has no such layer.
     """
 
     def __init__(
@@ -195,22 +215,21 @@ class Features(nn.Module):
         self.select = TRAIN_MODES[train_mode]
         self.reads_hidden_states = train_mode != "last_hidden_state"
         self.reads_layers = train_mode == "all_pooled"
-        extension = "attention" if self.reads_layers else extension
-        self.extension = FEATURES[extension](config)
+        self.extension = FEATURES["attention" if self.reads_layers else extension](config)
         self.pooling = POOLINGS[pooling]
         self.num_features = self.extension.num_features
-        self.has_parameters = any(True for _ in self.parameters())
+        self.has_parameters = bool(list(self.parameters()))
 
     def states(self, output: BertOutput) -> tuple[Tensor, Tensor]:
-        """What is read of the encoder: states [B, L, H], and their mask [B, L]."""
+        """Select the states [B, L, H] to read from the encoder's output, with their mask [B, L]."""
         return self.select(output, self.layers)
 
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """-> [B, F]."""
-        x = self.extension(states, attention_mask)
+        """Turn selected states [B, L, H] and their mask [B, L] into sentence vectors [B, F]."""
+        x: Tensor = self.extension(states, attention_mask)
         return x if self.extension.ends_sequence else self.pooling(x, attention_mask)
 
 
 def default_layers(num_layers: int) -> list[int]:
-    """The last four."""
+    """Return the numbers of the last four layers, or of all if there are fewer."""
     return list(range(max(1, num_layers - 3), num_layers + 1))

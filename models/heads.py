@@ -1,22 +1,37 @@
-"""Task heads: sentence vectors u (and v, the second's, under `bi`) [B, F] -> logits [B, C]."""
+"""Task heads: from sentence vectors [B, F] to logits [B, C].
+
+A head reads one vector per example, or the vectors u and v of the two sentences of a pair.
+
+Axis letters: B batch, F features, C outputs.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bert import Dropout
+from models.attention import Dropout
 
 
 def mlp(num_features: int, num_layers: int, dropout: float) -> nn.Sequential:
-    """`num_layers` of Linear, ReLU, dropout; [B, F] -> [B, F]. Nothing for 0."""
-    layers: list[nn.Module] = []
-    for _ in range(num_layers):
-        layers += [nn.Linear(num_features, num_features), nn.ReLU(), Dropout(dropout)]
-    return nn.Sequential(*layers)
+    """Return `num_layers` times Linear, ReLU, dropout, from [B, F] to [B, F]."""
+    return nn.Sequential(
+        *(
+            module
+            for _ in range(num_layers)
+            for module in (nn.Linear(num_features, num_features), nn.ReLU(), Dropout(dropout))
+        )
+    )
 
 
 class ClassifyHead(nn.Module):
-    """Dropout, hidden layers, Linear: for single sentences, and pairs encoded together."""
+    """Dropout, hidden layers and a Linear, for single sentences and pairs encoded together.
+
+    Args:
+        num_features: F.
+        num_outputs: C.
+        num_hidden_layers: number of hidden layers, 0 or more; see `mlp`.
+        dropout: probability, in [0, 1).
+    """
 
     def __init__(
         self, num_features: int, num_outputs: int, num_hidden_layers: int, dropout: float
@@ -27,15 +42,18 @@ class ClassifyHead(nn.Module):
         self.output = nn.Linear(num_features, num_outputs)
 
     def forward(self, u: Tensor, v: Tensor | None = None) -> Tensor:
-        assert v is None, "this head reads one vector an example"
-        return self.output(self.hidden(self.dropout(u)))
+        """Map u [B, F] to logits [B, C]."""
+        assert v is None, "this head reads one vector per example"
+        logits: Tensor = self.output(self.hidden(self.dropout(u)))
+        return logits
 
 
 class PairHead(nn.Module):
-    """A symmetric head of two sentence vectors: a shared Linear and ReLU, then |u - v| and |u + v|.
+    """A symmetric head of two sentence vectors: swapping u and v changes nothing.
 
-    The two are joined to [B, 2F] and pass two Linear and ReLU layers and the hidden layers, before
-    the logits.
+    A shared Linear and ReLU maps each vector, giving a and b. |a − b| and |a + b| side by side pass
+    two layers of Linear and ReLU, the hidden layers, and a last Linear. The arguments are those of
+    `ClassifyHead`.
     """
 
     def __init__(
@@ -50,16 +68,20 @@ class PairHead(nn.Module):
         self.output = nn.Linear(num_features, num_outputs)
 
     def forward(self, u: Tensor, v: Tensor | None = None) -> Tensor:
-        assert v is not None, "this head reads two vectors an example"
-        u = F.relu(self.shared(self.dropout(u)))
-        v = F.relu(self.shared(self.dropout(v)))
-        x = torch.cat([(u - v).abs(), (u + v).abs()], dim=-1)  # [B, 2F]
-        x = F.relu(self.second(F.relu(self.first(x))))
-        return self.output(self.hidden(x))
+        """Map u and v [B, F] to logits [B, C]."""
+        assert v is not None, "this head reads two vectors per example"
+        a, b = (F.relu(self.shared(self.dropout(x))) for x in (u, v))  # [B, F] each
+        x = torch.cat([(a - b).abs(), (a + b).abs()], dim=-1)  # [B, 2F]
+        x = F.relu(self.second(F.relu(self.first(x))))  # [B, F]
+        logits: Tensor = self.output(self.hidden(x))
+        return logits
 
 
 class CosineHead(nn.Module):
-    """5 · cos(u, v), a similarity that needs no parameters; the other arguments have no effect."""
+    """5 · cos(u, v), a similarity without parameters, in [-5, 5].
+
+    The arguments are those of `ClassifyHead`; only num_outputs is read, and it has to be 1.
+    """
 
     def __init__(
         self, num_features: int, num_outputs: int, num_hidden_layers: int, dropout: float
@@ -68,8 +90,9 @@ class CosineHead(nn.Module):
         assert num_outputs == 1, f"a cosine is one output, asked for {num_outputs}"
 
     def forward(self, u: Tensor, v: Tensor | None = None) -> Tensor:
-        assert v is not None, "this head reads two vectors an example"
-        return 5 * F.cosine_similarity(u, v)[:, None]  # [B, 1]
+        """Map u and v [B, F] to logits [B, 1]."""
+        assert v is not None, "this head reads two vectors per example"
+        return 5 * F.cosine_similarity(u, v)[:, None]  # [B] -> [B, 1]
 
 
 HEADS: dict[str, type[nn.Module]] = {

@@ -1,34 +1,36 @@
-"""Hierarchical encoding: segments of a text are encoded apart, each then is one token.
+"""Hierarchical encoding: each segment of a text is encoded on its own and becomes one state.
 
 Axis letters: B batch, S segments, W tokens of a segment, H hidden.
 """
 
 from torch import Tensor, nn
 
-from models.bert import BertConfig, BertOutput, Residual
+from models.bert import BertOutput, Encoder, Residual
 from models.features import POOLINGS
 
 
-class HierarchicalEncoder(nn.Module):
-    """An encoder around another one: token ids [B, S, W] -> segment states [B, S, H].
+class HierarchicalEncoder(Encoder):
+    """An encoder around another one: token ids [B, S, W] become segment states [B, S, H].
 
-    It has `BertModel`'s signature with one axis more, and returns the mask [B, S] of the segments
-    that are there. Each segment has specials and positions of its own; tokens of two segments never
-    meet in here. pooling: how a segment's tokens become its state.
+    All inputs have one axis more than those of `BertModel`; the returned mask [B, S] marks the
+    segments that exist. Each segment has its own special tokens and positions, and tokens of
+    different segments do not attend to each other here: `SegmentAttention` joins the segments.
+
+    Args:
+        inner: encodes the segments.
+        pooling: key of `POOLINGS`, how the tokens of a segment become its state.
     """
 
-    def __init__(self, inner: nn.Module, pooling: str) -> None:
+    def __init__(self, inner: Encoder, pooling: str) -> None:
         super().__init__()
+        self.config = inner.config
         self.inner = inner
         self.pooling = POOLINGS[pooling]
 
     @property
-    def config(self) -> BertConfig:
-        return self.inner.config
-
-    @property
-    def layer(self) -> nn.ModuleList:
-        return self.inner.layer
+    def layer(self) -> nn.Module:
+        """The layers of the inner encoder."""
+        return self.inner.get_submodule("layer")
 
     def embed(
         self,
@@ -37,49 +39,45 @@ class HierarchicalEncoder(nn.Module):
         token_type_ids: Tensor | None = None,
         tag_ids: Tensor | None = None,
     ) -> Tensor:
-        """Embeddings [B, S, W, H]."""
-        parts = (input_ids, attention_mask, token_type_ids, tag_ids)
-        flat = [None if part is None else part.flatten(0, 1) for part in parts]  # [B * S, W]
-        return self.inner.embed(*flat).unflatten(0, input_ids.shape[:2])
+        """Return the embeddings [B, S, W, H] of input_ids [B, S, W]; see `Encoder.embed`."""
+        embeddings = self.inner.embed(
+            input_ids.flatten(0, 1),  # [B, S, W] -> [B * S, W]
+            attention_mask.flatten(0, 1),
+            None if token_type_ids is None else token_type_ids.flatten(0, 1),
+            None if tag_ids is None else tag_ids.flatten(0, 1),
+        )
+        return embeddings.view(*input_ids.shape, -1)  # [B * S, W, H] -> [B, S, W, H]
 
-    def forward(
+    def encode(
         self,
-        input_ids: Tensor,
+        embeddings: Tensor,
         attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        *,
-        embeddings: Tensor | None = None,
         residual: Residual | None = None,
         output_hidden_states: bool = False,
     ) -> BertOutput:
-        """`residual` sees segments as rows of their own: [segments, W, H]."""
-        if embeddings is None:
-            embeddings = self.embed(input_ids, attention_mask, token_type_ids)
-        mask = attention_mask.flatten(0, 1)  # [B * S, W]
-        is_segment = mask.any(1)  # texts of other lengths leave empty ones
-        mask = mask[is_segment]
-        output = self.inner(
-            input_ids.flatten(0, 1)[is_segment],
-            mask,
-            embeddings=embeddings.flatten(0, 1)[is_segment],
-            residual=residual,
-            output_hidden_states=output_hidden_states,
-        )
+        """Encode all segments as one batch; see `Encoder.encode`.
+
+        Args:
+            embeddings: [B, S, W, H].
+            attention_mask: [B, S, W]; a segment without any token does not exist.
+            residual: sees each existing segment as a row: [segments, W, H].
+            output_hidden_states: whether to return the segment states of every layer.
+        """
+        mask = attention_mask.flatten(0, 1)  # [B, S, W] -> [B * S, W]
+        is_segment = mask.any(1)  # [B * S]; shorter texts of a batch have fewer segments
+        mask = mask[is_segment]  # [segments, W]
+        segments = embeddings.flatten(0, 1)[is_segment]  # [segments, W, H]
+        output = self.inner.encode(segments, mask, residual, output_hidden_states)
 
         def as_tokens(vectors: Tensor) -> Tensor:
-            """[segments, H] -> [B, S, H], zeros where there is none."""
-            states = vectors.new_zeros(len(is_segment), vectors.shape[-1])
+            """Scatter vectors [segments, H] to [B, S, H], with zeros where there is no segment."""
+            states = vectors.new_zeros(len(is_segment), vectors.shape[-1])  # [B * S, H]
             states = states.index_put((is_segment.nonzero()[:, 0],), vectors)
-            return states.unflatten(0, attention_mask.shape[:2])
+            return states.view(*attention_mask.shape[:2], -1)  # [B * S, H] -> [B, S, H]
 
-        hidden_states = None
-        if output_hidden_states:
-            hidden_states = tuple(
-                as_tokens(self.pooling(states, mask)) for states in output.hidden_states
-            )
         return BertOutput(
             as_tokens(self.pooling(output.last_hidden_state, mask)),
-            as_tokens(output.pooler_output)[:, 0],
-            hidden_states,
-            attention_mask.any(2).long(),
+            as_tokens(output.pooler_output)[:, 0],  # first segment: [B, S, H] -> [B, H]
+            tuple(as_tokens(self.pooling(states, mask)) for states in output.hidden_states),
+            attention_mask.any(2).long(),  # [B, S, W] -> [B, S]
         )

@@ -1,31 +1,43 @@
-"""One shared encoder, one sentence-vector module, a head a task."""
+"""The multitask model: one shared encoder, one shared feature module, one head per task."""
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 
 from torch import Tensor, nn
 
+from models.bert import Encoder
 from models.features import Features
 from models.mixture import MixtureEncoder
 from tasks import Batch, Task
 
 
 class MultitaskBert(nn.Module):
-    """Encoder -> features -> the task's head.
+    """Encoder, then features, then the head of the task.
 
-    encoder: `BertModel`, or a wrapper with its signature. heads: task name -> head. pals: task name
-    -> projected attention layers, the encoder's residual for that task; None for the plain encoder.
-    What has no trainable parameter runs in eval mode, always: a frozen encoder gives the same
-    states every time.
+    Modules without a trainable parameter always run in eval mode, so a frozen encoder returns the
+    same states every time.
+
+    Args:
+        encoder: `BertModel` or a wrapper around it.
+        features: turns the encoder's states into sentence vectors.
+        heads: task name -> head.
+        pair_encoding: `cross` encodes a pair as one row; `bi` encodes its sentences as two rows and
+            gives the head both vectors. Rows of all first sentences precede those of all second
+            ones.
+        pals: task name -> projected attention layers, which are the encoder's `residual` for that
+            task. None for an encoder without them.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         features: Features,
-        heads: dict[str, nn.Module],
+        heads: Mapping[str, nn.Module],
         pair_encoding: str = "cross",
-        pals: dict[str, nn.Module] | None = None,
+        pals: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.pair_encoding = pair_encoding
@@ -36,19 +48,25 @@ class MultitaskBert(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "MultitaskBert":
+        """Set training or eval mode; frozen modules stay in eval mode."""
         super().train(mode)
         for module in self.modules() if mode else ():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
+            if {p.requires_grad for p in module.parameters()} == {False}:
                 module.train(False)
         return self
 
     def forward(self, task: Task, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """Logits [B, C] in float32. `embeddings` [B, L, H] replace those of `embed`."""
+        """Return the logits [B, C] of a batch in float32.
+
+        Args:
+            task: the batch's task.
+            batch: rows of this task, as `inputs.batches` describes them.
+            embeddings: [B, L, H], replaces what `embed` would return.
+        """
         return self.suffix(task, *self.prefix(task, batch, embeddings))
 
     def embed(self, batch: Batch) -> Tensor:
-        """The encoder's embeddings [B, L, H]."""
+        """Return the encoder's embeddings [B, L, H]."""
         return self.encoder.embed(
             batch["input_ids"],
             batch["attention_mask"],
@@ -59,10 +77,13 @@ class MultitaskBert(nn.Module):
     def prefix(
         self, task: Task, batch: Batch, embeddings: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The way to the first parameters after the encoder: states [B, L, H] and their mask.
+        """Run everything up to the first parameters after the encoder.
 
-        Where features have no parameters: sentence vectors [B, F] and None. A batch may bring them
-        along, as `states` and `states_mask`. Under bi pair encoding a pair has 2B rows.
+        A batch that holds cached `states` (and `states_mask`) skips the encoder.
+
+        Returns:
+            Selected states [B, L, H] and their mask [B, L] if the features have parameters, else
+            sentence vectors [B, F] and None. Pairs under `bi` have 2B rows.
         """
         if "states" in batch:
             return batch["states"], batch.get("states_mask")
@@ -74,48 +95,56 @@ class MultitaskBert(nn.Module):
             output_hidden_states=self.features.reads_hidden_states,
         )
         states, mask = self.features.states(output)
-        return (
-            (states, mask) if self.features.has_parameters else (self.features(states, mask), None)
-        )
+        if self.features.has_parameters:
+            return states, mask
+        return self.features(states, mask), None
 
     def suffix(self, task: Task, states: Tensor, mask: Tensor | None) -> Tensor:
-        """From what `prefix` gives to logits [B, C] in float32."""
-        x = states if mask is None else self.features(states, mask)  # [B, F], [2B, F] under bi
-        head = self.heads[task.name]
-        if task.is_pair and self.pair_encoding == "bi":
-            return head(*x.chunk(2)).float()
-        return head(x).float()
+        """Turn the result of `prefix` into logits [B, C] in float32."""
+        x = states if mask is None else self.features(states, mask)  # [B, F]; pairs in bi: [2B, F]
+        # [2B, F] -> u and v [B, F]
+        vectors = x.chunk(2) if task.is_pair and self.pair_encoding == "bi" else (x,)
+        logits: Tensor = self.heads[task.name](*vectors).float()
+        return logits
+
+    def mixtures(self) -> list[MixtureEncoder]:
+        """Return the mixture that the encoder is or contains, or nothing."""
+        return [module for module in self.modules() if isinstance(module, MixtureEncoder)]
 
     @contextmanager
     def without_statistics(self) -> Iterator[None]:
-        """Count nothing for the epoch's line: these are passes beside the one that is trained."""
-        mixtures = [m for m in self.encoder.modules() if isinstance(m, MixtureEncoder)]
-        for mixture in mixtures:
+        """Exclude the forward passes inside the block from `epoch_statistics`."""
+        for mixture in self.mixtures():
             mixture.is_counting = False
         try:
             yield
         finally:
-            for mixture in mixtures:
+            for mixture in self.mixtures():
                 mixture.is_counting = True
 
     def epoch_statistics(self) -> dict[str, list[float]]:
-        """What the encoder has counted since the last call, for the epoch's line."""
-        for module in self.encoder.modules():
-            if isinstance(module, MixtureEncoder):
-                return {"gate": module.take_gate_means()}
-        return {}
+        """Return the mean gate weights of a mixture since the last call, and start again.
+
+        They join the epoch's line in metrics.jsonl. Other encoders have no statistics.
+        """
+        return {"gate": mixture.take_gate_means() for mixture in self.mixtures()}
 
     def unfreeze_layer(self, number: int) -> list[nn.Parameter]:
-        """Train the encoder's number-th layer from the top, from 0; returns what was frozen."""
-        layer = self.encoder.layer[-1 - number]
+        """Train one layer of the encoder, and return its parameters that were frozen.
+
+        Args:
+            number: counted from the top layer, which is 0.
+        """
+        index = self.encoder.config.num_hidden_layers - 1 - number
+        layer = self.encoder.get_submodule(f"layer.{index}")
         frozen = [p for p in layer.parameters() if not p.requires_grad]
         layer.requires_grad_(True)
         return frozen
 
     def named_shared_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What all tasks train together, with names; the order is that of the modules.
+        """Return names and parameters that all tasks train, in the order of the modules.
 
-        Without the pooler: no features read it, so no loss reaches it.
+        The pooler is missing: no features read its output, so no loss reaches it.
         """
         return [
             (name, p)
@@ -126,31 +155,32 @@ class MultitaskBert(nn.Module):
         ]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters of encoder and features: flattened, the shared vector [P]."""
+        """Return the parameters that all tasks train. Flattened, they are the shared vector [P]."""
         return [p for _, p in self.named_shared_parameters()]
 
     def task_parameters(self, task: Task) -> list[nn.Parameter]:
-        """The trainable parameters of the task's own head and projected attention layers."""
+        """Return the trainable parameters of the task's own head and projected attention layers."""
         modules = [parts[task.name] for parts in (self.heads, self.pals) if parts]
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def parameter_groups(self) -> dict[str, slice]:
-        """Name -> slice of the shared vector: embeddings, layer.0 …, features; none empty."""
-        groups: dict[str, slice] = {}
-        end = 0
+        """Return which slice of the shared vector [P] belongs to which part of the model.
+
+        Parts are `embeddings`, `layer.0`, …, `features`, in this order. Parts without trainable
+        parameters are missing.
+        """
+        sizes: Counter[str] = Counter()  # in the order of the modules
         for name, p in self.named_shared_parameters():
-            group = group_name(name)
-            start = groups[group].start if group in groups else end
-            end += p.numel()
-            groups[group] = slice(start, end)
-        return groups
+            sizes[group_name(name)] += p.numel()
+        ends = accumulate(sizes.values())
+        return {group: slice(end - size, end) for (group, size), end in zip(sizes.items(), ends)}
 
 
 def group_name(name: str) -> str:
-    """encoder.layer.3.output.bias -> layer.3, encoder.experts.1.layer.3… -> experts.1.layer.3."""
-    part, *path = name.replace("encoder.inner.", "encoder.").split(".")
-    if part == "features":
-        return part
-    num_outer = {"experts": 2, "gate": 1}.get(path[0], 0)
-    num_inner = 2 if path[num_outer] == "layer" else 1
-    return ".".join(path[: num_outer + num_inner])
+    """Return the group of a shared parameter.
+
+    Examples: encoder.layer.3.output.bias is in layer.3, encoder.experts.1.layer.3.output.bias in
+    experts.1.layer.3, and every parameter of the features in features.
+    """
+    own = r"((?:experts\.\d+\.|gate\.)?(?:layer\.\d+|\w+))"
+    return re.sub(rf"(?:encoder\.(?:inner\.)?)?{own}.*", r"\1", name)

@@ -1,29 +1,39 @@
-"""Projected attention layers: a small attention beside every layer of the shared encoder, a task's
-own (Stickland & Murray, ICML 2019, arXiv:1902.02671).
+"""Projected attention layers, PALs (Stickland & Murray, ICML 2019, arXiv:1902.02671).
 
-Axis letters: B batch, L tokens, H hidden, S projected size, N heads, D = S / N.
+Each task has a small attention of its own beside every layer of the shared encoder.
+
+Axis letters: B batch, L tokens, H hidden, S projected size.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bert import BertConfig, Dropout, attention, attention_bias
+from models.attention import SelfAttention, attention_bias, init_weights
+from models.bert import BertConfig
 
 NUM_HEADS = 6
 INITIAL_STD = 0.02
 
 
 def default_pal_size(hidden_size: int) -> int:
-    """The paper's 204 for BERT-base, in proportion for other widths; a multiple of 6."""
+    """Return the paper's 204 for BERT-base (768), and in proportion a multiple of 6 otherwise."""
     return NUM_HEADS * round(34 * hidden_size / 768)
 
 
 class ProjectedAttentionLayers(nn.Module):
-    """One task's layers: TS(h) = gelu(V_D · MHA(V_E h)), the encoder's `residual`.
+    """The layers of one task: TS(h) = gelu(V_D · MHA(V_E h)), to be used as `residual`.
 
-    V_E (`encode`, H -> S) and V_D (`decode`, S -> H) serve all layers; every layer has an MHA of
-    its own. V_D starts at zero, where the paper draws N(0, .02): before the first update the model
-    is the plain one. pal_size: S. Raises ValueError if it is no positive multiple of 6.
+    All layers share V_E (`encode`, H to S) and V_D (`decode`, S to H); each layer has its own
+    multi-head attention. Weights are drawn from N(0, 0.02²) and biases are zero. V_D is zero too,
+    where the paper draws it like the others: before the first update the model equals the plain
+    one.
+
+    Args:
+        config: shape of the encoder.
+        pal_size: S, a positive multiple of 6. `default_pal_size` has the paper's choice.
+
+    Raises:
+        ValueError: pal_size is not a positive multiple of 6.
     """
 
     def __init__(self, config: BertConfig, pal_size: int) -> None:
@@ -36,40 +46,20 @@ class ProjectedAttentionLayers(nn.Module):
         self.encode = nn.Linear(config.hidden_size, pal_size)
         self.decode = nn.Linear(pal_size, config.hidden_size)
         self.attention = nn.ModuleList(
-            ProjectedAttention(pal_size, config.attention_probs_dropout_prob)
+            SelfAttention(pal_size, NUM_HEADS, config.attention_probs_dropout_prob)
             for _ in range(config.num_hidden_layers)
         )
-        self.apply(init_weights)
+        init_weights(self, INITIAL_STD)
         nn.init.zeros_(self.decode.weight)
 
     def forward(self, layer: int, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """The `layer`-th layer's input [B, L, H], attention_mask [B, L] -> [B, L, H]."""
-        x = self.encode(hidden_states)  # [B, L, S]
+        """Compute TS(h) [B, L, H].
+
+        Args:
+            layer: number of the encoder's layer, from 0.
+            hidden_states: [B, L, H], the input of that layer.
+            attention_mask: [B, L], 1 at tokens, 0 at padding.
+        """
+        x = self.encode(hidden_states)  # [B, L, H] -> [B, L, S]
         x = self.attention[layer](x, attention_bias(attention_mask))
-        return F.gelu(self.decode(x))
-
-
-class ProjectedAttention(nn.Module):
-    """Multi-head self-attention without an output matrix: `decode` follows anyway."""
-
-    def __init__(self, pal_size: int, dropout: float) -> None:
-        super().__init__()
-        self.query = nn.Linear(pal_size, pal_size)
-        self.key = nn.Linear(pal_size, pal_size)
-        self.value = nn.Linear(pal_size, pal_size)
-        self.probs_dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x [B, L, S], bias [B, 1, 1, L] -> [B, L, S]."""
-        q, k, v = (
-            linear(x).unflatten(-1, (NUM_HEADS, -1)).transpose(1, 2)  # [B, L, S] -> [B, N, L, D]
-            for linear in (self.query, self.key, self.value)
-        )
-        context = attention(q, k, v, bias, self.probs_dropout)
-        return context.transpose(1, 2).flatten(2)  # [B, N, L, D] -> [B, L, S]
-
-
-def init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
-        nn.init.zeros_(module.bias)
+        return F.gelu(self.decode(x))  # [B, L, S] -> [B, L, H]

@@ -1,7 +1,7 @@
-"""Weights and tokenizers of published checkpoints: a bundled one, hub ids, local directories.
+"""Weights and tokenizers of published checkpoints: bundled, from the model hub, or in a directory.
 
-Only safetensors files are read, never a pickle. Published parameter names are mapped to ours here
-and nowhere else.
+Weights are read from safetensors files only, never from a pickle. Only this file maps published
+parameter names to ours.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, WordPiece
 
 from models.bert import BertConfig, BertModel
 from runtime.errors import InputError
@@ -30,9 +31,10 @@ HUB_IDS = {
 HUB_FILES = ["config.json", "*.safetensors", "tokenizer*.json", "vocab.*", "merges.txt"]
 OTHER_NAME = f"use --model_name {BUNDLED}, whose weights are installed, or name a local directory"
 
-# No default of ours may stand in for these: a wrong number of heads changes no shape.
+# config.json has to state these. A wrong number of heads would change no shape, so a default of
+# ours in its place could go unnoticed.
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-# Published names, read from left to right; then ours.
+# Replacements that turn a published parameter name into ours, applied in this order.
 RENAMES = (
     (r"^(bert|roberta)\.", ""),
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),  # checkpoints converted from TensorFlow
@@ -46,15 +48,15 @@ RENAMES = (
     (r"(\d)\.output\.LayerNorm\.", r"\1.LayerNorm."),
     (r"^pooler\.dense\.", "pooler."),
 )
-BUFFERS = ("position_ids", "token_type_ids")  # of older checkpoints; no weights
+BUFFERS = ("position_ids", "token_type_ids")  # in older checkpoints; these are not weights
 
 
 def load_pretrained(name_or_dir: Path | str, local_files_only: bool = False) -> BertModel:
-    """Return an encoder with published weights.
+    """Return an encoder with published weights, in float32.
 
     Args:
-        name_or_dir: a short name, a hub id, or a directory.
-        local_files_only: never ask the hub, only its local cache.
+        name_or_dir: a short name, an id on the model hub, or a directory.
+        local_files_only: read the hub's local cache and never connect to the hub.
 
     Raises:
         InputError: there is no such checkpoint, or it cannot be read.
@@ -64,27 +66,33 @@ def load_pretrained(name_or_dir: Path | str, local_files_only: bool = False) -> 
 
 
 def find_checkpoint(name_or_dir: str, local_files_only: bool = False) -> Path:
-    """Return the directory that holds config, weights and tokenizer; download it where it is a hub
-    id.
+    """Return the directory that holds config, weights and tokenizer.
 
-    Raises InputError in one line if there is none, the bundled weights are damaged, or the hub is
-    out of reach.
+    The files of a hub id are downloaded unless the local cache has them. The arguments are those of
+    `load_pretrained`.
+
+    Raises:
+        InputError: there is no such checkpoint, the bundled weights are damaged, or the hub cannot
+            be reached. The message is one line.
     """
     if name_or_dir == BUNDLED:
         return find_bundled()
     directory = Path(name_or_dir)
     if directory.is_dir():
         return directory
-    looks_like_path = name_or_dir.startswith((".", "/", "~")) or name_or_dir.count("/") > 1
-    if looks_like_path or directory.exists():
+    # A hub id is a name or owner/name; anything else is meant as a path.
+    is_path = name_or_dir.startswith((".", "/", "~")) or name_or_dir.count("/") > 1
+    if is_path or directory.exists():
         raise InputError(f"--model_name {name_or_dir}: no such directory; {OTHER_NAME}")
     repo_id = HUB_IDS.get(name_or_dir, name_or_dir)
     try:
-        files = snapshot_download(
-            repo_id, allow_patterns=HUB_FILES, local_files_only=local_files_only, max_workers=2
+        return Path(
+            snapshot_download(
+                repo_id, allow_patterns=HUB_FILES, local_files_only=local_files_only, max_workers=2
+            )
         )
     except RepositoryNotFoundError:
-        raise InputError(f"--model_name {name_or_dir}: the model hub knows no {repo_id}") from None
+        raise InputError(f"--model_name {name_or_dir}: the model hub has no {repo_id}") from None
     except Exception as error:  # hub, http and file errors share no base class
         where = "is not in the local cache" if local_files_only else "cannot be had from the hub"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
@@ -92,11 +100,16 @@ def find_checkpoint(name_or_dir: str, local_files_only: bool = False) -> Path:
             f"--model_name {name_or_dir}: {repo_id} {where} ({type(error).__name__}: {reason}); "
             f"{OTHER_NAME}"
         ) from None
-    return Path(files)
 
 
 def find_bundled() -> Path:
-    """The checkpoint inside the installed package, its weights checked; imports nothing of it."""
+    """Return the model directory of the bundled package, whose weights match their checksum.
+
+    The package itself is not imported.
+
+    Raises:
+        InputError: the package is not installed, or its weights are damaged.
+    """
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -105,10 +118,11 @@ def find_bundled() -> Path:
         )
     directory = Path(spec.submodule_search_locations[0]) / "model"
     weights = directory / "model.safetensors"
-    digest = "unknown (no such file)"
-    if weights.is_file():
-        with open(weights, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = (
+        hashlib.sha256(weights.read_bytes()).hexdigest()
+        if weights.is_file()
+        else "unknown (no such file)"
+    )
     if digest != BUNDLED_SHA256:
         raise InputError(
             f"{weights}: sha256 is {digest}, expected {BUNDLED_SHA256}; "
@@ -118,36 +132,46 @@ def find_bundled() -> Path:
 
 
 def load_config(directory: Path) -> BertConfig:
-    """Read config.json. Raises InputError for another architecture and impossible values."""
+    """Read config.json.
+
+    Raises:
+        InputError: the file cannot be read, describes another architecture, or holds a value that
+            is out of range.
+    """
     path = directory / "config.json"
+    values = read_json(path)
+    if values.get("model_type") == "roberta":
+        values.setdefault("pad_token_id", 1)
     try:
-        values = read_json(path)
         for name in REQUIRED:
             if name not in values:
                 raise ValueError(f"{name} is missing")
         if values.get("position_embedding_type", "absolute") != "absolute":
-            raise ValueError("position_embedding_type is not 'absolute', the only one known")
-        if values.get("model_type") == "roberta":
-            values.setdefault("pad_token_id", 1)
+            raise ValueError("position_embedding_type is not 'absolute', the only known one")
         return BertConfig.from_dict(values)
-    except InputError:
-        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def rename(name: str) -> str:
-    """Our name of a published parameter."""
+    """Return our name of a published parameter."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def load_encoder(directory: Path, config: BertConfig) -> BertModel:
-    """Build the encoder with the directory's published weights, in float32.
+    """Build the encoder with the published weights of a directory, in float32.
 
-    A missing pooler is initialised, any other missing weight is an error; both and unexpected
-    weights (those of a language modelling head, say) are reported. Raises InputError.
+    A missing pooler keeps its random initial weights. Unexpected weights, for example those of a
+    language modelling head, are not used. Both cases are printed.
+
+    Args:
+        directory: holds model.safetensors.
+        config: shape of the encoder, as `load_config` returns it.
+
+    Raises:
+        InputError: the file cannot be read, another weight is missing, or a shape does not fit.
     """
     encoder = BertModel(config)
     path = directory / "model.safetensors"
@@ -157,35 +181,40 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel:
         published = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
-            f"{path}: truncated or not a safetensors file, fetch it again: {error}"
+            f"{path}: truncated or not a safetensors file, download it again: {error}"
         ) from None
-    weights = {rename(name): tensor for name, tensor in published.items()}
-    own = encoder.state_dict()
-    missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own and not name.endswith(BUFFERS)]
-    fatal = [name for name in missing if not name.startswith("pooler.")]
-    if fatal:
-        raise InputError(f"{path}: {len(fatal)} weights are missing, {fatal[0]} the first of them")
-    for name, tensor in own.items():
+    weights = {rename(name): w for name, w in published.items() if not name.endswith(BUFFERS)}
+    for name, tensor in encoder.state_dict().items():
         if name in weights and weights[name].shape != tensor.shape:
             raise InputError(
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, config.json asks for "
                 f"{tuple(tensor.shape)}"
             )
-    # Copied into our float32 parameters, whatever the published precision.
-    encoder.load_state_dict({name: weights.get(name, tensor) for name, tensor in own.items()})
+    # Copying into our float32 parameters converts any published precision.
+    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+    fatal = [name for name in missing if not name.startswith("pooler.")]
+    if fatal:
+        raise InputError(f"{path}: {len(fatal)} weights are missing, the first is {fatal[0]}")
     for kind, names in (("missing, initialised", missing), ("unexpected, not used", unexpected)):
         if names:
-            shown = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
-            print(f"{path}: {len(names)} weights {kind}: {shown}")
+            more = ", ..." if len(names) > 4 else ""
+            print(f"{path}: {len(names)} weights {kind}: {', '.join(names[:4])}{more}")
     return encoder
 
 
 def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
-    """Load the checkpoint's own fast tokenizer, without padding or truncation of its own.
+    """Load the fast tokenizer of a checkpoint, with padding and truncation turned off.
 
-    Reads tokenizer.json, or else vocab.txt (BERT) or vocab.json and merges.txt (RoBERTa). Raises
-    InputError.
+    Reads tokenizer.json, or if there is none, vocab.txt (BERT) or vocab.json and merges.txt
+    (RoBERTa).
+
+    Args:
+        directory: holds these files.
+        config: the config of the same checkpoint.
+
+    Raises:
+        InputError: no tokenizer can be read, a special token is missing, or there are more tokens
+            than embeddings.
     """
     path = directory / "tokenizer.json"
     try:
@@ -199,12 +228,12 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
             tokenizer = bert_tokenizer(directory)
     except InputError:
         raise
-    except Exception as error:  # tokenizers raises bare Exception
+    except Exception as error:  # the tokenizers package raises nothing more specific
         raise InputError(
             f"{path}: no tokenizer can be read from it: {error}; expected tokenizer.json, "
             "vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa) beside config.json"
         ) from None
-    # The largest id, not the number of tokens: where a vocabulary repeats one, ids have gaps.
+    # The ids of a vocabulary that repeats a token have gaps, so the largest id counts.
     num_tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
     if num_tokens > config.vocab_size:
         raise InputError(
@@ -217,11 +246,10 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
 
 
 def bert_tokenizer(directory: Path) -> Tokenizer:
-    """WordPiece from vocab.txt, as published BERT checkpoints before tokenizer.json have it."""
+    """Build BERT's WordPiece tokenizer from vocab.txt and, if it exists, tokenizer_config.json."""
     options_path = directory / "tokenizer_config.json"
     options = read_json(options_path) if options_path.is_file() else {}
-    model = models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]")
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=options.get("do_lower_case", True),
         strip_accents=options.get("strip_accents"),
@@ -229,29 +257,44 @@ def bert_tokenizer(directory: Path) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     add_special_tokens(tokenizer, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-    ids = {token: special_id(tokenizer, token, directory) for token in ("[SEP]", "[CLS]")}
-    tokenizer.post_processor = processors.BertProcessing(*ids.items())
+    tokenizer.post_processor = processors.BertProcessing(
+        special_token(tokenizer, "[SEP]", directory), special_token(tokenizer, "[CLS]", directory)
+    )
     return tokenizer
 
 
 def roberta_tokenizer(directory: Path) -> Tokenizer:
-    """Byte-level BPE from vocab.json and merges.txt; pairs are <s> a </s></s> b </s>."""
-    files = str(directory / "vocab.json"), str(directory / "merges.txt")
-    tokenizer = Tokenizer(models.BPE.from_file(*files, unk_token="<unk>"))
+    """Build RoBERTa's byte-level BPE tokenizer from vocab.json and merges.txt.
+
+    A pair (a, b) becomes <s> a </s></s> b </s>.
+    """
+    vocabulary, merges = str(directory / "vocab.json"), str(directory / "merges.txt")
+    tokenizer = Tokenizer(BPE.from_file(vocabulary, merges, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     add_special_tokens(tokenizer, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
-    ids = {token: special_id(tokenizer, token, directory) for token in ("</s>", "<s>")}
-    tokenizer.post_processor = processors.RobertaProcessing(*ids.items(), add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        special_token(tokenizer, "</s>", directory),
+        special_token(tokenizer, "<s>", directory),
+        add_prefix_space=False,
+    )
     return tokenizer
 
 
 def add_special_tokens(tokenizer: Tokenizer, tokens: tuple[str, ...]) -> None:
-    """Never split these in a text, as far as the vocabulary has them; it does not grow."""
+    """Keep these tokens in one piece wherever a text holds them.
+
+    Tokens that the vocabulary lacks are skipped, so it does not grow.
+    """
     tokenizer.add_special_tokens([t for t in tokens if tokenizer.token_to_id(t) is not None])
 
 
-def special_id(tokenizer: Tokenizer, token: str, directory: Path) -> int:
+def special_token(tokenizer: Tokenizer, token: str, directory: Path) -> tuple[str, int]:
+    """Return a token and its id.
+
+    Raises:
+        InputError: the vocabulary lacks it.
+    """
     index = tokenizer.token_to_id(token)
     if index is None:
         raise InputError(f"{directory}: the vocabulary has no {token}")
-    return index
+    return token, index

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.bert import MODEL_TYPES, BertConfig, BertLayer, BertModel, attention_bias
+from models.attention import attention_bias
+from models.bert import MODEL_TYPES, BertConfig, BertLayer, BertModel
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def test_absent_token_types_are_type_zero(encoder, make_batch):
 
 
 def test_hidden_states_only_on_request(encoder, make_batch):
-    assert encoder(**make_batch([3], 400)).hidden_states is None
+    assert encoder(**make_batch([3], 400)).hidden_states == ()
 
 
 def test_embeddings_replace_input_ids(encoder, make_batch):

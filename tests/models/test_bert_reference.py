@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 
-from models.bert import ACTIVATIONS, Dropout
+from models.attention import Dropout
+from models.bert import ACTIVATIONS
 from models.pretrained import (
     find_checkpoint,
     load_config,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.bert import Dropout
+from models.attention import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.00001, 0.999999])

@@ -78,7 +78,7 @@ def test_an_unreachable_hub_names_the_way_out(name, monkeypatch, tmp_path, one_l
         (TimeoutError(), "TimeoutError: no reason given"),
         (
             RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None)),
-            "the model hub knows no an-invented/name",
+            "the model hub has no an-invented/name",
         ),
     ],
     ids=["offline", "silent", "unknown"],

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cosine
 from torch import nn
 
-from models.bert import Dropout
+from models.attention import Dropout
 from models.heads import HEADS, ClassifyHead, CosineHead, PairHead
 from tasks import TASKS
 

@@ -8,7 +8,8 @@ from torch import nn
 import train_multitask
 from inputs.batches import PAIR_ENCODINGS
 from models import POOLINGS, build_model
-from models.bert import BertConfig, BertModel, Dropout
+from models.attention import Dropout
+from models.bert import BertConfig, BertModel
 from models.heads import HEADS
 from tasks import TASKS
 

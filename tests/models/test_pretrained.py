@@ -156,7 +156,7 @@ def test_reads_a_published_config(bert, sizes):
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"num_attention_heads": 5}, "hidden_size 24 is not a multiple of num_attention_heads 5"),
-        ({"hidden_act": ["gelu"]}, "list"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu'], known: gelu, gelu_new"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ],
     ids=str,
