@@ -1,4 +1,4 @@
-"""Every technique with every other: a few updates on a tiny encoder, and what moved."""
+"""All combinations of techniques: train a tiny encoder for a few updates, and check what moved."""
 
 import json
 from itertools import product
@@ -19,14 +19,14 @@ from train_multitask_pal import get_args_parser
 SMALL = "--num_batches_per_epoch 4 --batch_size 2 --epochs 1 --dev_samples 4 --no_tensorboard "
 SMALL += "--no_test_predictions --scheduler none "
 SAMPLED = ("random", "pal")
-# Without a gradient in theory, in any update, or in these few: key biases, the pooler that nothing
-# reads, rows of embeddings that no batch holds (and so moved by weight decay alone).
+# Parameters that need not move: the gradient of key biases is zero in theory, and nothing reads the
+# pooler.
 EXEMPT = ("key.bias", "pooler.")
 
 
 @pytest.fixture
 def run_pal(tiny_model, few_rows, tmp_path):
-    """Run entry 2 in this process; returns its options and its last checkpoint."""
+    """Run train_multitask_pal.py in this process; returns its options and last checkpoint."""
 
     def run(flags: str):
         defaults = f"--model_name {tiny_model} --data_dir {few_rows} --logdir {tmp_path} "
@@ -38,12 +38,12 @@ def run_pal(tiny_model, few_rows, tmp_path):
 
 
 def combinations() -> list[str]:
-    """One line of flags each; with a projection `random` and `pal` take both strategies."""
+    """Return one line of flags per combination of task scheduler, projection and strategy."""
     result: list[str] = []
     for scheduler, projection in product(TASK_SCHEDULERS, ("none", "pcgrad", "vaccine")):
         flags = f"--task_scheduler {scheduler} --projection {projection}"
         if projection != "none" and scheduler in TASKS:
-            continue  # a usage error, see the table of contradictions
+            continue  # a usage error, see options/legal.py
         if projection == "none" or scheduler not in SAMPLED:
             result.append(flags)
         else:
@@ -55,7 +55,7 @@ def combinations() -> list[str]:
 @pytest.mark.parametrize("flags", combinations())
 @pytest.mark.parametrize("optimizer", ["adamw", "sophiah --hess_interval 2"])
 def test_every_combination_trains_what_it_should(flags, optimizer, run_pal, tiny_model, capsys):
-    """SMART off and on, PALs off and on, within one test each."""
+    """Each test runs four times: without and with SMART, without and with PALs."""
     before = load_pretrained(str(tiny_model)).state_dict()
     for smart, pals in product(("", "--use_smart_regularization --smart_mu 1"), ("", "--use_pal")):
         extra = f"{smart} {pals}"
@@ -72,7 +72,7 @@ def test_every_combination_trains_what_it_should(flags, optimizer, run_pal, tiny
 
 @pytest.mark.parametrize("technique", ["", "--use_pal", "--optimizer sophiah --extension cnn"])
 def test_uneven_micro_batches_give_the_same_gradients(technique, run_pal, monkeypatch):
-    """J, and the gradients of heads and PALs, of a batch of 8 whole, in 3 + 3 + 2, in 5 + 3."""
+    """Compare all gradients of 8 examples: as one batch, as 3 + 3 + 2, and as 5 + 3."""
     seen = []
     combine = TaskGradients.combine
 
@@ -88,7 +88,9 @@ def test_uneven_micro_batches_give_the_same_gradients(technique, run_pal, monkey
     for J in seen[1:]:
         assert (J - seen[0]).norm() <= 1e-6 * seen[0].norm()
     for key in ("exp_avg", "hessian") if "sophiah" in technique else ("exp_avg",):
-        first, *others = [moments(state, key) for state in states]  # after one update, scaled
+        first, *others = [
+            moments(state, key) for state in states
+        ]  # after one update, this is the scaled gradient
         for other in others:
             assert (other - first).norm() <= 1e-6 * first.norm()
 
@@ -117,7 +119,11 @@ def test_a_frozen_encoder_moves_its_layer_norms_under_pals_and_nothing_else(run_
 def test_conflicts_are_logged_drawn_and_counted(run_pal, projection, capsys):
     args, state = run_pal(f"--projection {projection}")
     cosines = state["conflicts"]["cosines"]
-    assert cosines.shape == (4, 1 + 3, 3)  # updates; whole, embeddings, two layers; pairs
+    assert cosines.shape == (
+        4,
+        1 + 3,
+        3,
+    )  # updates; whole model, embeddings, two layers; pairs of tasks
     assert ((cosines.abs() <= 1.0001) | cosines.isnan()).all()
     figure = Path(args.run_dir) / "conflicts.png"
     assert figure.read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Round robin, random and annealed sampling: known probabilities, counts, weights, state."""
+"""Round robin, random and annealed sampling: probabilities, counts, weights and saved state."""
 
 from argparse import Namespace
 from collections import Counter
@@ -18,7 +18,7 @@ SIZES = [8544, 141506, 6041]
 
 @pytest.fixture(scope="module")
 def data(tiny_model, few_rows):
-    """Twenty tokenized rows a task."""
+    """Return twenty tokenized rows per task."""
     tokenizer = load_tokenizer(tiny_model, load_config(tiny_model))
     return {
         name: TokenizedTask(
@@ -47,7 +47,7 @@ def test_annealed_probabilities(epoch, expected):
     assert annealed_probabilities(SIZES, epoch, 10).tolist() == pytest.approx(expected, abs=1e-8)
 
 
-def test_a_single_epoch_is_a_last_one():
+def test_a_single_epoch_counts_as_the_last_one():
     torch.testing.assert_close(
         annealed_probabilities(SIZES, 1, 1), annealed_probabilities(SIZES, 10, 10)
     )
@@ -125,7 +125,7 @@ def test_every_scheduler_resumes_exactly_and_counts_its_examples(data, name, pro
     if projects:
         options |= {"combine_strategy": "force", "batches_per_update": 5}
     whole, part = build(name, data, **options), build(name, data, **options)
-    for _ in range(7):  # beyond the twenty rows: reshuffled
+    for _ in range(7):  # more than twenty rows, so the order is drawn again
         whole.next_update(), part.next_update()
     checkpoint.save(tmp_path / "state.pt", part.state_dict())
     resumed = build(name, data, **options | {"seed": 99})

@@ -1,6 +1,6 @@
-"""Properties of whatever the reader, the collator, the samplers and the parsers may meet.
+"""Properties of reader, collator, samplers and parsers, on inputs that Hypothesis invents.
 
-HYPOTHESIS_EXAMPLES=2000 bash run_tests.sh tests/test_properties.py
+For a longer search: HYPOTHESIS_EXAMPLES=2000 bash run_tests.sh tests/test_properties.py
 """
 
 import csv
@@ -27,13 +27,14 @@ settings.register_profile(
     "ours",
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 50)),
     deadline=None,
-    derandomize="HYPOTHESIS_EXAMPLES" not in os.environ,  # the suite sees the same every time
+    derandomize="HYPOTHESIS_EXAMPLES" not in os.environ,  # the same examples in every run
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("ours")
 
-# Anything a cell may hold: a line's end would end the record, a NUL no csv reader takes.
+# Any text of a cell, without line ends, which would end the record, and without NUL, which no csv
+# reader accepts.
 cells = st.text(
     st.characters(codec="utf-8", exclude_characters="\n\r\0"), min_size=1, max_size=30
 ).filter(lambda text: text.strip())
@@ -43,7 +44,7 @@ LABELS = {int: st.sampled_from([0, 1]), float: st.floats(0, 5).map(lambda x: rou
 
 @st.composite
 def example_lists(draw, task=None):
-    """A task, and some examples of it."""
+    """Draw a task and some examples of it."""
     task = task or draw(tasks)
     texts = st.tuples(*[cells] * len(task.text_columns))
     rows = draw(st.lists(st.tuples(cells, texts, LABELS[task.label_type]), min_size=1, max_size=8))
@@ -60,7 +61,7 @@ def as_file(task, examples, line_end: str, quoting: int) -> bytes:
 
 @given(example_lists(), st.sampled_from(["\n", "\r\n"]), st.sampled_from([0, 1]))
 def test_what_a_csv_writer_writes_is_read_back(tmp_path, case, line_end, quoting):
-    """Quoted only where needed (0) and everywhere (1)."""
+    """Quoting is 0 where needed and 1 everywhere, as the csv module numbers it."""
     task, examples = case
     path = tmp_path / "file.csv"
     path.write_bytes(as_file(task, examples, line_end, quoting))
@@ -80,7 +81,7 @@ def test_any_bytes_are_read_or_refused_with_file_and_line(tmp_path, task, conten
     lines = (header * has_header + content).decode("utf-8-sig").split("\n")
     while lines and not lines[-1].strip("\r"):
         lines.pop()
-    assert len(examples) == len(lines) - 1  # none lost; a record is one line
+    assert len(examples) == len(lines) - 1  # no record is lost; each is one line
     assert all(text.strip() for example in examples for text in example.texts)
 
 
@@ -112,7 +113,9 @@ def test_a_row_of_a_batch_is_the_row_alone(new_tokenizer, case, pair_encoding, m
     st.integers(0, 2**31),
     st.integers(0, 30),
 )
-def test_a_walk_has_every_row_once_and_goes_on_where_it_was(lengths, batch_size, seed, num_drawn):
+def test_a_pass_has_every_row_once_and_resumes_where_it_was_saved(
+    lengths, batch_size, seed, num_drawn
+):
     lengths = np.array(lengths)
     sampler, other = (BatchSampler(lengths, batch_size, s) for s in (seed, seed + 1))
     num_batches = -(-len(lengths) // batch_size)
@@ -128,7 +131,7 @@ def test_a_walk_has_every_row_once_and_goes_on_where_it_was(lengths, batch_size,
 
 
 def flag_values(action):
-    """Good and bad words for one option."""
+    """Draw one option with good and bad values."""
     words = st.sampled_from(["-1", "0", "1", "3", "0.5", "nan", "1e999", "", "x", "../x", "sst=2"])
     if action.choices is not None:
         words = st.sampled_from([*action.choices, "wrong"])

@@ -16,7 +16,7 @@ from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from tasks import TASKS, cross_entropy, mean_score
 
-MIXED = {  # task -> (predictions, labels), no two metrics of them equal
+MIXED = {  # task -> (predictions, labels) for which all metrics differ
     "sst": ([0, 1, 1, 4, 2, 2, 0, 3], [0, 1, 2, 4, 2, 3, 1, 2]),
     "para": ([1, 0, 1, 1, 0, 0, 1], [1, 0, 0, 1, 1, 0, 1]),
     "sts": ([0.5, 4.0, 2.25, 5.0, 3.0], [1.0, 3.5, 0.0, 4.75, 4.0]),
@@ -31,12 +31,12 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-LOSSES = {  # one example's loss by its formula
+LOSSES = {  # the formula of one example's loss
     "sst": lambda row, label: -log_softmax(row)[label],
     "para": lambda row, label: -math.log(sigmoid(row[0] if label else -row[0])),
     "sts": lambda row, label: (row[0] - label) ** 2,
 }
-DIVERGENCES = {  # one example's divergence by its formula
+DIVERGENCES = {  # the formula of one example's divergence
     "sst": lambda row, other: sum(
         (math.exp(p) - math.exp(q)) * (p - q) for p, q in zip(log_softmax(row), log_softmax(other))
     ),
@@ -74,7 +74,7 @@ def f1(predictions, labels, label):
 
 
 def logits_and_labels(task, num_rows=6):
-    """Seeded float32 logits [N, C], some beyond the label range, and labels [N] as in a batch."""
+    """Return seeded logits [N, C], some outside the label range, and labels [N] as in a batch."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(num_rows, task.num_outputs, generator=generator)
     low, high = task.label_range
@@ -185,7 +185,7 @@ def test_metrics_equal_their_definitions(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_metrics_are_one_where_all_is_right(name):
+def test_metrics_of_perfect_predictions_are_one(name):
     labels = np.array(MIXED[name][1])
     assert list(TASKS[name].evaluate(labels, labels).values()) == pytest.approx([1, 1])
 
@@ -252,7 +252,7 @@ def test_parse_label(name):
 
 @pytest.fixture
 def toxic(monkeypatch):
-    """A task of three classes that someone adds: one entry, nothing else."""
+    """A new task of three classes, added with one entry in the table."""
     task = replace(
         TASKS["sst"],
         name="toxic",

@@ -1,4 +1,4 @@
-"""Tests of the models run on one thread."""
+"""Run the tests of the models on one thread."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """On tensors this small a second thread only waits, seconds where the cores are busy."""
+    """Use one thread: on tensors this small, a second one would only wait for a busy core."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -34,7 +34,7 @@ def test_embeddings_replace_input_ids(encoder, make_batch):
 
 
 def test_embeddings_receive_a_gradient(encoder, make_batch):
-    """SMART's noise stands on it."""
+    """SMART needs it: it ascends this gradient."""
     batch = make_batch([4, 9], 400)
     embeddings = encoder.embed(**batch).detach().requires_grad_()
     encoder(**batch, embeddings=embeddings).pooler_output.sum().backward()
@@ -57,7 +57,7 @@ def test_residual_is_given_each_layers_input(encoder, make_batch):
 
 
 def test_residual_is_added_before_the_last_layer_norm(encoder, make_batch):
-    """One layer by hand: h' = LN(a + FFN(a) + residual(h)), a the attention's output."""
+    """Compute a layer by hand: LN(a + FFN(a) + residual(h)), a the result of the attention."""
     batch = make_batch([4, 9], 400)
     states = encoder(
         **batch, residual=lambda layer, h, mask: h.flip(-1), output_hidden_states=True
@@ -66,7 +66,7 @@ def test_residual_is_added_before_the_last_layer_norm(encoder, make_batch):
     a = layer.attention(h, attention_bias(batch["attention_mask"]))
     x = a + layer.output(F.gelu(layer.intermediate(a))) + h.flip(-1)
     x = (x - x.mean(-1, keepdim=True)) / x.var(-1, correction=0, keepdim=True).sqrt()
-    torch.testing.assert_close(states[1], x, rtol=0, atol=1e-5)  # a fresh LayerNorm scales by one
+    torch.testing.assert_close(states[1], x, rtol=0, atol=1e-5)  # LayerNorm weights are 1 at first
 
 
 def test_zero_residual_changes_nothing(encoder, make_batch):
@@ -113,7 +113,7 @@ def test_a_state_depends_on_no_batch_mate_and_no_padding(model_type, filler, mak
         assert (states[i, :length] - expected).abs().max() <= 1e-5
 
 
-def test_a_row_of_padding_alone_gives_no_nan(encoder, make_batch):
+def test_a_row_of_only_padding_gives_no_nan(encoder, make_batch):
     batch = make_batch([5, 5], 400)
     batch["attention_mask"][0] = 0
     assert encoder(**batch).last_hidden_state.isfinite().all()
@@ -121,7 +121,7 @@ def test_a_row_of_padding_alone_gives_no_nan(encoder, make_batch):
 
 @pytest.mark.parametrize("model_type, num_positions", [("bert", 32), ("roberta", 30)])
 def test_more_tokens_than_positions_name_both_numbers(model_type, num_positions, make_batch, sizes):
-    """RoBERTa's positions start behind its padding token's."""
+    """RoBERTa loses pad_token_id + 1 of its positions, because its first one comes after them."""
     config = BertConfig(**sizes, model_type=model_type, pad_token_id=1)
     encoder = BertModel(config)
     encoder(**make_batch([num_positions], 400, pad_token_id=1))
@@ -180,7 +180,7 @@ def test_gpu_equals_cpu(encoder, make_batch):
 
 @pytest.mark.parametrize("is_training", [False, True])
 def test_second_derivatives_of_a_layer(is_training):
-    """In training too: the same masks are drawn again for each evaluation."""
+    """Check them in training too, with the same dropout masks in each evaluation."""
     config = BertConfig(
         hidden_size=4, num_attention_heads=2, intermediate_size=3, initializer_range=0.5
     )

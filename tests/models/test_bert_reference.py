@@ -28,7 +28,7 @@ SENTENCES = [
 
 
 def build_reference(directory, model_type, sizes, **values):
-    """A transformers model whose every weight is random, written to `directory` and read back."""
+    """Write a transformers model with random weights to `directory`, and read it back."""
     config_class, model_class = REFERENCES[model_type]
     config = config_class(**sizes, **({"pad_token_id": 1} if model_type == "roberta" else {}))
     config.update(values)
@@ -43,14 +43,14 @@ def build_reference(directory, model_type, sizes, **values):
 
 @pytest.fixture(scope="module", params=REFERENCES)
 def pair(request, tmp_path_factory, sizes):
-    """(transformers' model, ours) on the same random weights, in eval mode."""
+    """Return transformers' model and ours, with the same random weights, in eval mode."""
     directory = tmp_path_factory.mktemp(request.param)
     reference = build_reference(directory, request.param, sizes)
     return reference, load_pretrained(str(directory)).eval()
 
 
 def assert_same_states(reference, encoder, batch):
-    """Every hidden state on real tokens, and the pooler, to 1e-5."""
+    """Compare hidden states at real tokens, and pooler outputs, to 1e-5."""
     with torch.no_grad():
         theirs = reference(**batch, output_hidden_states=True)
         ours = encoder(**batch, output_hidden_states=True)
@@ -69,7 +69,7 @@ def test_equals_transformers(pair, lengths, make_batch):
 
 
 def test_roberta_of_one_token_type_ignores_the_types(tmp_path, make_batch, sizes):
-    """The published RoBERTa has one; a pair's second sentence must not look for another."""
+    """Published RoBERTa has one token type, which both sentences of a pair share."""
     reference = build_reference(tmp_path, "roberta", sizes, type_vocab_size=1)
     encoder = load_pretrained(str(tmp_path)).eval()
     batch = make_batch([4, 9], 400, encoder.config.pad_token_id, num_types=1)
@@ -101,8 +101,8 @@ def test_bundled_weights_on_real_sentences_equal_transformers():
     assert_same_states(reference.eval(), load_encoder(directory, config).eval(), batch)
 
 
-def test_dropout_stands_where_transformers_has_it(pair, make_batch, monkeypatch):
-    """With every dropout of both made a halving, the states are the same."""
+def test_dropout_is_applied_where_transformers_applies_it(pair, make_batch, monkeypatch):
+    """Replace every dropout in both models by multiplication with 0.5; the states agree."""
 
     def halve(x, *_, **__):
         return 0.5 * x
@@ -116,7 +116,7 @@ def test_dropout_stands_where_transformers_has_it(pair, make_batch, monkeypatch)
 
 
 def test_gradients_equal_transformers(pair, make_batch):
-    """Of every weight, under a loss that reads states and pooler."""
+    """Compare the gradients of all weights for a loss on states and pooler output."""
     reference, encoder = pair
     batch = make_batch([3, 8, 5], 400, encoder.config.pad_token_id)
     weight = torch.randn(3, 8, 24) * batch["attention_mask"][:, :, None]

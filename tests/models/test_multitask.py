@@ -1,4 +1,4 @@
-"""models/multitask.py and `build_model`: a batch to logits, for every task, pairing and pooling."""
+"""models/multitask.py and `build_model`: from a batch to logits, and which options do what."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tasks import TASKS
 
 @pytest.fixture
 def build(parse, sizes):
-    """A model from command line flags, on a small random encoder."""
+    """Build a model from command line flags, on a small random encoder."""
 
     def build_from_flags(*flags):
         args = parse(*flags)
@@ -35,7 +35,7 @@ def select(batch, rows):
 @pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_logits_depend_on_no_batch_mate(build, task, pair_encoding, pooling, make_batch):
-    """[B, C] in float32, and to 1e-5 what each example gets alone, without padding."""
+    """Logits [B, C] are float32 and equal, to 1e-5, those of each example alone, unpadded."""
     model = build("--pair_encoding", pair_encoding, "--pooling", pooling).eval()
     lengths = [5, 11, 2, 7, 3, 9]
     batch = make_batch(lengths, 400)
@@ -67,7 +67,7 @@ def test_every_task_has_the_head_it_names_and_shares_the_rest(build, pair_encodi
     assert len({id(head) for head in model.heads.values()}) == len(TASKS)
 
 
-def test_a_task_alone_has_its_head_alone(build):
+def test_a_run_on_one_task_has_one_head(build):
     assert list(build("--task", "sts").heads) == ["sts"]
 
 
@@ -162,7 +162,7 @@ def linear_layers(head):
 
 
 def test_hidden_layers_and_added_layers(build):
-    """--n_hidden_layers is for every head, --add_layers for the tasks that take it."""
+    """--n_hidden_layers concerns every head, --add_layers only tasks that take added layers."""
     plain = build()
     model = build("--n_hidden_layers", 2, "--add_layers", 3)
     for name, task in TASKS.items():
@@ -170,14 +170,14 @@ def test_hidden_layers_and_added_layers(build):
         assert added == (5 if task.takes_added_layers else 2)
 
 
-def test_pooling_is_the_one_asked_for(build, make_batch):
+def test_pooling_follows_its_option(build, make_batch):
     model, batch = build("--pooling", "cls").eval(), make_batch([6, 4], 400)
     expected = model.heads["sst"](model.encoder(**batch).last_hidden_state[:, 0])
     assert torch.equal(model(TASKS["sst"], batch), expected)
 
 
 def test_hidden_dropout_prob_reaches_every_dropout(parse, monkeypatch):
-    """Of embeddings, attention, layers and heads, in a run."""
+    """Check embeddings, attention, layers and heads of the model that a run builds."""
     args = parse("--hidden_dropout_prob", 0.37, "--n_hidden_layers", 1, "--pair_encoding", "bi")
 
     class Built(Exception):

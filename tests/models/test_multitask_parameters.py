@@ -1,4 +1,4 @@
-"""Which parameters tasks share, which are a task's own, and the shared vector's named parts."""
+"""Which parameters all tasks share, which belong to one task, and the groups of the former."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tasks import TASKS
 
 @pytest.fixture
 def model(sizes):
-    """With projected attention layers and parameters in every part."""
+    """A model whose every part has parameters, projected attention layers included."""
     config = BertConfig(**sizes)
     heads = {name: ClassifyHead(24, task.num_outputs, 1, 0.1) for name, task in TASKS.items()}
     pals = {name: ProjectedAttentionLayers(config, 6) for name in TASKS}
@@ -27,7 +27,7 @@ def names_of(model, parameters):
     return [names[p] for p in parameters]
 
 
-def test_every_parameter_is_shared_or_one_tasks_own_but_the_poolers(model):
+def test_every_parameter_except_the_poolers_is_shared_or_belongs_to_one_task(model):
     parts = [model.shared_parameters(), *(model.task_parameters(task) for task in TASKS.values())]
     names = names_of(model, [p for part in parts for p in part])
     everything = {name for name, _ in model.named_parameters()}
@@ -35,8 +35,8 @@ def test_every_parameter_is_shared_or_one_tasks_own_but_the_poolers(model):
     assert everything - set(names) == {"encoder.pooler.weight", "encoder.pooler.bias"}
 
 
-def test_shared_parameters_are_the_encoders_then_the_features(model):
-    """In the order of the modules, the same in every call."""
+def test_shared_parameters_are_those_of_the_encoder_then_those_of_the_features(model):
+    """They come in the order of the modules."""
     encoder = [f"encoder.{name}" for name, _ in model.encoder.named_parameters()]
     expected = [name for name in encoder if "pooler" not in name]
     expected += [f"features.{name}" for name, _ in model.features.named_parameters()]
@@ -44,7 +44,7 @@ def test_shared_parameters_are_the_encoders_then_the_features(model):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_task_parameters_are_its_heads_and_its_layers(model, task):
+def test_task_parameters_are_those_of_its_head_and_its_layers(model, task):
     own = f"heads.{task.name}.", f"pals.{task.name}."
     expected = [name for name, _ in model.named_parameters() if name.startswith(own)]
     assert names_of(model, model.task_parameters(task)) == expected
@@ -53,7 +53,7 @@ def test_task_parameters_are_its_heads_and_its_layers(model, task):
     assert names_of(model, model.task_parameters(task)) == heads
 
 
-def test_what_a_loss_reaches_is_shared_or_the_tasks_own(model, make_batch):
+def test_a_loss_reaches_shared_parameters_and_those_of_its_task(model, make_batch):
     task = TASKS["para"]
     model(task, make_batch([4, 6], 400)).sum().backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
@@ -75,7 +75,7 @@ def test_groups_cover_the_shared_vector_in_order(model):
     assert end == len(vector)
 
 
-def test_what_is_frozen_is_in_no_list_and_no_group(model):
+def test_frozen_parameters_are_in_no_list_and_no_group(model):
     model.encoder.embeddings.requires_grad_(False)
     model.encoder.layer[1].requires_grad_(False)
     model.encoder.layer[2].output.requires_grad_(False)

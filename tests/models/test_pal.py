@@ -1,4 +1,4 @@
-"""models/pal.py: the layers by hand, their size and start, and what a task's own ones reach."""
+"""models/pal.py: the layers computed by hand, their sizes and first weights, and their task."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def config(sizes):
 
 @pytest.fixture
 def pal(config):
-    """A task's layers, all weights random, no dropout."""
+    """The layers of one task, with random weights and without dropout."""
     torch.manual_seed(0)
     pal = ProjectedAttentionLayers(config, PAL_SIZE).eval()
     randomize(pal)
@@ -36,7 +36,7 @@ def pal(config):
 
 @pytest.fixture
 def build(config):
-    """A model with layers for every task, as fresh as they come; and the plain one it extends."""
+    """A model with new layers for every task, and the plain model on the same encoder."""
     torch.manual_seed(0)
     encoder, features = BertModel(config), Features(config)
     heads = {name: ClassifyHead(24, task.num_outputs, 0, 0.1) for name, task in TASKS.items()}
@@ -46,7 +46,7 @@ def build(config):
 
 
 def by_hand(pal, layer, hidden_states, attention_mask):
-    """gelu(V_D · MHA(V_E h)), with PyTorch's attention and an identity in its output's place."""
+    """Compute gelu(V_D · MHA(V_E h)) with PyTorch's attention, its output matrix the identity."""
     own = pal.attention[layer]
     attention = nn.MultiheadAttention(PAL_SIZE, num_heads=6, batch_first=True)
     linears = own.query, own.key, own.value
@@ -73,7 +73,7 @@ def test_layer_equals_the_one_by_hand(pal, layer):
 
 
 def test_parameters_for_bert_base():
-    """Two maps of 768 and 204 and twelve times three of 204, with their biases."""
+    """Count two maps between 768 and 204, and 12 · 3 maps from 204 to 204, with biases."""
     with torch.device("meta"):
         pal = ProjectedAttentionLayers(BertConfig(), default_pal_size(768))
     assert sum(p.numel() for p in pal.parameters()) == 1_819_836
@@ -85,7 +85,7 @@ def test_default_size(hidden_size, size):
 
 
 @pytest.mark.parametrize("size", [100, 0, -6])
-def test_a_size_that_six_heads_cannot_share_is_named(config, size):
+def test_a_size_that_is_not_a_multiple_of_six_is_named(config, size):
     with pytest.raises(ValueError, match=f"pal_size is {size}, expected a positive multiple of 6"):
         ProjectedAttentionLayers(config, size)
 
@@ -101,7 +101,7 @@ def test_fresh_weights(config):
 
 
 def test_dropout_on_attention(config):
-    """All probabilities dropped: nothing but the biases is left."""
+    """If all attention weights are dropped, only the bias of V_D is left."""
     config.attention_probs_dropout_prob = 0.999999
     pal = ProjectedAttentionLayers(config, PAL_SIZE).train()
     randomize(pal)
@@ -116,7 +116,7 @@ def test_dropout_on_attention(config):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_fresh_layers_leave_the_plain_model(build, make_batch, task):
+def test_new_layers_do_not_change_the_model(build, make_batch, task):
     model, plain = build
     batch = make_batch([4, 9, 2], 400)
     difference = model(task, batch) - plain(task, batch)
@@ -138,7 +138,7 @@ def test_logits_depend_on_no_batch_mate_and_no_padding(build, make_batch, task):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_reads_its_own_layers_alone(build, make_batch, name):
+def test_a_task_reads_only_its_own_layers(build, make_batch, name):
     model, _ = build
     randomize(model.pals)
     batch = make_batch([4, 9], 400)
@@ -149,8 +149,12 @@ def test_a_task_reads_its_own_layers_alone(build, make_batch, name):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_every_weight_of_the_tasks_layers_learns(build, make_batch, task):
-    """Once V_D is not zero; a key's bias shifts all scores alike, so its gradient is rounding."""
+def test_every_weight_of_the_tasks_layers_gets_a_gradient(build, make_batch, task):
+    """This holds once V_D is not zero.
+
+    The key bias is exempt: it adds the same number to all scores, so its gradient is zero up to
+    rounding.
+    """
     model, _ = build
     randomize(model.pals)
     model.train()(task, make_batch([4, 9, 6], 400)).square().sum().backward()
@@ -163,15 +167,15 @@ def test_every_weight_of_the_tasks_layers_learns(build, make_batch, task):
         assert is_reached == expected, name
 
 
-def test_fresh_layers_can_start_to_learn(build, make_batch):
-    """V_D is zero, its gradient is not: gelu's slope at zero is a half."""
+def test_new_layers_get_a_gradient(build, make_batch):
+    """V_D is zero but its gradient is not, because the slope of gelu at zero is 0.5."""
     model, _ = build
     model(TASKS["sst"], make_batch([4, 9], 400)).square().sum().backward()
     decode = model.pals["sst"].decode
     assert decode.weight.grad.any() and decode.bias.grad.any()
 
 
-def test_layers_for_some_tasks_only_are_no_silent_plain_model(build, make_batch):
+def test_a_task_without_layers_of_its_own_is_an_error(build, make_batch):
     model, _ = build
     del model.pals["sts"]
     with pytest.raises(KeyError, match="sts"):

@@ -1,4 +1,4 @@
-"""Every pooling against plain Python, and what holds for all of them."""
+"""Every pooling equals plain Python, and padding never counts."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from models.features import POOLINGS
 
 LENGTHS = [4, 1, 3]  # of rows padded to 4 tokens
-PLAIN = {  # one dimension's values at a row's real tokens -> its pooled value
+PLAIN = {  # the values of one dimension at real tokens -> the pooled value
     "mean": lambda values: sum(values) / len(values),
     "cls": lambda values: values[0],
     "max": max,
@@ -20,7 +20,7 @@ def mask():
 
 @pytest.fixture
 def states():
-    """[3, 4, 2], every value below zero, where a padding of zeros would win a maximum."""
+    """Negative states [3, 4, 2]: zeros as padding would be the maximum."""
     return -1 - torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -42,7 +42,7 @@ def test_equals_plain_python_whatever_the_padding_holds(states, mask, pooling, p
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_the_gradient_reaches_real_tokens_and_never_padding(mask, pooling):
-    """One dimension a token, in which that token is the largest, so that `max` reaches all too."""
+    """Each token is the maximum of one dimension, so that `max` reaches all tokens."""
     states = torch.eye(4).expand(3, 4, 4).clone().requires_grad_()
     POOLINGS[pooling](states, mask).sum().backward()
     reached = states.grad.abs().sum(-1) > 0
@@ -53,5 +53,5 @@ def test_the_gradient_reaches_real_tokens_and_never_padding(mask, pooling):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_row_of_padding_alone_gives_no_nan(states, pooling):
+def test_a_row_of_only_padding_gives_no_nan(states, pooling):
     assert POOLINGS[pooling](states, torch.zeros(3, 4).long()).isfinite().all()

@@ -13,7 +13,7 @@ from models.pretrained import load_config, load_encoder, load_pretrained
 
 
 def save(model_name, directory, sizes):
-    """Write a model of transformers' class `model_name`, all its weights random."""
+    """Write a model of transformers' class `model_name` with random weights."""
     model_class = getattr(transformers, model_name)
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**sizes))
@@ -24,7 +24,7 @@ def save(model_name, directory, sizes):
 
 
 def change_weights(directory, change):
-    """Rewrite the weights as `change(weights)` returns them."""
+    """Replace the weights in the file by `change(weights)`."""
     path = directory / "model.safetensors"
     save_file(change(load_file(path)), path)
 
@@ -40,7 +40,7 @@ def load(directory):
 
 @pytest.fixture
 def bert(tmp_path, sizes):
-    """A directory with a BERT as transformers writes it."""
+    """A directory with a BERT that transformers has written."""
     save("BertModel", tmp_path, sizes)
     return tmp_path
 
@@ -70,7 +70,7 @@ def test_loads_what_transformers_writes(tmp_path, capsys, model_name, prefix, ha
     assert ("unexpected, not used: " in printed) == (model_name != "BertModel")
 
 
-def test_position_buffers_of_old_checkpoints_are_no_weights(bert, capsys):
+def test_position_buffers_of_old_checkpoints_are_ignored(bert, capsys):
     buffers = {"embeddings.position_ids": torch.arange(32)[None]}
     change_weights(bert, lambda weights: weights | buffers)
     load(bert)
@@ -124,7 +124,7 @@ def test_a_truncated_weights_file(bert, one_line):
 
 
 class Bomb:
-    """Shouts when it is unpickled."""
+    """Fails the test when it is unpickled."""
 
     def __reduce__(self):
         return pytest.fail, ("a pickle was read",)
@@ -161,7 +161,7 @@ def test_reads_a_published_config(bert, sizes):
     ],
     ids=str,
 )
-def test_a_config_of_no_use(bert, content, message, one_line):
+def test_a_wrong_config_is_refused(bert, content, message, one_line):
     path = bert / "config.json"
     if content is None:
         path.unlink()
@@ -175,7 +175,7 @@ def test_a_config_of_no_use(bert, content, message, one_line):
 
 @pytest.mark.parametrize("field", ["num_attention_heads", "num_hidden_layers", "hidden_size"])
 def test_a_missing_shape_is_not_guessed(bert, field, one_line):
-    """BERT-base's twelve heads fit many widths, and compute something else."""
+    """A default of 12 heads would load without an error and compute something else."""
     values = json.loads((bert / "config.json").read_text())
     del values[field]
     (bert / "config.json").write_text(json.dumps(values))

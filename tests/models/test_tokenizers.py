@@ -1,4 +1,4 @@
-"""Token ids are those of transformers' own tokenizers; wrong files are refused in one line."""
+"""Token ids equal those of transformers' tokenizers; wrong files are refused in one line."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ TEXTS = [
 
 @pytest.fixture
 def bert(tmp_path):
-    """A directory with vocab.txt alone, as BERT's first checkpoints had it."""
+    """A directory with only vocab.txt, like the first BERT checkpoints."""
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = "the lamp on old desk glows is or one token street two of them a ##s Please please"
     vocabulary = [*specials, *words.split(), *"[]()<>!?.,'—…/", "creme", "Cr", "##è", "crème", "北"]
@@ -34,7 +34,7 @@ def bert(tmp_path):
 
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory):
-    """A directory with vocab.json and merges.txt, as RoBERTa's first checkpoints had them."""
+    """A directory with vocab.json and merges.txt, like the first RoBERTa checkpoints."""
     directory = tmp_path_factory.mktemp("bpe")
     tokenizer = ByteLevelBPETokenizer()
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -46,7 +46,7 @@ def bpe(tmp_path_factory):
 
 
 def assert_same_tokens(ours, theirs):
-    """Ids and type ids of every text alone, and of every pair; longest-first truncation."""
+    """Compare ids and type ids of all texts and pairs, and pairs truncated longest first."""
     for first in TEXTS:
         check_tokens(ours.encode(first), theirs(first, return_token_type_ids=True))
         for second in TEXTS:
@@ -93,7 +93,7 @@ def test_vocab_txt_equals_transformers(bert, options, sizes):
 
 
 def test_tokenizer_json_equals_transformers(bert, sizes):
-    """It comes first: without vocab.txt beside it, and with padding and truncation of its own."""
+    """Read it without vocab.txt, and turn off the padding and truncation that it asks for."""
     theirs = transformers.BertTokenizer.from_pretrained(bert)
     theirs(TEXTS, padding="max_length", truncation=True, max_length=64)
     theirs.save_pretrained(bert)
@@ -120,7 +120,7 @@ def test_roberta_equals_transformers(tmp_path, bpe, with_tokenizer_json, sizes):
 
 @pytest.mark.parametrize("words", [map(str, range(400)), ["twice"] * 400], ids=["words", "gaps"])
 def test_more_tokens_than_embeddings(bert, sizes, one_line, words):
-    """Counted by the largest id: a word that vocab.txt repeats leaves gaps."""
+    """The largest id counts, because a word that vocab.txt repeats leaves a gap in the ids."""
     (bert / "vocab.txt").write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", *words]))
     message = one_line(load_tokenizer, bert, BertConfig(**sizes))
     assert f"{bert / 'vocab.txt'}: 403 tokens, but config.json has embeddings for 400" in message

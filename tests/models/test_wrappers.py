@@ -1,4 +1,4 @@
-"""models/hierarchical.py and models/mixture.py: encoders around the encoder."""
+"""models/hierarchical.py and models/mixture.py: the encoders that wrap another one."""
 
 import pytest
 import torch
@@ -19,13 +19,13 @@ def encoder(sizes):
 
 
 def segmented(make_batch):
-    """Three texts of 2, 1 and 3 segments of at most 5 tokens: [3, 3, 5]."""
+    """Return three texts of 2, 1 and 3 segments of at most 5 tokens, [3, 3, 5]."""
     batch = make_batch([5, 3, 0, 4, 0, 0, 2, 5, 1], 400)
     return {name: tensor.unflatten(0, (3, 3)) for name, tensor in batch.items()}
 
 
-def test_segments_are_encoded_apart(encoder, make_batch):
-    """Every segment's state is what it gets alone; empty ones are zeros and masked."""
+def test_segments_are_encoded_separately(encoder, make_batch):
+    """A segment gets the state it would get alone; missing segments are zero and masked."""
     batch = segmented(make_batch)
     output = HierarchicalEncoder(encoder, "mean")(**batch, output_hidden_states=True)
     assert output.attention_mask.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
@@ -41,7 +41,7 @@ def test_segments_are_encoded_apart(encoder, make_batch):
 
 
 def test_a_hierarchical_encoder_takes_its_own_embeddings(encoder, make_batch):
-    """What SMART does: `embed`, then forward on it."""
+    """SMART calls `embed` and passes the result to the encoder."""
     batch = segmented(make_batch)
     hierarchical = HierarchicalEncoder(encoder, "max")
     embeddings = hierarchical.embed(**batch)
@@ -51,7 +51,7 @@ def test_a_hierarchical_encoder_takes_its_own_embeddings(encoder, make_batch):
     assert torch.equal(output.last_hidden_state, plain.last_hidden_state)
 
 
-def test_one_expert_starts_as_the_encoder_and_others_near_it(encoder, make_batch):
+def test_one_expert_starts_as_a_copy_of_the_encoder_and_the_others_close_to_it(encoder, make_batch):
     mixture = MixtureEncoder(encoder, seed=1).eval()
     plain = dict(encoder.named_parameters())
     for number, expert in enumerate(mixture.experts):
@@ -65,7 +65,7 @@ def test_one_expert_starts_as_the_encoder_and_others_near_it(encoder, make_batch
     assert all(torch.equal(p, q) for p, q in zip(mixture.parameters(), again.parameters()))
 
 
-def test_states_are_the_experts_weighed_by_the_gate(encoder, make_batch):
+def test_states_are_the_weighted_sum_of_the_experts_states(encoder, make_batch):
     mixture = MixtureEncoder(encoder).eval()
     batch = make_batch([4, 6], 400)
     output = mixture(**batch, output_hidden_states=True)
@@ -79,7 +79,7 @@ def test_states_are_the_experts_weighed_by_the_gate(encoder, make_batch):
 
 
 def test_the_gradient_reaches_the_gate_and_every_expert(encoder, make_batch):
-    """From the first update on: without the noise the gate's gradient would be exactly zero."""
+    """Without the noise, the gradient of the gate would be zero in the first update."""
     mixture = MixtureEncoder(encoder)
     (mixture(**make_batch([4, 6], 400)).last_hidden_state ** 2).sum().backward()
     for part in (*mixture.experts, mixture.gate):
@@ -92,7 +92,7 @@ def test_the_gradient_reaches_the_gate_and_every_expert(encoder, make_batch):
     assert mixture.gate_output.weight.grad.abs().max() < 1e-3 * with_noise
 
 
-def test_mean_gate_weights_count_training_examples_alone(encoder, make_batch):
+def test_mean_gate_weights_count_only_training_examples(encoder, make_batch):
     mixture = MixtureEncoder(encoder)
     mixture.eval()(**make_batch([4, 6], 400))
     assert mixture.take_gate_means() == [0, 0, 0]
@@ -121,7 +121,7 @@ def test_wrappers_pass_tags_on(encoder, make_batch, wrap):
     assert not torch.allclose(plain, tagged)
 
 
-def test_names_of_parts():
+def test_group_names():
     names = {
         "encoder.layer.3.output.bias": "layer.3",
         "encoder.inner.layer.3.output.bias": "layer.3",
