@@ -34,6 +34,7 @@ PLAIN_PARSERS = {
 # Their parsers are built where they are started.
 STARTED = ("benchmarks.frozen", "benchmarks.parallel", "benchmarks.scale", "benchmarks.techniques")
 STARTED += ("benchmarks.throughput", "data/download.py", "data/make_sample.py")
+PARSING = ("parse_args", "parse_known_args")  # of argparse
 # Commands of other programs, and those that need a network or a cluster.
 OUTSIDE = (
     "source",
@@ -46,6 +47,7 @@ OUTSIDE = (
     "setup_gwdg.sh",
 )
 OUTSIDE += ("nltk.downloader",)
+UNKNOWN = "unknown"
 PYTEST_OPTIONS = {"-k": 1, "-m": 1, "-rP": 0}  # and how many words follow each
 
 
@@ -68,7 +70,13 @@ class Command:
     launcher: str
 
     @property
+    def name(self) -> str:
+        """The command without its comment, for a test's name."""
+        return " ".join(self.text.partition(" #")[0].split())
+
+    @property
     def is_search(self) -> bool:
+        """Whether it starts or resumes a search for options."""
         return any(word.startswith("--hpo") for word in self.flags)
 
 
@@ -82,7 +90,8 @@ def text_of(page: Path) -> str:
 
 def blocks(page: Path, language: str) -> list[str]:
     """Return the code blocks of a page in one language; "" for those without one."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(page), re.M | re.S)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text_of(page), re.M | re.S)
+    return [block for name, block in found if name == language]
 
 
 def prose(page: Path) -> str:
@@ -103,11 +112,9 @@ def commands() -> list[Command]:
 
 
 def classify(words: list[str]) -> tuple[str, tuple[str, ...], str]:
-    """Return a command's kind, its flags and its launcher.
+    """Return a command's kind, its flags and its launcher; the kind is UNKNOWN for a new one.
 
-    Raises:
-        ValueError: the command is of a new kind. Give it one here, and in `test_docs.RUNS` where
-            it can run offline.
+    A new kind gets its place here, and one in `test_docs.RUNS` if it can run offline.
     """
     if words[0] == "echo" and "|" in words:
         words = words[words.index("|") + 1 :]
@@ -120,15 +127,13 @@ def classify(words: list[str]) -> tuple[str, tuple[str, ...], str]:
     elif launcher == "python" and rest[:1] == ["-m"]:
         rest = rest[1:]
     elif launcher not in ("python", "bash"):
-        raise ValueError(f"a command of a new kind, in its words: {words}")
+        return UNKNOWN, tuple(rest), launcher
     kind, *flags = rest
     kind = {"run_experiments.sh": "experiments.run", "run_tests.sh": "pytest"}.get(kind, kind)
     if kind == "run_train.sh":
         kind = flags.pop(0) if flags and flags[0].endswith(".py") else "train_multitask.py"
     known = {*TRAINING, *PLAIN_PARSERS, *STARTED, *OUTSIDE, "experiments.run", "pytest"}
-    if kind not in known:
-        raise ValueError(f"a command of a new kind, in its words: {words}")
-    return kind, tuple(flags), launcher
+    return kind if kind in known else UNKNOWN, tuple(flags), launcher
 
 
 def parse(kind: str, flags: list[str]) -> object:
@@ -179,9 +184,6 @@ def parse_started(kind: str, flags: list[str]) -> object:
     if isinstance(result, tuple):  # the words that it does not know go to a training script
         parse("train_multitask_pal.py", result[1])
     return result
-
-
-PARSING = ("parse_args", "parse_known_args")
 
 
 def start(kind: str, flags: list[str]) -> None:
