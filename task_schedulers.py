@@ -140,7 +140,7 @@ class TaskScheduler:
         return self.num_batches() * sum(sizes) / len(sizes)
 
     def updates_per_epoch(self, num_examples: int) -> int:
-        """Return how many updates train on about `num_examples` examples in all, at least 1."""
+        """Return how many updates train on `num_examples` in all, rounded, at least 1."""
         return max(1, round(num_examples / self.mean_examples))
 
     def next_update(self) -> Update:
