@@ -1,1 +1,1 @@
-"""Rows on their way to the model: token ids, segments, tags, augmentation, frozen states."""
+"""Rows on their way to the model: augmentation, token ids, segments, tags, cached states."""

