@@ -1,41 +1,35 @@
-"""How much faster a frozen encoder trains when its states are kept (`prefix_cache`).
+"""Measure how much faster a frozen encoder trains when its states are cached.
 
     python -m benchmarks.frozen --data_dir data
 
-Both arms train the same updates of the same real rows in one process, evaluation excluded: the
-first epoch, which fills the cache, and the median of the following ones, in turns.
+Both arms train the same updates on the same rows in one process, in turns, without evaluation. The
+ratio of the first epoch, which fills the cache, stands apart from the median of the later epochs.
 """
 
-import argparse
-import os
 import tempfile
-import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from datasets import read_examples, task_file, tokenize
-from engine import train_one_epoch
-from inputs.batches import TokenizedTask
-from inputs.frozen_states import CachedRows
-from models import build_model
-from models.pretrained import (
-    BUNDLED,
-    find_checkpoint,
-    load_config,
-    load_encoder,
-    load_tokenizer,
+from benchmarks.setup import (
+    build_seeded_model,
+    load_rows,
+    open_arm,
+    run_benchmark,
+    run_updates,
+    seconds_of,
+    shared_parser,
+    silent_log,
 )
-from options.parsing import parse_args
-from options.types import positive_int
+from inputs.batches import Rows, TokenizedTask
+from inputs.frozen_states import CachedRows
 from reporting.run_log import RunLog
-from tasks import TASKS
-from train_multitask import get_args_parser
+from reporting.start import Start
 from training import Training, build_training
 
-ARMS = {
+ARMS = {  # what works on the frozen states -> its flags
     "mean pooling": "",
     "attention": "--extension attention",
     "bilstm": "--extension bilstm",
@@ -45,63 +39,51 @@ ARMS = {
 }
 
 
-def load_rows(args: Namespace, num_rows: int) -> dict[str, TokenizedTask]:
-    """The first training rows of every task."""
-    directory = find_checkpoint(args.model_name)
-    config = load_config(directory)
-    tokenizer = load_tokenizer(directory, config)
-    data = {}
-    for name, task in TASKS.items():
-        examples = read_examples(task_file(args, task, "train"), task)[:num_rows]
-        data[name] = tokenize(args, task, examples, tokenizer, config.pad_token_id)
-    return data
+def build(start: Start, rows: dict[str, TokenizedTask], directory: Path | None) -> Training:
+    """Return a training on a frozen encoder.
 
-
-def build(args: Namespace, data: dict[str, TokenizedTask], is_cached: bool) -> Training:
-    torch.manual_seed(args.seed)
-    directory = find_checkpoint(args.model_name)
-    model = build_model(args, load_encoder(directory, load_config(directory)))
-    if is_cached:
-        place = Path(tempfile.gettempdir())
-        data = {name: CachedRows(model, rows, place) for name, rows in data.items()}
-    return build_training(args, model, data)
-
-
-def epoch_seconds(training: Training, log: RunLog) -> float:
-    started = time.perf_counter()
-    train_one_epoch(training, log, save=lambda: None)
-    seconds = time.perf_counter() - started
-    training.progress.finish_epoch({}, 0.0, 0.0, 0.0)
-    return seconds
+    Args:
+        start: the arm's options and encoder.
+        rows: the training rows by task.
+        directory: where cached states may lie; None caches nothing.
+    """
+    model = build_seeded_model(start)
+    data: dict[str, Rows] = dict(rows)
+    if directory is not None:
+        data = {name: CachedRows(model, part, directory) for name, part in rows.items()}
+    return build_training(start.args, model, data)
 
 
 def main(options: Namespace) -> None:
+    """Measure every arm and print one line for each."""
     torch.set_num_threads(options.threads)
-    log = RunLog(Path("."), None)
+    common = f"--option pretrain --task_scheduler joint --batch_size {options.batch_size}"
     print(f"{'features':<20}{'first epoch':>12}{'later epochs':>14}{'rounds':>16}")
     for name, flags in ARMS.items():
-        words = f"--option pretrain --model_name {options.model_name} --epochs 99 {flags}".split()
-        words += ["--batch_size", str(options.batch_size), "--data_dir", options.data_dir]
-        args = parse_args(get_args_parser(), words)
-        args.tasks, args.lr = list(TASKS), 1e-3
-        data = load_rows(args, options.rows)
-        plain, cached = build(args, data, False), build(args, data, True)
-        ratios = [
-            epoch_seconds(plain, log) / epoch_seconds(cached, log)
-            for _ in range(options.rounds + 1)
-        ]
+        # So many epochs that the learning rate never reaches 0.
+        start = open_arm(options, f"{common} --epochs {options.rounds + 9} {flags}")
+        rows = load_rows(start, options.rows)
+        with tempfile.TemporaryDirectory() as directory:
+            log = silent_log(directory)
+            plain, cached = build(start, rows, None), build(start, rows, Path(directory))
+            ratios = [
+                epoch_seconds(plain, log) / epoch_seconds(cached, log)
+                for _ in range(1 + options.rounds)
+            ]
         first, later = ratios[0], np.array(ratios[1:])
         spread = f"{later.min():.1f} to {later.max():.1f}"
         print(f"{name:<20}{first:>12.2f}{np.median(later):>14.1f}{spread:>16}", flush=True)
 
 
+def epoch_seconds(training: Training, log: RunLog) -> float:
+    """Return the seconds of one epoch."""
+    return seconds_of(lambda: run_updates(training, log, training.updates_per_epoch))
+
+
+def get_args_parser() -> ArgumentParser:
+    """Return the parser of this benchmark."""
+    return shared_parser(__doc__, rows=480, batch_size=16, rounds=3, threads=2)
+
+
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="where the nine files are")
-    parser.add_argument("--model_name", default=BUNDLED, help="a BERT checkpoint")
-    parser.add_argument("--rows", type=positive_int, default=480, help="training rows a task")
-    parser.add_argument("--batch_size", type=positive_int, default=16, help="examples a batch")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="epochs after the first")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads")
-    main(parser.parse_args())
+    run_benchmark(main, get_args_parser().parse_args())

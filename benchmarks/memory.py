@@ -7,26 +7,28 @@ from pathlib import Path
 
 
 def resident_mib(field: str) -> float:
-    """VmRSS or VmHWM of this process (Linux), in MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
+    """Return VmRSS or VmHWM of this process, in MiB."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
-    raise OSError(f"/proc/self/status has no {field}")
+    raise OSError(f"/proc/self/status has no {field}, expected Linux")
 
 
 def trim_memory() -> None:
+    """Give freed memory back to the system."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def peak_memory(build: Callable[[], object], updates: list) -> float:
-    """Peak MiB of building an arm and training on `updates`, above what the process held before."""
+def peak_memory(run: Callable[[], object]) -> float:
+    """Return the peak of a call, in MiB above what the process held before it.
+
+    The call should build its arm itself and keep nothing of it.
+    """
     trim_memory()
     before = resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    arm = build()
-    arm.run(updates)
+    run()
     peak = resident_mib("VmHWM") - before
-    del arm
     trim_memory()
     return peak

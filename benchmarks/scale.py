@@ -1,32 +1,29 @@
-"""From a laptop to a cluster: what an epoch of all Quora pairs would take, from what is measured.
+"""Predict what an epoch of all Quora pairs would take on a cluster, from what is measured here.
 
     python -m benchmarks.scale --data_dir data [--utilization 0.35]
 
-An epoch here: every Quora pair once and, in the same updates, as many examples of each other task,
-taken to be as long. Measured: tokens a pair, and the activations of an example that are alive
-at once, by encoder and method (random weights of the published shapes). Predicted from these: time
-and memory on A100s. What is assumed stands above the table.
+Here an epoch is every Quora pair once and, in the same updates, as many examples of each other
+task, taken to be as long. Measured are the tokens per pair, and the bytes of activations that one
+example keeps alive at once, for each encoder and method (random weights of the published shapes).
+Time and memory on A100s are predicted from these. The assumptions are printed above the table.
 """
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import read_examples
-from inputs.batches import TokenizedTask
+from benchmarks.setup import load_rows, open_arm, run_benchmark, shared_parser
 from models.bert import BertConfig, BertModel
 from models.features import Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert
-from models.pretrained import BUNDLED, find_checkpoint, load_config, load_tokenizer
-from optimizers.smart import Smart
+from optimizers.smart import PlainForward, Smart
 from options.types import positive_float
-from tasks import TASKS
+from tasks import TASKS, Batch
 
 SHAPES = {
     "bert-base": BertConfig(),
@@ -35,23 +32,30 @@ SHAPES = {
     ),
 }
 QUORA_PAIRS = 363_846
-PEAK = 312e12  # A100, dense bfloat16, operations a second
+PADDING = 1.05  # tokens with padding over real ones
+PEAK = 312e12  # A100, dense bfloat16, operations per second
 FLOAT_PEAK = 19.5e12  # the same in float32
 FLOAT_UTILIZATION = 0.8
 GPUS_PER_NODE = 4
-LINK, NETWORK = 200e9, 20e9  # bytes a second of an all_reduce in a node, and between nodes
+LINK, NETWORK = 200e9, 20e9  # bytes per second of an all_reduce in a node, and between nodes
 MEMORY = 80 * 2**30
 NUM_TASKS = 3
-BATCH = 32  # examples a task and worker
+BATCH = 32  # examples per task and worker
 EXAMPLES = 4  # that the activations are measured on
 
 
 class Method(NamedTuple):
-    """Work of an update in forward passes, a backward pass counting two, or one without gradients
-    of weights; rows of J that are held and sent."""
+    """What an update costs.
+
+    Attributes:
+        passes: forward passes in bfloat16. A backward pass counts as two, or as one without
+            gradients of weights.
+        float_passes: the same in float32, which autocast does not change.
+        num_rows: rows of J that are held and sent.
+    """
 
     passes: int
-    float_passes: int  # in float32 whatever autocast says
+    float_passes: int
     num_rows: int
 
 
@@ -64,7 +68,7 @@ METHODS = {
 
 
 class Alive:
-    """Bytes that graphs keep for their backward passes at once, weights aside."""
+    """Counts the bytes that graphs keep for their backward passes at once, weights aside."""
 
     def __init__(self, model: MultitaskBert) -> None:
         self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -72,9 +76,11 @@ class Alive:
         self.now = self.peak = 0
 
     def keep(self, tensor: Tensor) -> "Kept":
+        """Note that a graph keeps a tensor."""
         return Kept(tensor, self)
 
     def count(self, tensor: Tensor, change: int) -> None:
+        """Note one use more or less of a tensor's storage."""
         storage = tensor.untyped_storage()
         place = storage.data_ptr()
         if place in self.weights:
@@ -96,44 +102,15 @@ class Kept:
         self.alive.count(self.tensor, -1)
 
 
-def kept_bytes(model: MultitaskBert, batch: dict[str, Tensor], is_smart: bool) -> int:
-    """Peak of what forward passes keep for backward passes, in bytes."""
-    task, alive = TASKS["para"], Alive(model)
-    with torch.autograd.graph.saved_tensors_hooks(alive.keep, lambda kept: kept.tensor):
-        smart = Smart(model) if is_smart else None
-        logits = smart.logits(task, batch) if is_smart else model(task, batch)
-        loss = task.loss(logits, batch["labels"])
-        if is_smart:
-            loss = loss + smart.penalty(task, batch, logits)
-    del loss, logits, smart
-    assert alive.now == 0, "something outlives its graph"
-    return alive.peak
-
-
-def model_of(config: BertConfig) -> MultitaskBert:
-    features = Features(config, "last_hidden_state", None, "none", "mean")
-    head = HEADS["classify"](features.num_features, 1, 0, config.hidden_dropout_prob)
-    return MultitaskBert(BertModel(config), features, {"para": head})
-
-
-def operations(config: BertConfig, length: float) -> float:
-    """Multiply-adds times two of one example's forward pass, in matrix products."""
-    h, i = config.hidden_size, config.intermediate_size
-    a_token = 2 * (4 * h * h + 2 * h * i) + 4 * length * h
-    return config.num_hidden_layers * length * a_token
-
-
-def main(options: argparse.Namespace) -> None:
-    directory = find_checkpoint(BUNDLED)
-    tokenizer = load_tokenizer(directory, load_config(directory))
-    path = Path(options.data_dir) / f"{TASKS['para'].stem}-train.csv"
-    rows = TokenizedTask(TASKS["para"], read_examples(path, TASKS["para"]), tokenizer, 0)
+def main(options: Namespace) -> None:
+    """Measure the chosen encoders and print one line per encoder, method and number of GPUs."""
+    rows = load_rows(open_arm(options), options.rows)["para"]
     length = float(rows.lengths.mean())
-    print(f"{len(rows):,} pairs of {path.name}: {length:.1f} tokens a pair")
+    print(f"{len(rows):,} Quora pairs: {length:.1f} tokens per pair")
     print(
-        f"assumed: all {QUORA_PAIRS:,} pairs alike, padding 1.05, {BATCH} examples a task and GPU "
-        f"in an update; {options.utilization:.0%} of {PEAK / 1e12:.0f} TFLOP/s in bfloat16, "
-        f"{FLOAT_UTILIZATION:.0%} of {FLOAT_PEAK / 1e12} in float32 (SMART's ascent); an "
+        f"assumed: all {QUORA_PAIRS:,} pairs alike, padding {PADDING}, {BATCH} examples per task "
+        f"and GPU in an update; {options.utilization:.0%} of {PEAK / 1e12:.0f} TFLOP/s in "
+        f"bfloat16, {FLOAT_UTILIZATION:.0%} of {FLOAT_PEAK / 1e12} in float32 (SMART's ascent); an "
         f"all_reduce at {LINK / 1e9:.0f} GB/s in a node of {GPUS_PER_NODE}, {NETWORK / 1e9:.0f} "
         "between nodes, nothing overlapped; AdamW; activations as in float32, with attention's "
         "matrices, which fused attention does not keep"
@@ -143,50 +120,95 @@ def main(options: argparse.Namespace) -> None:
     )
     chosen = np.argsort(np.abs(rows.lengths[:, 0] - length), kind="stable")[:EXAMPLES]
     batch = rows.batch(np.sort(chosen))
-    for name, config in SHAPES.items():
-        model = model_of(config)
-        num_parameters = sum(p.numel() for p in model.parameters())
-        plain = kept_bytes(model, batch, False) / EXAMPLES
-        moved = kept_bytes(model, batch, True) / EXAMPLES
-        for name_of_method, method in METHODS.items():
-            kept = moved if name_of_method == "SMART" else plain
-            for num_gpus in (1, 4, 16):
-                hours = predicted_hours(
-                    config, length, num_parameters, method, num_gpus, options.utilization
-                )
-                # Weights, gradient, two moments; J; the all_reduce's copy; one batch at a time.
-                sent = max(1, method.num_rows) if num_gpus > 1 else 0
-                memory = 4 * num_parameters * (4 + method.num_rows + sent) + BATCH * kept
-                print(
-                    f"{name:<12}{name_of_method:<18}{num_gpus:>5}{hours * 60:>11.1f}"
-                    f"{memory / 2**30:>9.1f}{kept / 2**20:>10.1f}"
-                    f"{'' if memory < MEMORY else '  does not fit 80 GB'}"
-                )
-        del model
+    for name in options.encoders:
+        print_encoder(name, batch, length, options.utilization)
+
+
+def print_encoder(name: str, batch: Batch, length: float, utilization: float) -> None:
+    """Measure one encoder and print its lines.
+
+    Args:
+        name: a key of `SHAPES`.
+        batch: pairs of about the mean length.
+        length: mean tokens per pair.
+        utilization: share of the GPU's peak that is reached.
+    """
+    config = SHAPES[name]
+    model = build_model(config)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    plain = kept_bytes(PlainForward(model), batch) / len(batch["labels"])
+    smart = kept_bytes(Smart(model, weight=1.0, radius=1.0, mu=0.0), batch) / len(batch["labels"])
+    for title, method in METHODS.items():
+        kept = smart if title == "SMART" else plain
+        for num_gpus in (1, 4, 16):
+            sent = sent_rows(method, num_gpus)
+            hours = predicted_hours(config, length, method, num_gpus, utilization)
+            hours += sending_hours(4 * num_parameters * sent, num_gpus)
+            # Weights, gradient, two moments; J; the all_reduce's copy; one batch at a time.
+            memory = 4 * num_parameters * (4 + method.num_rows + sent) + BATCH * kept
+            print(
+                f"{name:<12}{title:<18}{num_gpus:>5}{hours * 60:>11.1f}"
+                f"{memory / 2**30:>9.1f}{kept / 2**20:>10.1f}"
+                f"{'' if memory < MEMORY else '  does not fit 80 GB'}"
+            )
+
+
+def build_model(config: BertConfig) -> MultitaskBert:
+    """Return a model for Quora pairs with random weights."""
+    features = Features(config, "last_hidden_state", None, "none", "mean")
+    head = HEADS["classify"](features.num_features, 1, 0, config.hidden_dropout_prob)
+    return MultitaskBert(BertModel(config), features, {"para": head})
+
+
+def kept_bytes(regularizer: PlainForward | Smart, batch: Batch) -> int:
+    """Return the peak of what forward passes keep for backward passes, in bytes."""
+    task, alive = TASKS["para"], Alive(regularizer.model)
+    with torch.autograd.graph.saved_tensors_hooks(alive.keep, lambda kept: kept.tensor):
+        logits = regularizer.logits(task, batch)
+        loss = task.loss(logits, batch["labels"]) + regularizer.penalty(task, batch, logits)
+    del loss, logits, regularizer
+    assert alive.now == 0, "something outlives its graph"
+    return alive.peak
+
+
+def sent_rows(method: Method, num_gpus: int) -> int:
+    """Return how many vectors of the parameters' size an update sends."""
+    return max(1, method.num_rows) if num_gpus > 1 else 0
 
 
 def predicted_hours(
-    config: BertConfig,
-    length: float,
-    num_parameters: int,
-    method: Method,
-    num_gpus: int,
-    utilization: float,
+    config: BertConfig, length: float, method: Method, num_gpus: int, utilization: float
 ) -> float:
-    """Hours for one pass over the Quora pairs and as many examples of each other task."""
-    a_pass = operations(config, length * 1.05)
-    seconds = method.passes * a_pass / (PEAK * utilization)
-    seconds += method.float_passes * a_pass / (FLOAT_PEAK * FLOAT_UTILIZATION)  # an example
+    """Return the hours of computing for one epoch."""
+    forward = operations(config, PADDING * length)
+    seconds = method.passes * forward / (PEAK * utilization)
+    seconds += method.float_passes * forward / (FLOAT_PEAK * FLOAT_UTILIZATION)  # per example
+    return NUM_TASKS * QUORA_PAIRS / num_gpus * seconds / 3600
+
+
+def sending_hours(num_bytes: int, num_gpus: int) -> float:
+    """Return the hours of sending `num_bytes` around a ring in every update of an epoch."""
     updates = QUORA_PAIRS / (BATCH * num_gpus)
-    sent = 4 * num_parameters * max(1, method.num_rows) * 2 * (num_gpus - 1) / num_gpus  # ring
     link = LINK if num_gpus <= GPUS_PER_NODE else NETWORK
-    return (NUM_TASKS * QUORA_PAIRS / num_gpus * seconds + updates * sent / link) / 3600
+    return updates * num_bytes * 2 * (num_gpus - 1) / num_gpus / link / 3600
+
+
+def operations(config: BertConfig, length: float) -> float:
+    """Return multiply-adds times two of one example's forward pass, in matrix products."""
+    h, i = config.hidden_size, config.intermediate_size
+    per_token = 2 * (4 * h * h + 2 * h * i) + 4 * length * h
+    return config.num_hidden_layers * length * per_token
+
+
+def get_args_parser() -> ArgumentParser:
+    """Return the parser of this benchmark."""
+    parser = shared_parser(__doc__, rows=None)
+    add = parser.add_argument
+    names = list(SHAPES)
+    add("--encoders", nargs="+", choices=names, default=names, help="shapes to predict for")
+    add("--utilization", type=positive_float, default=0.35, help="share of the peak reached")
+    return parser
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="where the nine files are")
-    parser.add_argument(
-        "--utilization", type=positive_float, default=0.35, help="share of the peak that is reached"
-    )
-    main(parser.parse_args())
+    run_benchmark(main, get_args_parser().parse_args())

@@ -1,18 +1,14 @@
-"""Cost of every technique over the plain sum of task losses: time per update and peak memory.
+"""Measure what every technique costs over the plain sum of task losses, in time and peak memory.
 
     python -m benchmarks.techniques --data_dir data
 
-All arms train the same real batches, one of every task in each update, in one process and in turns,
-round by round; a ratio is the median over the rounds. Memory is above the plain sum's, in float32
-copies of the shared parameters.
+All arms train on the same batches, one of every task in each update, in one process and in turns.
+A time is the median over the rounds of its ratio to the plain sum's. A memory is the peak above the
+plain sum's, in float32 copies of the shared parameters.
 """
 
-import argparse
-import os
-import shlex
 import tempfile
-import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
@@ -20,28 +16,24 @@ import numpy as np
 import torch
 
 from benchmarks.memory import peak_memory
-from datasets import load_data
-from engine import train_one_epoch
-from inputs.batches import TokenizedTask
-from models import build_model
-from models.pal import default_pal_size
-from models.pretrained import (
-    BUNDLED,
-    find_checkpoint,
-    load_config,
-    load_encoder,
-    load_tokenizer,
+from benchmarks.setup import (
+    build_seeded_model,
+    load_rows,
+    open_arm,
+    run_benchmark,
+    run_updates,
+    seconds_of,
+    shared_parser,
+    silent_log,
 )
-from options.parsing import parse_args
-from options.types import positive_int
+from inputs.batches import TokenizedTask
+from optimizers.task_gradients import TaskGradients
 from reporting.run_log import RunLog
-from tasks import TASKS
-from train_multitask_pal import get_args_parser
 from training import build_training
 
 PLAIN = "plain sum"
 SMART = "--use_smart_regularization"
-ARMS = {  # name: (flags, whether conflicts are logged)
+ARMS = {  # name -> flags, whether conflicts are logged
     PLAIN: ("--task_scheduler joint", False),
     "conflict log": ("--task_scheduler joint --log_conflicts", True),
     "pcgrad": ("--projection pcgrad", False),
@@ -59,84 +51,67 @@ ARMS = {  # name: (flags, whether conflicts are logged)
 
 
 class Arm:
-    """One technique in our own loop, on the batches that the seed gives; events: where its
-    TensorBoard events go, None for nowhere."""
+    """One technique in the training loop.
+
+    Args:
+        options: the benchmark's options.
+        data: the training rows by task.
+        name: a key of `ARMS`.
+        log: told every update.
+    """
 
     def __init__(
-        self, options: Namespace, name: str, data: dict[str, TokenizedTask], events: str | None
+        self, options: Namespace, data: dict[str, TokenizedTask], name: str, log: RunLog
     ) -> None:
         flags, self.logs_conflicts = ARMS[name]
-        self.training = build(options, flags, data)
-        if self.training.conflicts is not None and not self.logs_conflicts:
-            self.training.projection.observe = lambda inner: None
-        self.log = RunLog(Path(events or "."), Path(events) / name if events else None)
+        start = open_arm(options, f"--batch_size {options.batch_size} --lr 1e-5 {flags}")
+        self.training = build_training(start.args, build_seeded_model(start), {**data})
+        self.log = log
+        projection = self.training.projection
+        if isinstance(projection, TaskGradients) and not self.logs_conflicts:
+            projection.observe = lambda inner: None
 
     def run(self, num_updates: int) -> None:
-        self.training.updates_per_epoch = num_updates
-        self.training.progress.update = 0
-        train_one_epoch(self.training, self.log, save=lambda: None)
+        """Train on the next updates, and write their cosines if this arm logs conflicts."""
+        first_update = self.training.progress.total_updates
+        run_updates(self.training, self.log, num_updates)
         if self.logs_conflicts:
-            done = self.training.progress.total_updates
-            self.log.conflicts(self.training.conflicts, done - num_updates)
-
-
-def parse(options: Namespace, flags: str) -> Namespace:
-    """Entry 2's options for one arm."""
-    sizes = f"--model_name {options.model_name} --batch_size {options.batch_size} --lr 1e-5"
-    words = ["--data_dir", options.data_dir, *shlex.split(f"{sizes} {flags}")]
-    args = parse_args(get_args_parser(), words)
-    args.tasks = list(TASKS)
-    return args
-
-
-def build(options: Namespace, flags: str, data: dict[str, TokenizedTask]):
-    args = parse(options, flags)
-    directory = find_checkpoint(args.model_name)
-    torch.manual_seed(args.seed)
-    config = load_config(directory)
-    args.pal_size = default_pal_size(config.hidden_size)
-    model = build_model(args, load_encoder(directory, config))
-    return build_training(args, model, data)
+            for scalar in self.training.conflicts.scalars(first_update):
+                self.log.writer.add_scalar(*scalar)
 
 
 def main(options: Namespace) -> None:
+    """Measure the chosen arms and print one line for each."""
     torch.set_num_threads(options.threads)
-    args = parse(options, "")
-    directory = find_checkpoint(args.model_name)
-    config = load_config(directory)
-    tokenizer = load_tokenizer(directory, config)
-    data = load_data(args, tokenizer, config.pad_token_id, ("train",))["train"]
+    data = load_rows(open_arm(options), options.rows)
     chosen = [name for name in ARMS if name in (options.only or ARMS) or name == PLAIN]
-    silent = {name: partial(Arm, options, name, data, None) for name in chosen}
-    peak_memory(silent[PLAIN], 1)  # libraries' own buffers, once
-    peaks = {name: peak_memory(build_arm, 2) for name, build_arm in silent.items()}
-    events = tempfile.TemporaryDirectory()
-    arms = {name: Arm(options, name, data, events.name) for name in chosen}
-    seconds = {name: [] for name in arms}
-    for round_number in range(options.rounds + 1):
-        for name, arm in arms.items():
-            started = time.perf_counter()
-            arm.run(options.updates)
-            if round_number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
+    with tempfile.TemporaryDirectory() as directory:
+        build = partial(Arm, options, data, log=silent_log(directory))
+        build(PLAIN).run(1)  # the libraries allocate their own buffers once
+        peaks = {name: peak_memory(lambda: build(name).run(2)) for name in chosen}
+        events = {name: Path(directory) / name for name in chosen}
+        arms = {name: build(name, log=RunLog(path, path)) for name, path in events.items()}
+        rounds = []
+        for _ in range(1 + options.rounds):
+            rounds.append([seconds_of(lambda: arm.run(options.updates)) for arm in arms.values()])
+        for arm in arms.values():
+            arm.log.writer.close()
+    seconds = np.array(rounds[1:])  # [rounds, arms], without the first round, which warms up
+    ratios = seconds / seconds[:, [chosen.index(PLAIN)]]
     shared = sum(p.numel() for p in arms[PLAIN].training.model.shared_parameters())
-    print(f"\n{'technique':<24}{'time':>7}{'rounds':>16}{'memory':>9}")
-    for name in arms:
-        ratios = np.array(seconds[name]) / np.array(seconds[PLAIN])
+    print(f"{'technique':<24}{'time':>7}{'rounds':>16}{'memory':>9}")
+    for name, column in zip(arms, ratios.T):
         copies = (peaks[name] - peaks[PLAIN]) * 2**20 / (4 * shared)
-        spread = f"{ratios.min():.2f} to {ratios.max():.2f}"
-        print(f"{name:<24}{np.median(ratios):>7.2f}{spread:>16}{copies:>+9.1f}")
-        arms[name].log.writer.close()
+        spread = f"{column.min():.2f} to {column.max():.2f}"
+        print(f"{name:<24}{np.median(column):>7.2f}{spread:>16}{copies:>+9.1f}")
+
+
+def get_args_parser() -> ArgumentParser:
+    """Return the parser of this benchmark."""
+    parser = shared_parser(__doc__, rows=None, batch_size=16, rounds=3, updates=10, threads=2)
+    parser.add_argument("--only", nargs="+", choices=ARMS, help="techniques; unset: all")
+    return parser
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="where the nine files are")
-    parser.add_argument("--model_name", default=BUNDLED, help="a BERT checkpoint")
-    parser.add_argument("--batch_size", type=positive_int, default=16, help="examples a batch")
-    parser.add_argument("--only", nargs="+", choices=ARMS, help="these techniques, not all")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="turns of each arm")
-    parser.add_argument("--updates", type=positive_int, default=10, help="updates a round")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads")
-    main(parser.parse_args())
+    run_benchmark(main, get_args_parser().parse_args())

@@ -1,24 +1,21 @@
-"""Training speed and memory of our loop against transformers' encoder, in one process, as ratios.
+"""Compare the speed and memory of our training loop with a loop around transformers' encoder.
 
     python -m benchmarks.throughput --data_dir data
     python -m benchmarks.throughput --data_dir data --arms abcd --profile
 
-Arms, all on the same real examples, encoder weights, batch size, dropout, AdamW and clipping:
+Arms, all on the same examples, encoder weights, batch size, dropout, AdamW and clipping:
   a  our training loop, as it runs for a user
   b  transformers' BertModel, random batches padded to their longest example
   c  the same with our length-grouped batches
   d  our loop with dropout 0 (not comparable with the others; shows what dropout costs)
-Arms take turns, round by round, so that a busy machine slows all of them. Tokenizing is outside the
-clock, collating inside. Useful rate: 6 · non-embedding parameters · real tokens / second, as a
-share of what the machine's own matrix multiplication reaches on the encoder's shapes in the same
-rounds.
+Everything runs in one process. Arms take turns, round by round, so that a busy machine slows all of
+them. Tokenizing is outside the clock, collating inside. The useful rate is 6 · non-embedding
+parameters · real tokens / second, as a share of what the machine's own matrix multiplication
+reaches on the encoder's shapes in the same rounds.
 """
 
-import argparse
-import os
 import tempfile
-import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
@@ -27,32 +24,28 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory import peak_memory
-from datasets import load_data
-from engine import train_one_epoch
-from inputs.batches import BatchSampler, TokenizedTask
-from models import MultitaskBert, build_model
-from models.pretrained import (
-    BUNDLED,
-    find_checkpoint,
-    load_config,
-    load_encoder,
-    load_tokenizer,
+from benchmarks.setup import (
+    build_seeded_model,
+    load_rows,
+    open_arm,
+    run_benchmark,
+    run_updates,
+    seconds_of,
+    shared_parser,
 )
+from inputs.batches import TokenizedTask
+from models import MultitaskBert
+from models.bert import BertConfig
 from optimizers import build_optimizer
-from options.parsing import parse_args
-from options.types import positive_int
 from reporting.run_log import RunLog
+from reporting.start import Start
+from task_schedulers import TASK_SCHEDULERS
 from tasks import TASKS, Batch, Task
-from train_multitask import get_args_parser
-from training import Training, build_training
+from training import build_training
 
-ARMS = {
-    "a": "our loop",
-    "b": "transformers, random batches",
-    "c": "transformers, length-grouped",
-    "d": "our loop, dropout 0",
-}
-OPERATIONS = {  # group -> names of the operations it sums up, for --profile
+Plan = list[dict[str, np.ndarray]]  # of each update, the row numbers [B] by task
+
+OPERATIONS = {  # group of --profile -> the operations that it sums up
     "matrix products of the layers": ("aten::mm", "aten::addmm"),
     "attention products": ("aten::bmm", "aten::baddbmm"),
     "dropout masks": ("aten::random_", "aten::ge"),
@@ -75,43 +68,48 @@ class ReferenceModel(nn.Module):
         self.heads = ours.heads
 
     def forward(self, task: Task, batch: Batch) -> Tensor:
+        """Return logits [B, C]."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
-        states = self.features(self.encoder(**inputs), batch["attention_mask"])  # [B, F]
-        return self.heads[task.name](states)
+        states = self.encoder(**inputs).last_hidden_state  # [B, L, H]
+        return self.heads[task.name](self.features(states, batch["attention_mask"]))
 
 
 class OurArm:
-    """The real loop over a real scheduler; rows come in the order of the sampler's seed."""
+    """Our loop over its own scheduler, which draws the rows of `plan_updates` in their order."""
 
-    def __init__(self, args: Namespace, dropout: float, data: dict[str, TokenizedTask]) -> None:
-        self.training: Training = build_training(args, our_model(args, dropout), data)
+    def __init__(self, start: Start, data: dict[str, TokenizedTask]) -> None:
+        self.training = build_training(start.args, build_seeded_model(start), {**data})
         self.events = tempfile.TemporaryDirectory()
-        events_dir = Path(self.events.name)
-        self.log = RunLog(events_dir, events_dir)
+        self.log = RunLog(Path(self.events.name), Path(self.events.name))
 
-    def run(self, updates: list[dict[str, np.ndarray]]) -> None:
-        self.training.updates_per_epoch = len(updates)
-        self.training.progress.update = 0
-        train_one_epoch(self.training, self.log, save=lambda: None)
+    def run(self, updates: Plan) -> None:
+        """Train on the next updates."""
+        run_updates(self.training, self.log, len(updates))
+
+    @property
+    def num_layer_parameters(self) -> int:
+        """The number of the encoder's parameters without embeddings and pooler."""
+        named = self.training.model.encoder.named_parameters()
+        return sum(p.numel() for name, p in named if name.startswith("layer."))
 
 
 class ReferenceArm:
-    """A plain loop around transformers' encoder, over the given rows."""
+    """A plain loop around transformers' encoder, over the rows that it is given."""
 
-    def __init__(self, args: Namespace, dropout: float, data: dict[str, TokenizedTask]) -> None:
+    def __init__(self, start: Start, data: dict[str, TokenizedTask]) -> None:
         from transformers import BertModel
 
+        dropout = start.args.hidden_dropout_prob
         encoder = BertModel.from_pretrained(
-            find_checkpoint(args.model_name),
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            start.source, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
         )
-        self.model = ReferenceModel(encoder, our_model(args, dropout)).train()
-        self.optimizer = build_optimizer(args, self.model)
-        self.clip = args.clip
+        self.model = ReferenceModel(encoder, build_seeded_model(start)).train()
+        self.optimizer = build_optimizer(start.args, self.model)
+        self.clip = start.args.clip
         self.data = data
 
-    def run(self, updates: list[dict[str, np.ndarray]]) -> None:
+    def run(self, updates: Plan) -> None:
+        """Train on these updates."""
         for update in updates:
             self.optimizer.zero_grad()
             for name, rows in update.items():
@@ -121,76 +119,145 @@ class ReferenceArm:
             self.optimizer.step()
 
 
-def shuffled(updates: list[dict[str, np.ndarray]], seed: int) -> list[dict[str, np.ndarray]]:
-    """The same rows of each task in random batches of the same sizes."""
-    random = np.random.default_rng(seed)
-    result: list[dict[str, np.ndarray]] = [{} for _ in updates]
-    for name in updates[0]:
-        sizes = [len(update[name]) for update in updates]
-        rows = random.permutation(np.concatenate([update[name] for update in updates]))
-        for update, part in zip(result, np.split(rows, np.cumsum(sizes)[:-1])):
-            update[name] = part
-    return result
+ARMS: dict[str, tuple[str, type[OurArm] | type[ReferenceArm], str]] = {  # title, class, own flags
+    "a": ("our loop", OurArm, ""),
+    "b": ("transformers, random batches", ReferenceArm, ""),
+    "c": ("transformers, length-grouped", ReferenceArm, ""),
+    "d": ("our loop, dropout 0", OurArm, "--hidden_dropout_prob 0"),
+}
 
 
-def our_model(args: Namespace, dropout: float) -> MultitaskBert:
-    directory = find_checkpoint(args.model_name)
-    config = load_config(directory)
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
-    args.hidden_dropout_prob = dropout
-    torch.manual_seed(args.seed)
-    return build_model(args, load_encoder(directory, config))
+def main(options: Namespace) -> None:
+    """Measure the chosen arms and print their speeds, memory and ratios."""
+    torch.set_num_threads(options.threads)
+    start = open_arm(options, common_flags(options))
+    data = load_rows(start, options.rows)
+    warmup, *rounds = plan_rounds(options, start, data)
+    # (b) draws its random batches from the rows of all rounds: those of one round alone are too
+    # alike in length.
+    plans = {name: [warmup, *rounds] for name in options.arms}
+    plans["b"] = [*shuffled([warmup], start.args.seed), *shuffled(rounds, start.args.seed)]
+
+    build = {name: partial(build_arm, options, name, data) for name in options.arms}
+    build["a"]().run(warmup[:1])  # the libraries allocate their own buffers once
+    peaks = {n: peak_memory(lambda: build[n]().run(plans[n][0])) for n in options.arms}
+    arms = {name: build[name]() for name in options.arms}
+    ours = arms["a"]
+    assert isinstance(ours, OurArm)
+    tokens = np.array([real_tokens(data, updates) for updates in rounds])
+    mean_tokens = int(tokens.sum() / (len(rounds) * options.updates * len(data)))  # of a batch
+    times, gemm = [], []
+    for number in range(len(plans["b"])):
+        times.append([seconds_of(partial(arms[n].run, plans[n][number])) for n in arms])
+        gemm.append(sgemm_rate(start.config, mean_tokens))
+    seconds = dict(zip(arms, np.array(times[1:]).T))  # by arm, without the warm-up
+
+    num_examples = sum(len(rows) for updates in rounds for u in updates for rows in u.values())
+    print_speeds(options, num_examples, seconds, peaks)
+    shares = 6 * ours.num_layer_parameters * tokens / seconds["a"] / np.array(gemm[1:])
+    print(
+        f"  useful rate of (a): {np.median(shares):.1%} of sgemm, median of the rounds   "
+        f"rounds {shares.min():.1%} to {shares.max():.1%}"
+    )
+    if options.profile:
+        print_profile(ours, rounds[0])
 
 
-def build_arm(name: str, args: Namespace, data: dict[str, TokenizedTask]) -> OurArm | ReferenceArm:
-    if name in "ad":
-        return OurArm(args, 0.1 if name == "a" else 0.0, data)
-    return ReferenceArm(args, 0.1, data)
+def common_flags(options: Namespace) -> str:
+    """Return the flags of train_multitask_pal.py that all arms share."""
+    return f"--task_scheduler joint --lr 1e-5 --batch_size {options.batch_size}"
 
 
-def plan_updates(
-    args: Namespace, data: dict[str, TokenizedTask], num_updates: int
-) -> list[dict[str, np.ndarray]]:
-    """The rows that the scheduler of our arm will draw, update by update."""
-    samplers = {
-        name: BatchSampler(
-            rows.lengths.max(axis=1), args.batch_size, args.seed + list(TASKS).index(name)
-        )
-        for name, rows in data.items()
-    }
+def build_arm(
+    options: Namespace, name: str, data: dict[str, TokenizedTask]
+) -> OurArm | ReferenceArm:
+    """Return an arm with fresh weights."""
+    _, kind, flags = ARMS[name]
+    return kind(open_arm(options, f"{common_flags(options)} {flags}"), data)
+
+
+def plan_rounds(options: Namespace, start: Start, data: dict[str, TokenizedTask]) -> list[Plan]:
+    """Return the rows that the scheduler of our loop will draw: a warm-up, then every round."""
+    scheduler = TASK_SCHEDULERS["joint"]({**data}, options.batch_size, seed=start.args.seed)
     return [
-        {name: sampler.next_rows() for name, sampler in samplers.items()}
-        for _ in range(num_updates)
+        [
+            {name: sampler.next_rows() for name, sampler in scheduler.samplers.items()}
+            for _ in range(options.updates)
+        ]
+        for _ in range(1 + options.rounds)
     ]
 
 
-def sgemm_rate(hidden_size: int, intermediate_size: int, num_tokens: int) -> float:
-    """Floating-point operations a second of one layer's matrix products, weighted as it uses
-    them.
+def shuffled(rounds: list[Plan], seed: int) -> list[Plan]:
+    """Return the same rows of each task in random batches of the same sizes."""
+    random = np.random.default_rng(seed)
+    updates = [update for updates in rounds for update in updates]
+    mixed: Plan = [{} for _ in updates]
+    for name in updates[0]:
+        sizes = [len(update[name]) for update in updates]
+        rows = random.permutation(np.concatenate([update[name] for update in updates]))
+        for update, part in zip(mixed, np.split(rows, np.cumsum(sizes)[:-1])):
+            update[name] = part
+    size = len(rounds[0])
+    return [mixed[first : first + size] for first in range(0, len(mixed), size)]
+
+
+def real_tokens(data: dict[str, TokenizedTask], updates: Plan) -> int:
+    """Return the number of tokens in these updates, padding aside."""
+    return sum(int(data[name].lengths[rows].sum()) for u in updates for name, rows in u.items())
+
+
+def sgemm_rate(config: BertConfig, num_tokens: int) -> float:
+    """Return the floating-point operations per second of one layer's matrix products.
+
+    Each shape counts as often as the layer uses it.
     """
-    shapes = [(hidden_size, hidden_size)] * 4
-    shapes += [(hidden_size, intermediate_size), (intermediate_size, hidden_size)]
-    flops, seconds = 0, 0.0
+    shapes = [(config.hidden_size, config.hidden_size)] * 4
+    shapes += [(config.hidden_size, config.intermediate_size)]
+    shapes += [(config.intermediate_size, config.hidden_size)]
+    operations, seconds = 0, 0.0
     for inner, outer in shapes:
         x, w = torch.randn(num_tokens, inner), torch.randn(inner, outer)
         out = torch.empty(num_tokens, outer)
-        torch.mm(x, w, out=out)
-        started = time.perf_counter()
-        for _ in range(10):
-            torch.mm(x, w, out=out)
-        seconds += time.perf_counter() - started
-        flops += 10 * 2 * num_tokens * inner * outer
-    return flops / seconds
+        multiply = partial(torch.mm, x, w, out=out)
+        multiply()
+        seconds += seconds_of(lambda: [multiply() for _ in range(10)])
+        operations += 10 * 2 * num_tokens * inner * outer
+    return operations / seconds
 
 
-def print_profile(arm: OurArm, updates) -> None:
-    """Where the time of our updates goes, by group of operations."""
+def print_speeds(
+    options: Namespace, num_examples: int, seconds: dict[str, np.ndarray], peaks: dict[str, float]
+) -> None:
+    """Print speed, memory and ratios, over all rounds and as the range of single rounds.
+
+    Args:
+        options: the benchmark's options.
+        num_examples: examples of all rounds.
+        seconds: seconds of each round, [rounds], by arm.
+        peaks: peak MiB by arm.
+    """
+    print(
+        f"{num_examples} examples in {options.rounds} rounds, batch {options.batch_size}, "
+        f"float32, {options.threads} threads"
+    )
+    for name, times in seconds.items():
+        memory = f"peak {peaks[name]:.0f} MiB, {peaks[name] / peaks['b']:.2f} of (b)"
+        rate = num_examples / times.sum()
+        print(f"  ({name}) {ARMS[name][0]:<30}{rate:>8.1f} examples/s   {memory}")
+    for name, times in seconds.items():
+        if name != "a":
+            ratio, rounds = times.sum() / seconds["a"].sum(), times / seconds["a"]
+            print(f"  (a)/({name}) {ratio:.2f}   rounds {rounds.min():.2f} to {rounds.max():.2f}")
+
+
+def print_profile(arm: OurArm, updates: Plan) -> None:
+    """Print where the time of our updates goes, by group of operations."""
     with torch.profiler.profile() as profile:
         arm.run(updates)
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
-    total = sum(times.values())
+    total = rest = sum(times.values())
     print(f"\nprofile of {len(updates)} updates of arm a")
-    rest = total
     for group, names in OPERATIONS.items():
         share = sum(times.get(name, 0.0) for name in names)
         rest -= share
@@ -198,93 +265,14 @@ def print_profile(arm: OurArm, updates) -> None:
     print(f"  {'everything else':<32}{rest / total:>7.1%}")
 
 
-def get_benchmark_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="where the nine files are")
-    parser.add_argument("--model_name", default=BUNDLED, help="a BERT checkpoint")
-    parser.add_argument("--batch_size", type=positive_int, default=64, help="examples a batch")
-    parser.add_argument("--rounds", type=positive_int, default=5, help="turns of each arm")
-    parser.add_argument("--updates", type=positive_int, default=4, help="updates an arm and round")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads")
-    parser.add_argument("--arms", choices=["ab", "abc", "abcd"], default="abc", help="which arms")
-    parser.add_argument("--profile", action="store_true", help="say where our time goes")
+def get_args_parser() -> ArgumentParser:
+    """Return the parser of this benchmark."""
+    parser = shared_parser(__doc__, rows=None, batch_size=64, rounds=5, updates=4, threads=2)
+    add = parser.add_argument
+    add("--arms", choices=["ab", "abc", "abcd"], default="abc", help="arms to measure")
+    add("--profile", action="store_true", help="print where our time goes; off: ratios alone")
     return parser
 
 
-def main(options: Namespace) -> None:
-    torch.set_num_threads(options.threads)
-    flags = ["--data_dir", options.data_dir, "--model_name", options.model_name]
-    args = parse_args(get_args_parser(), [*flags, "--batch_size", str(options.batch_size)])
-    args.tasks, args.lr = list(TASKS), 1e-5
-    directory = find_checkpoint(args.model_name)
-    config = load_config(directory)
-    data = load_data(args, load_tokenizer(directory, config), config.pad_token_id, ("train",))
-    data = data["train"]
-    num_warmup = options.updates
-    updates = plan_updates(args, data, num_warmup + options.rounds * options.updates)
-    warmup, updates = updates[:num_warmup], updates[num_warmup:]
-    # (b) draws its random batches from the rows of all rounds: those of one round alone are
-    # too alike in length.
-    plans = {name: updates for name in ARMS} | {"b": shuffled(updates, args.seed)}
-
-    builders = {name: partial(build_arm, name, args, data) for name in options.arms}
-    peak_memory(builders["a"], warmup[:1])  # libraries' own buffers, once
-    first = {name: warmup for name in ARMS} | {"b": shuffled(warmup, args.seed)}
-    peaks = {name: peak_memory(build, first[name]) for name, build in builders.items()}
-    arms = {name: build() for name, build in builders.items()}
-    seconds = {name: [] for name in arms}
-    gemm = []
-    for arm in arms.values():
-        arm.run(warmup)
-    mean_tokens = int(np.mean([real_tokens(data, [update]) / len(data) for update in updates]))
-    for start in range(0, len(updates), options.updates):
-        for name, arm in arms.items():
-            started = time.perf_counter()
-            arm.run(plans[name][start : start + options.updates])
-            seconds[name].append(time.perf_counter() - started)
-        gemm.append(sgemm_rate(config.hidden_size, config.intermediate_size, mean_tokens))
-    report(options, data, updates, arms, seconds, gemm, peaks)
-    if options.profile:
-        print_profile(arms["a"], updates[: options.updates])
-
-
-def real_tokens(data: dict[str, TokenizedTask], updates: list[dict[str, np.ndarray]]) -> int:
-    return sum(int(data[name].lengths[rows].sum()) for u in updates for name, rows in u.items())
-
-
-def report(
-    options: Namespace,
-    data: dict[str, TokenizedTask],
-    updates: list[dict[str, np.ndarray]],
-    arms: dict[str, OurArm | ReferenceArm],
-    seconds: dict[str, list[float]],
-    gemm: list[float],
-    peaks: dict[str, float],
-) -> None:
-    """Print speed, memory and ratios, over all rounds and as the range of the single ones."""
-    num_examples = sum(len(rows) for update in updates for rows in update.values())
-    print(
-        f"\n{num_examples} examples in {options.rounds} rounds, batch {options.batch_size}, "
-        f"float32, {options.threads} threads"
-    )
-    for name in arms:
-        rate = num_examples / sum(seconds[name])
-        memory = f"peak {peaks[name]:.0f} MiB, {peaks[name] / peaks.get('b', np.nan):.2f} of (b)"
-        print(f"  ({name}) {ARMS[name]:<30}{rate:>8.1f} examples/s   {memory}")
-    for name in [name for name in "bcd" if name in arms]:
-        ratio = sum(seconds[name]) / sum(seconds["a"])
-        rounds = np.array(seconds[name]) / np.array(seconds["a"])
-        print(f"  (a)/({name}) {ratio:.2f}   rounds {rounds.min():.2f} to {rounds.max():.2f}")
-    parameters = sum(p.numel() for p in arms["a"].training.model.encoder.layer.parameters())
-    size = options.updates
-    tokens = [real_tokens(data, updates[i : i + size]) for i in range(0, len(updates), size)]
-    shares = 6 * parameters * np.array(tokens) / np.array(seconds["a"]) / np.array(gemm)
-    print(
-        f"  useful rate of (a): {np.median(shares):.1%} of sgemm, median of the rounds   "
-        f"rounds {shares.min():.1%} to {shares.max():.1%}"
-    )
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main(get_benchmark_parser().parse_args())
+    run_benchmark(main, get_args_parser().parse_args())

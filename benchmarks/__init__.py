@@ -1,0 +1,1 @@
+"""Speed, memory and scaling, always as ratios within one run."""

@@ -1,0 +1,115 @@
+"""What the benchmarks share: their options, and arms built as the entry scripts build a run."""
+
+import argparse
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from datasets import read_examples, task_file, tokenize
+from engine import train_one_epoch
+from inputs.batches import TokenizedTask
+from models import MultitaskBert, build_model
+from models.pretrained import BUNDLED
+from options.parsing import parse_args
+from options.types import positive_int
+from reporting.run_log import RunLog
+from reporting.start import Start, open_run
+from runtime.errors import exit_status
+from tasks import TASKS
+from train_multitask_pal import get_args_parser as get_entry_parser
+from training import Training
+
+COUNTS = {  # option that several benchmarks have -> its help
+    "rows": "training rows per task, from the top of the file; unset: all",
+    "batch_size": "examples per batch",
+    "rounds": "timed rounds, in each of which every arm has its turn",
+    "updates": "updates of an arm in each round",
+    "threads": "CPU threads",
+}
+
+
+def shared_parser(doc: str, **defaults: int | None) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark.
+
+    Args:
+        doc: the benchmark's docstring, whose first line describes it.
+        defaults: the options of `COUNTS` that the benchmark has, with their defaults.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc.splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data_dir", required=True, help="folder of the nine files")
+    parser.add_argument("--model_name", default=BUNDLED, help="as for train_multitask.py")
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=positive_int, default=default, help=COUNTS[name])
+    return parser
+
+
+def run_benchmark(main: Callable[[Namespace], None], options: Namespace) -> NoReturn:
+    """Run `main` and exit; an error that the user can fix is one line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(exit_status(lambda: main(options)))
+
+
+def open_arm(options: Namespace, flags: str = "") -> Start:
+    """Resolve the options of one arm as `main` does for a new run.
+
+    Args:
+        options: the benchmark's options.
+        flags: the arm's own flags of train_multitask_pal.py.
+
+    Raises:
+        InputError: there is no such encoder, or the flags do not fit it.
+    """
+    words = ["--data_dir", options.data_dir, "--model_name", options.model_name, *flags.split()]
+    args = parse_args(get_entry_parser(), words)
+    with redirect_stdout(None), open_run(args) as start:  # it prints the data's folder, per arm
+        return start
+
+
+def load_rows(start: Start, num_rows: int | None = None) -> dict[str, TokenizedTask]:
+    """Return the training rows of every task, or the first `num_rows` of them.
+
+    Raises:
+        InputError: a file is missing or has a bad row.
+    """
+    args, data = start.args, {}
+    for name, task in TASKS.items():
+        examples = read_examples(task_file(args, task, "train"), task, require_labels=True)
+        examples = examples[:num_rows]
+        data[name] = tokenize(args, task, examples, start.tokenizer, start.config.pad_token_id)
+    return data
+
+
+def build_seeded_model(start: Start) -> MultitaskBert:
+    """Return the arm's model; two arms with the same flags get the same weights."""
+    torch.manual_seed(start.args.seed)
+    return build_model(start.args, start.build_encoder())
+
+
+def run_updates(training: Training, log: RunLog, num_updates: int) -> None:
+    """Run the next `num_updates` updates through the training loop, without an evaluation."""
+    training.updates_per_epoch = num_updates
+    training.progress.update = 0
+    train_one_epoch(training, log, save=lambda: None)
+
+
+def silent_log(directory: Path | str) -> RunLog:
+    """Return a log that writes no events."""
+    return RunLog(Path(directory), None)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return the wall-clock seconds that a call takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""The results table: what is run for it, and how it is written."""
