@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from inputs.augmentation import augment
-from inputs.batches import TokenizedTask
+from inputs.batches import Rows, TokenizedTask
 from inputs.segments import SegmentedTask
 from inputs.tags import tag_texts
 from runtime.errors import InputError
@@ -171,7 +171,7 @@ def task_file(args: Namespace, task: Task, split: str) -> Path:
 
 def load_data(
     args: Namespace, tokenizer: Tokenizer, pad_token_id: int, splits: tuple[str, ...] | None = None
-) -> dict[str, dict[str, TokenizedTask]]:
+) -> dict[str, dict[str, Rows]]:
     """Read and tokenize split -> task name -> rows, for the tasks of the run; print sizes and
     truncations.
 
@@ -180,7 +180,7 @@ def load_data(
     if splits is None:
         splits = ("train", "dev") if args.no_test_predictions else tuple(SPLITS)
     tasks = [TASKS[name] for name in args.tasks]
-    data: dict[str, dict[str, TokenizedTask]] = {}
+    data: dict[str, dict[str, Rows]] = {}
     examples = {}
     for split in splits:
         for task in tasks:

@@ -159,7 +159,7 @@ class Training:
     @property
     def is_save_due(self) -> bool:
         """Whether `save_every` updates have passed."""
-        return bool(self.save_every) and self.progress.update % self.save_every == 0
+        return self.save_every is not None and self.progress.update % self.save_every == 0
 
     @contextmanager
     def precision(self) -> Iterator[None]:

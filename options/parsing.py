@@ -18,9 +18,11 @@ from runtime.errors import InputError, report
 from tasks import TASKS
 
 # All that may be given again with --resume; everything else comes from the run's args.json.
-RESUME_OPTIONS = ("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path")
+RESUME_OPTIONS = (
+    *("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path"),
+    *(f"{name}_{split}" for name in TASKS for split in SPLITS),
+)
 SEARCH_RESUME_OPTIONS = ("hpo_resume", "hpo_only", "ray_address", "use_gpu")
-RESUME_OPTIONS += tuple(f"{name}_{split}" for name in TASKS for split in SPLITS)
 
 
 class ArgumentParser(argparse.ArgumentParser):

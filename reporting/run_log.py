@@ -191,7 +191,7 @@ class RunLog:
         self,
         options: dict[str, Any],
         scores: dict[str, float],
-        figures: dict[str, object],
+        figures: dict[str, Any],
         conflicts: ConflictLog,
         step: int,
     ) -> None:

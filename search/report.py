@@ -5,6 +5,7 @@ import shlex
 import warnings
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from matplotlib.axes import Axes
@@ -28,22 +29,22 @@ class TrialPrinter(Callback):
     def __init__(self, directory: Path, num_trials: int, num_epochs: int) -> None:
         self.directory, self.num_trials, self.num_epochs = directory, num_trials, num_epochs
 
-    def on_trial_result(self, iteration: int, trials: list, trial: object, result: dict, **_):
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_):
         """Print an epoch's scores."""
         scores = "  ".join(f"{name} {result[name]:.4f}" for name in TASKS if name in result)
         line = f"trial {trial.trial_id} epoch {result['epoch']}"
         print(f"{line}: {scores}  mean {result['mean']:.4f}")
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: object, **_) -> None:
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_) -> None:
         """Print that a trial is done, or was stopped early."""
         is_done = trial.last_result["epoch"] == self.num_epochs
         self.print_end(trials, trial, "done" if is_done else "stopped")
 
-    def on_trial_error(self, iteration: int, trials: list, trial: object, **_) -> None:
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_) -> None:
         """Print that a trial failed."""
         self.print_end(trials, trial, "failed")
 
-    def print_end(self, trials: list, trial: object, how: str) -> None:
+    def print_end(self, trials: list, trial: Any, how: str) -> None:
         """Print how a trial ended, and how many have."""
         ended = {t.trial_id for t in trials if t.is_finished()} | {trial.trial_id}
         print(f"trial {trial.trial_id} {how}, {len(ended)} of {self.num_trials}")
@@ -99,7 +100,7 @@ def rank(row: dict) -> tuple[bool, bool, float]:
     return row["state"] == "done", row["state"] != "failed", row["mean"]
 
 
-def trial_row(trial: object, args: Namespace, directory: Path) -> dict:
+def trial_row(trial: Any, args: Namespace, directory: Path) -> dict:
     """Return one trial's line of the table.
 
     Its scores are those of its best epoch, as a run's are. Its mean is nan before its first epoch.

@@ -17,6 +17,7 @@ import time
 import warnings
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from options.types import non_negative_float, positive_int
 from runtime import workers
@@ -162,7 +163,8 @@ def run_trials(
             ),
         )
     try:
-        return list(tuner.fit())
+        results = tuner.fit()
+        return [results[number] for number in range(len(results))]
     finally:
         ray.shutdown()
 
@@ -182,7 +184,7 @@ def start_ray(args: Namespace) -> None:
     """Join the Ray that --ray_address names, or start one. Raises InputError."""
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": "fatal"}  # we report failures ourselves
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "fatal"}  # we report errors
     if args.ray_address is None:
         cores = len(os.sched_getaffinity(0))  # a job's share of the machine
         ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
