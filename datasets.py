@@ -1,11 +1,12 @@
-"""File -> checked examples -> token ids, once (`batches.TokenizedTask`): all that a run reads.
+"""Data files: read and checked as examples, then turned into token ids once.
 
-Tab-separated UTF-8 with one header line, LF or CRLF, quoted as RFC 4180 says. Labels keep their
-type.
+A file is tab-separated UTF-8 text with one header line. Lines end in LF or CRLF, and cells are
+quoted as RFC 4180 says, but no cell may hold a line break.
 """
 
 import csv
 from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from inputs.tags import tag_texts
 from runtime.errors import InputError
 from tasks import TASKS, Example, Task
 
-SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of the file's stem
+SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
 DATA_DIR = Path(__file__).resolve().parent / "data"
 SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}
 
 
 def default_data_dir() -> Path:
-    """The real files' directory if all of them are there, else the generated sample's."""
+    """Return the directory of the real files if all of them are there, else the sample's."""
     files = [
         DATA_DIR / f"{task.stem}-{end}.csv" for task in TASKS.values() for end in SPLITS.values()
     ]
@@ -34,11 +35,18 @@ def default_data_dir() -> Path:
 def read_examples(
     path: Path | str, task: Task, require_labels: bool = False, skip_bad_rows: bool = False
 ) -> list[Example]:
-    """Read one tab-separated file strictly; no record is lost silently.
+    """Read one tab-separated file strictly. No record is lost silently.
 
-    Raises InputError `path:line: ...` at the first bad record, or, with skip_bad_rows, skips bad
-    records and prints how many and which lines. A missing column, an unreadable header or a file
-    without examples is always an error.
+    Args:
+        path: the file.
+        task: names the columns and the allowed labels.
+        require_labels: whether a file without a label column is an error.
+        skip_bad_rows: skip bad records and print on which lines they are. Otherwise the first one
+            is an error.
+
+    Raises:
+        InputError: a record is bad, a column is missing, the header cannot be read, or there are no
+            examples. The message has the path, the line and the value.
     """
     lines = read_lines(Path(path))
     columns, num_columns = find_columns(path, lines[0], task, require_labels)
@@ -54,12 +62,16 @@ def read_examples(
     if bad_lines:
         print(f"{path}: skipped {len(bad_lines)} bad rows, lines {', '.join(map(str, bad_lines))}")
     if not examples:
-        raise InputError(f"{path}: no examples in it, expected one a line after the header")
+        raise InputError(f"{path}: no examples in it, expected one per line after the header")
     return examples
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """Lines without their LF or CRLF; empty lines at the end of the file are no records."""
+    """Return the lines of a file without LF, CRLF, byte order mark and empty lines at the end.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is empty.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -79,7 +91,14 @@ def read_lines(path: Path) -> list[bytes]:
 def find_columns(
     path: Path | str, header: bytes, task: Task, require_labels: bool
 ) -> tuple[dict[str, int], int]:
-    """Positions of the columns we read, by name, and the number of columns."""
+    """Find the columns that are read in the header line.
+
+    Returns:
+        Their positions by name, and the number of all columns.
+
+    Raises:
+        InputError: the header cannot be read, or a column is missing or there twice.
+    """
     try:
         names = split_record(header, header.count(b"\t") + 1)
     except ValueError as error:
@@ -97,10 +116,13 @@ def find_columns(
 
 
 def split_record(line: bytes, num_columns: int) -> list[str]:
-    """Cells of one record, quoted as RFC 4180 says.
+    """Return the cells of one record.
 
-    A quote that does not close on its line is taken literally if the number of columns then fits.
-    Raises ValueError.
+    A quote that does not close on its line is taken literally if the number of columns fits then.
+
+    Raises:
+        ValueError: the line is not UTF-8, its quotes are wrong, or it has another number of
+            columns.
     """
     try:
         text = line.decode("utf-8")
@@ -108,7 +130,7 @@ def split_record(line: bytes, num_columns: int) -> list[str]:
         bad_byte = line[error.start : error.start + 1]
         raise ValueError(f"byte {error.start + 1} is {bad_byte!r}, expected UTF-8 text") from None
     cells = text.split("\t")
-    # Outside quotes a lone CR could be another system's end of line: the reader of quotes says so.
+    # `csv` refuses a CR outside quotes, which could be the line end of another system.
     if "\r" in text or any(cell.startswith('"') for cell in cells):
         cells = split_quoted(text, num_columns)
     if len(cells) != num_columns:
@@ -119,11 +141,13 @@ def split_record(line: bytes, num_columns: int) -> list[str]:
 
 
 def split_quoted(text: str, num_columns: int) -> list[str]:
+    """Split a record with `csv`, or at its tabs if a quote does not close. Raises ValueError."""
     try:
         return next(csv.reader([text], delimiter="\t", strict=True))
     except csv.Error as error:
         if "unexpected end of data" not in str(error):
-            reason = str(error).partition(" - ")[0].replace("\t", "\\t")  # without csv's advice
+            # What follows " - " is advice for programmers.
+            reason = str(error).partition(" - ")[0].replace("\t", "\\t")
             raise ValueError(
                 f"{reason} in {shorten(text)}, expected quotes as RFC 4180 says"
             ) from None
@@ -132,17 +156,23 @@ def split_quoted(text: str, num_columns: int) -> list[str]:
         raise ValueError(
             f"a quote is not closed on its line in {shorten(text)}, expected a closing quote"
         )
-    # Only the cell with the stray quote is literal; its neighbours may be quoted well.
+    # Only the cell with the unclosed quote is literal. The others may be quoted.
     return [cell[1:-1].replace('""', '"') if is_quoted(cell) else cell for cell in cells]
 
 
 def is_quoted(cell: str) -> bool:
+    """Tell whether a cell is quoted, with every quote inside it doubled."""
     inner = cell[1:-1].replace('""', "")
     return len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner
 
 
 def make_example(cells: list[str], columns: dict[str, int], task: Task) -> Example:
-    """Check one record's cells. Raises ValueError naming column, value and what was expected."""
+    """Check the cells of one record.
+
+    Raises:
+        ValueError: a sentence is blank or a label is not allowed. The message has the column, the
+            value and what was expected.
+    """
     texts = tuple(cells[columns[name]] for name in task.text_columns)
     for name, text in zip(task.text_columns, texts):
         if not text.strip():
@@ -160,11 +190,12 @@ def make_example(cells: list[str], columns: dict[str, int], task: Task) -> Examp
 
 
 def shorten(text: str, num_characters: int = 80) -> str:
+    """Return a quoted text for an error message, cut off after `num_characters`."""
     return repr(text if len(text) <= num_characters else text[:num_characters] + "...")
 
 
 def task_file(args: Namespace, task: Task, split: str) -> Path:
-    """A split's file: the one named by its own flag, else the one in --data_dir."""
+    """Return the file of a split: the one that its own flag names, else the one in --data_dir."""
     own = getattr(args, f"{task.name}_{split}")
     return Path(own) if own else Path(args.data_dir) / f"{task.stem}-{SPLITS[split]}.csv"
 
@@ -172,10 +203,21 @@ def task_file(args: Namespace, task: Task, split: str) -> Path:
 def load_data(
     args: Namespace, tokenizer: Tokenizer, pad_token_id: int, splits: tuple[str, ...] | None = None
 ) -> dict[str, dict[str, Rows]]:
-    """Read and tokenize split -> task name -> rows, for the tasks of the run; print sizes and
-    truncations.
+    """Read and tokenize the files of a run; print the size of each and its truncated rows.
 
-    Every file is read and checked before anything is tokenized, so that a bad row costs no time.
+    All files are read and checked before any is tokenized, so that a bad row is found at once.
+
+    Args:
+        args: the run's options.
+        tokenizer: of the encoder.
+        pad_token_id: of the encoder.
+        splits: keys of `SPLITS`; None for all, but without test under --no_test_predictions.
+
+    Returns:
+        split -> task name -> rows.
+
+    Raises:
+        InputError: a file is missing or wrong, or an option does not fit the texts.
     """
     if splits is None:
         splits = ("train", "dev") if args.no_test_predictions else tuple(SPLITS)
@@ -194,6 +236,7 @@ def load_data(
         tokenized = tokenize(args, TASKS[name], rows, tokenizer, pad_token_id)
         tokenized.num_in_file = num_in_file
         if split == "train" and args.class_weights:
+            assert tokenized.labels is not None, "training rows have labels"
             tokenized.task = tokenized.task.weighing_classes(tokenized.labels)
         data.setdefault(split, {})[name] = tokenized
         cut = f", {tokenized.num_truncated} truncated" if tokenized.num_truncated else ""
@@ -209,17 +252,21 @@ def tokenize(
     pad_token_id: int,
     are_tags_kept: bool = True,
 ) -> TokenizedTask:
-    """Token ids of these examples as the run's options say, with tags or in segments.
+    """Turn examples into token ids as the run's options say, with tags or in segments.
 
-    are_tags_kept: on the disk, for the next run on the same file.
+    Args:
+        args: the run's options.
+        task: the task of the examples.
+        examples: at least one.
+        tokenizer: of the encoder.
+        pad_token_id: of the encoder.
+        are_tags_kept: write the tags of the examples to the cache, for the next run.
     """
-    build = TokenizedTask
+    build: Callable[..., TokenizedTask] = TokenizedTask
     if args.extension == "hierarchical":
         build = partial(SegmentedTask, segment_length=args.segment_length)
     texts = [text for example in examples for text in example.texts]
-    tags = None
-    if args.additional_input:
-        tags = tag_texts(texts, is_kept=are_tags_kept)
+    tags = tag_texts(texts, is_kept=are_tags_kept) if args.additional_input else None
     return build(
         task, examples, tokenizer, pad_token_id, args.pair_encoding, args.max_length, tags=tags
     )

@@ -1,8 +1,8 @@
-"""The tasks: where their rows live, how a label is read, and what loss, prediction and metric mean.
+"""The tasks: the files, labels, loss, predictions and metrics of each.
 
-Adding a task is one more `Task` in `TASKS` and its three files; loaders, heads, metrics, logs,
-prediction files, command line choices and tests iterate over `TASKS`. No other file knows a task's
-name.
+To add a task, add a `Task` to `TASKS` and its three files to the data directory. Loaders, heads,
+metrics, logs, prediction files, command line choices and tests iterate over `TASKS`; no other file
+has the name of a task.
 
 Axis letters: B batch, N examples, C outputs.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (predictions [N], labels [N])
 Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value
-Batch = dict[str, Tensor]  # what `inputs.batches` describes
+Batch = dict[str, Tensor]  # described in `inputs.batches`
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Example:
     """One row of a data file.
 
     Attributes:
-        id: opaque text.
-        texts: one or two sentences.
-        label: None where the file has no label column.
+        id: any text. Ids need not be unique.
+        texts: one sentence, or two.
+        label: the label, or None if the file has no label column.
     """
 
     id: str
@@ -41,31 +41,34 @@ class Example:
 
 
 def num_examples(batch: Batch) -> int:
-    """Return the number of examples of a batch, all workers' together."""
+    """Return the number of examples of a batch, those of all workers together."""
     return len(batch.get("is_own", batch["labels"]))
 
 
 def own_rows(tensor: Tensor, is_own: Tensor) -> Tensor:
-    """Return one worker's rows of a whole batch.
+    """Select one worker's rows of a whole batch.
 
     Args:
-        tensor: [k·B, ...], the k sequences of B rows: all first ones, then all second ones.
-        is_own: [B] bool.
+        tensor: [S · B, ...], where a row has S sequences: all first ones, then all second ones.
+        is_own: [B] bool, True at the rows to select.
     """
     return tensor.unflatten(0, (-1, len(is_own)))[:, is_own].flatten(0, 1)
 
 
 def check_shapes(logits: Tensor, labels: Tensor, num_outputs: int) -> None:
-    """A [B, 1] against [B] would broadcast to [B, B] without a word."""
+    """Assert that logits are [B, num_outputs] for labels [B].
+
+    Without this check, logits [B, 1] and labels [B] would silently broadcast to [B, B].
+    """
     expected = (labels.shape[0], num_outputs)
     assert labels.ndim == 1 and logits.shape == expected, f"{logits.shape=} for {labels.shape=}"
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross entropy of logits [B, C] and class labels [B].
+    """Return the mean cross entropy [] of logits [B, C] and class labels [B].
 
-    weights: of the classes [C]. The mean is over examples, not over weights, so that parts of a
-    batch add up to it.
+    The losses are multiplied by the weights [C] of their classes and averaged over examples, not
+    over weights as in PyTorch, so that the parts of a batch add up to the whole.
     """
     check_shapes(logits, labels, logits.shape[-1])
     if weights is None:
@@ -75,88 +78,97 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean binary cross entropy of one logit [B, 1] and labels 0/1 [B]."""
+    """Return the mean binary cross entropy [] of one logit [B, 1] and labels [B], 0 or 1."""
     check_shapes(logits, labels, 1)
     return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
 
 
 def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error of one output [B, 1] and scores [B]."""
+    """Return the mean squared error [] of one output [B, 1] and scores [B]."""
     check_shapes(logits, labels, 1)
     return F.mse_loss(logits[:, 0], labels.to(logits.dtype))
 
 
 def check_pair(logits: Tensor, others: Tensor, num_outputs: int) -> None:
-    """As `check_shapes`: a [B, 1] against [B] is a [B, B] divergence of all with all."""
+    """Assert that both are [B, num_outputs]; see `check_shapes`."""
     expected = (len(logits), num_outputs)
     assert logits.shape == others.shape == expected, f"{logits.shape=} for {others.shape=}"
 
 
 def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
-    """Σ (p − q)(log p − log q) over the classes, for two sets of logits [B, C] -> [B]."""
+    """Return Σ (p − q)(log p − log q) over the classes, [B], of two sets of logits [B, C]."""
     check_pair(logits, others, logits.shape[-1])
     log_p, log_q = logits.log_softmax(1), others.log_softmax(1)
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1)
 
 
 def bernoulli_symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
-    """`symmetric_kl` of the Bernoulli distributions of one logit, [B, 1] twice -> [B]."""
+    """Return `symmetric_kl` [B] of the Bernoulli distributions of two sets of logits [B, 1]."""
     check_pair(logits, others, 1)
     return ((logits.sigmoid() - others.sigmoid()) * (logits - others))[:, 0]
 
 
 def squared_difference(logits: Tensor, others: Tensor) -> Tensor:
-    """Squared difference of two outputs [B, 1] -> [B]."""
+    """Return the squared difference [B] of two sets of outputs [B, 1]."""
     check_pair(logits, others, 1)
     return (logits - others).square()[:, 0]
 
 
 def decode_class(logits: np.ndarray) -> np.ndarray:
+    """Return the class [N] with the largest of C logits [N, C]."""
     return logits.argmax(axis=1)
 
 
 def decode_binary(logits: np.ndarray) -> np.ndarray:
+    """Return 1 where the logit [N, 1] is above 0, else 0: [N] int64."""
     return (logits[:, 0] > 0).astype(np.int64)
 
 
 def decode_score(logits: np.ndarray) -> np.ndarray:
-    # Rounded here, so that metrics are computed on the very numbers the prediction file holds.
+    """Return the outputs [N, 1] as scores [N] float64, clipped to [0, 5].
+
+    Scores are rounded as in the prediction file, so that metrics can be recomputed from it.
+    """
     return logits[:, 0].astype(np.float64).clip(0, 5).round(6)
 
 
 def class_probability(logits: np.ndarray) -> np.ndarray:
-    """Softmax probability [N] of the predicted class."""
+    """Return the softmax probability [N] of the predicted class."""
     return torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
 
 
 def positive_probability(logits: np.ndarray) -> np.ndarray:
-    """Sigmoid probability [N] of label 1."""
+    """Return the sigmoid probability [N] of label 1."""
     return torch.from_numpy(logits).sigmoid()[:, 0].numpy()
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of predictions that equal their label."""
     return float((predictions == labels).mean())
 
 
 def binary_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the F1 score of label 1; 0 if it is neither predicted nor present."""
     return float(f1_score(labels, predictions, zero_division=0))
 
 
 def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of the F1 scores of all classes that are predicted or present."""
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Pearson r; nan, with a warning, where predictions or labels are constant."""
+    """Return Pearson's r; nan, with a warning, if predictions or labels are constant."""
     return correlation(stats.pearsonr, predictions, labels)
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman rho; nan, with a warning, where predictions or labels are constant."""
+    """Return Spearman's rho; nan, with a warning, if predictions or labels are constant."""
     return correlation(stats.spearmanr, predictions, labels)
 
 
 def correlation(statistic: Callable, predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return a correlation coefficient of SciPy; nan, with a warning, if it is undefined."""
     if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         warnings.warn(
             f"{statistic.__name__} is undefined for {len(labels)} constant predictions or labels; "
@@ -169,27 +181,38 @@ def correlation(statistic: Callable, predictions: np.ndarray, labels: np.ndarray
 
 @dataclass(frozen=True)
 class Task:
-    """One task. Its files are `<stem>-{train,dev,test-student}.csv`.
+    """One task.
 
-    label_type: int or float; labels outside `label_range` (both ends included) are errors.
-    num_outputs: C. loss: (logits [B, C], labels [B]) -> mean loss []. divergence: (logits [B, C],
-    other logits [B, C]) -> how far apart each example's outputs are [B]; symmetric. decode: logits
-    [N, C] -> predictions [N], as in the prediction file. probability: logits [N, C] -> [N], or None
-    where the prediction is a score itself. metric: what the task is judged by, higher is better;
-    other_metrics are reported beside it. heads: pair encoding -> key of `models.heads.HEADS`.
-    aliases: other prefixes of its file flags. takes_added_layers: --add_layers applies.
-    class_names: for the confusion matrix, None without one.
+    Attributes:
+        stem: its files are `<stem>-{train,dev,test-student}.csv`.
+        text_columns: one or two columns with sentences.
+        label_range: the lowest and the highest label that are allowed.
+        prediction_column: header of the predictions in the prediction files.
+        num_outputs: C.
+        loss: (logits [B, C], labels [B]) -> mean loss []. A task with class names needs one that
+            takes `weights` too, as `cross_entropy` does.
+        divergence: (logits [B, C], other logits [B, C]) -> how far apart the outputs of each
+            example are [B]. It is symmetric.
+        decode: logits [N, C] -> predictions [N], as in the prediction file.
+        probability: logits [N, C] -> probability [N] of the prediction or of label 1. None if the
+            prediction is a score.
+        metric: what the task is judged by; higher is better.
+        other_metrics: name -> metric that is reported beside it.
+        heads: pair encoding -> key of `models.heads.HEADS`.
+        aliases: other prefixes of its file flags.
+        takes_added_layers: whether --add_layers applies to its head.
+        class_names: names of labels 0, 1, …; None for a task without a confusion matrix.
     """
 
     name: str
     stem: str
     text_columns: tuple[str, ...]
     label_column: str
-    label_type: type
+    label_type: type[int] | type[float]
     label_range: tuple[int, int]
     prediction_column: str
     num_outputs: int
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
     divergence: Callable[[Tensor, Tensor], Tensor]
     decode: Callable[[np.ndarray], np.ndarray]
     probability: Callable[[np.ndarray], np.ndarray] | None
@@ -203,6 +226,7 @@ class Task:
 
     @property
     def is_pair(self) -> bool:
+        """Whether an example has two sentences."""
         return len(self.text_columns) == 2
 
     @property
@@ -222,21 +246,22 @@ class Task:
         return self.label_type(value)
 
     def baseline(self, train_labels: np.ndarray, num_predictions: int) -> np.ndarray:
-        """Predict the training set's majority class, or its mean, for every one of [N] examples."""
+        """Predict the training set's most frequent label, or its mean label, for N examples."""
         if self.label_type is int:
             values, counts = np.unique(train_labels, return_counts=True)
             return np.full(num_predictions, values[counts.argmax()])
         return np.full(num_predictions, train_labels.mean())
 
     def evaluate(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The task's metric first, then the others, by name."""
+        """Return all metrics by name, the task's own metric first."""
         metrics = {self.metric_name: self.metric} | self.other_metrics
         return {name: metric(predictions, labels) for name, metric in metrics.items()}
 
     def weighing_classes(self, train_labels: np.ndarray) -> "Task":
-        """The same task, its classes weighed N / (C · n_c): each counts alike in the loss.
+        """Return a copy of the task whose loss gives the same total weight to every class.
 
-        Itself, if it has no named classes.
+        The weight of class c is N / (C · n_c), where n_c of the N training labels are c. A task
+        without named classes is returned as it is.
         """
         if self.class_names is None:
             return self
@@ -245,7 +270,7 @@ class Task:
         return replace(self, loss=partial(self.loss, weights=torch.from_numpy(weights)))
 
     def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Counts [C, C], true class by row, predicted by column; None without class names."""
+        """Count examples by true class (rows) and predicted class (columns): [C, C], or None."""
         if self.class_names is None:
             return None
         return confusion_matrix(labels, predictions, labels=range(len(self.class_names)))
@@ -313,10 +338,10 @@ TASKS: dict[str, Task] = {
 
 
 def mean_score(scores: dict[str, float]) -> float:
-    """Mean of the tasks' metrics, a nan counted as 0: what picks the best checkpoint."""
+    """Return the mean of the tasks' metrics, nan counted as 0: it decides which epoch is best."""
     return sum(0.0 if math.isnan(score) else score for score in scores.values()) / len(scores)
 
 
 def scores(metrics: Metrics) -> dict[str, float]:
-    """Return each task's own metric, the one it is judged by."""
+    """Return the metric that each task is judged by."""
     return {name: values[TASKS[name].metric_name] for name, values in metrics.items()}

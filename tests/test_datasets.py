@@ -208,9 +208,9 @@ def test_byte_order_mark_and_blank_end_are_no_records(read):
     [
         ("", " the file is empty, expected a header line and rows"),
         ("\ufeff\n\r\n", " the file is empty, expected a header line and rows"),
-        (HEADER, " no examples in it, expected one a line after the header"),
-        (HEADER + "\n\n", " no examples in it, expected one a line after the header"),
-        (HEADER + "a\t\t3\n", " no examples in it, expected one a line after the header"),
+        (HEADER, " no examples in it, expected one per line after the header"),
+        (HEADER + "\n\n", " no examples in it, expected one per line after the header"),
+        (HEADER + "a\t\t3\n", " no examples in it, expected one per line after the header"),
         ((HEADER + GOOD).encode("utf-16"), "1: byte 1 is b'\\xff', expected UTF-8 text"),
         ('"id\tsentence\tsentiment\n' + GOOD, "1: column 'id' is there 0 times among "),
         ((HEADER + GOOD).replace("\n", "\r"), "1: new-line character seen in unquoted field"),

@@ -1,4 +1,4 @@
-"""data/download.py on generated stand-ins of the three sources; the real hub is never asked."""
+"""data/download.py on generated stand-ins of the three sources; no test asks the real hub."""
 
 import csv
 import json
@@ -14,7 +14,9 @@ import pytest
 from data import download as downloader
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = {stem: (3, 2, 2) for stem in downloader.SOURCES}
+SOURCES = {  # with the row counts of the stand-ins
+    stem: source._replace(num_rows=(3, 2, 2)) for stem, source in downloader.SOURCES.items()
+}
 COLUMNS = {
     "sst-sentiment": ["id", "sentence", "sentiment"],
     "quora-paraphrase": ["id", "sentence1", "sentence2", "is_duplicate"],
@@ -30,23 +32,29 @@ CLEAN_TEXTS = ['She said "hi", then left', *TEXTS[1:]]
 
 
 class FakeHub:
-    """Rows by (repo_id, filename), served as JSON-lines files; error_at[n] replaces answer n."""
+    """A stand-in for the hub that serves `rows` as JSON-lines files.
+
+    Attributes:
+        rows: (repo_id, filename) -> rows; a row that is a string is a line as it is.
+        requests: arguments of all calls so far.
+        error_at: number of a call, from 0 -> the error that it raises.
+    """
 
     def __init__(self, folder):
         self.folder, self.error_at = folder, {}
         self.requests, self.rows = [], {}
-        for stem, source in downloader.SOURCES.items():
-            for filename, count in zip(source.files, COUNTS[stem], strict=True):
+        for stem, source in SOURCES.items():
+            for filename, count in zip(source.files, source.num_rows, strict=True):
                 labels = [-1] * count if filename == "test.jsonl" else LABELS[stem][0][:count]
                 self.rows[source.repo_id, filename] = [
                     {field: text for field in source.text_fields} | {"label": label, "idx": 7}
                     for text, label in zip(TEXTS, labels)
                 ]
 
-    def __call__(self, repo_id, filename, revision):
+    def __call__(self, repo_id, filename, *, repo_type, revision):
         if error := self.error_at.get(len(self.requests)):
             raise error
-        self.requests.append((repo_id, filename, revision))
+        self.requests.append((repo_id, filename, repo_type, revision))
         path = self.folder / repo_id / filename
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [
@@ -57,28 +65,17 @@ class FakeHub:
 
 
 @pytest.fixture
-def hub(tmp_path):
-    return FakeHub(tmp_path / "hub")
-
-
-@pytest.fixture
-def hub_command(hub, monkeypatch):
-    """The stand-in behind the command line."""
-
-    def hf_hub_download(repo_id, filename, *, repo_type, revision):
-        return hub(repo_id, filename, (repo_type, revision))
-
-    monkeypatch.setattr(downloader, "hf_hub_download", hf_hub_download)
+def hub(tmp_path, monkeypatch):
+    """Replace the hub by a stand-in, and the row counts by its own."""
+    hub = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr(downloader, "hf_hub_download", hub)
+    monkeypatch.setattr(downloader, "SOURCES", SOURCES)
     return hub
 
 
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
-
-
-def run(hub, out, **options):
-    downloader.download(out, fetch=hub, counts=COUNTS, **options)
 
 
 def read_strictly(path: Path) -> list[list[str]]:
@@ -99,12 +96,12 @@ def fill_with_old_files(out: Path) -> dict[str, bytes]:
 
 
 def test_nine_files_hold_the_source_rows(hub, out):
-    run(hub, out)
+    downloader.download(out)
     assert sorted(path.name for path in out.iterdir()) == sorted(downloader.FILE_NAMES)
     for stem, columns in COLUMNS.items():
         texts = [[text] * (len(columns) - 2) for text in CLEAN_TEXTS]
         expected = [[*pair, label] for pair, label in zip(texts, LABELS[stem][1])]
-        for split, count in zip(("train", "dev"), COUNTS[stem]):
+        for split, count in zip(("train", "dev"), SOURCES[stem].num_rows):
             rows = [[f"{split}-{i}", *expected[i]] for i in range(count)]
             assert read_strictly(out / f"{stem}-{split}.csv") == [columns, *rows]
         rows = [[f"test-{i}", *expected[i][:-1]] for i in range(2)]
@@ -112,7 +109,7 @@ def test_nine_files_hold_the_source_rows(hub, out):
 
 
 def test_quotes_only_where_needed_and_lines_end_in_lf(hub, out):
-    run(hub, out)
+    downloader.download(out)
     assert (out / "sst-sentiment-train.csv").read_bytes().decode() == (
         "id\tsentence\tsentiment\n"
         'train-0\t"She said ""hi"", then left"\t0\n'
@@ -128,7 +125,7 @@ def test_quotes_only_where_needed_and_lines_end_in_lf(hub, out):
 )
 def test_a_record_is_one_line(hub, out, text, expected):
     hub.rows["SetFit/sst5", "train.jsonl"][1]["text"] = text
-    run(hub, out)
+    downloader.download(out)
     assert read_strictly(out / "sst-sentiment-train.csv")[2] == ["train-1", expected, "4"]
     assert len((out / "sst-sentiment-train.csv").read_text("utf-8").splitlines()) == 4
 
@@ -143,14 +140,14 @@ def test_a_bad_label_stops(hub, out, repo_id, label, allowed):
     hub.rows[repo_id, "train.jsonl"][1]["label"] = label
     message = f"{repo_id}/train.jsonl:2: field 'label' is {label!r}, expected {allowed}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        run(hub, out)
+        downloader.download(out)
     assert not out.exists()
 
 
 def test_labels_of_test_rows_are_not_read(hub, out):
     hub.rows["SetFit/qqp", "test.jsonl"][0]["label"] = "anything"
     del hub.rows["SetFit/stsb", "test.jsonl"][0]["label"]
-    run(hub, out)
+    downloader.download(out)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +162,7 @@ def test_labels_of_test_rows_are_not_read(hub, out):
 def test_an_unreadable_row_stops(hub, out, line, message):
     hub.rows["SetFit/stsb", "test.jsonl"][1] = line
     with pytest.raises(ValueError, match="^" + re.escape(f"SetFit/stsb/test.jsonl:2: {message}")):
-        run(hub, out)
+        downloader.download(out)
     assert not out.exists()
 
 
@@ -177,23 +174,25 @@ def test_a_wrong_count_stops_and_changes_nothing(hub, out, filename, factor):
     message = f"SetFit/stsb/{filename}: {len(rows) * factor} rows, expected {len(rows)}"
     rows *= factor
     with pytest.raises(ValueError, match=f"^{message}$"):
-        run(hub, out, force=True)
+        downloader.download(out, force=True)
     assert contents(out) == before and not list(out.glob(".*"))
 
 
-def test_the_benchmarks_own_counts_are_the_default(hub, out):
-    sst, quora, sts = downloader.COUNTS.values()
+def test_the_expected_counts_are_those_of_the_benchmarks(hub, out, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(downloader, "hf_hub_download", hub)
+    sst, quora, sts = (source.num_rows for source in downloader.SOURCES.values())
     assert (sst, sts) == ((8544, 1101, 2210), (5749, 1500, 1379))
     assert quora == (363846, 40430, 390965)
     with pytest.raises(ValueError, match="SetFit/sst5/train.jsonl: 3 rows, expected 8544"):
-        downloader.download(out, fetch=hub)
+        downloader.download(out)
 
 
 @pytest.mark.parametrize("empty", ["", " \t\n", None])
 def test_quora_rows_with_an_empty_question_are_dropped_and_named(hub, out, capsys, empty):
     hub.rows["SetFit/qqp", "train.jsonl"][0]["text2"] = empty
     hub.rows["SetFit/qqp", "test.jsonl"][1]["text1"] = empty
-    run(hub, out)
+    downloader.download(out)
     for split, ids in (("train", ["train-1", "train-2"]), ("test-student", ["test-0"])):
         _, *rows = read_strictly(out / f"quora-paraphrase-{split}.csv")
         assert [row[0] for row in rows] == ids
@@ -205,10 +204,10 @@ def test_quora_rows_with_an_empty_question_are_dropped_and_named(hub, out, capsy
 def test_empty_texts_stop_where_none_are_known_or_too_many(hub, out):
     hub.rows["SetFit/stsb", "test.jsonl"][1]["text1"] = " "
     with pytest.raises(ValueError, match="stsb/test.jsonl:2: field 'text1' is '', expected a text"):
-        run(hub, out)
+        downloader.download(out)
     hub.rows["SetFit/qqp", "train.jsonl"] = [{"text1": "a", "text2": "", "label": 0}] * 11
     with pytest.raises(ValueError, match="qqp/train.jsonl:11: field 'text2' is ''.*at most 10"):
-        run(hub, out)
+        downloader.download(out)
 
 
 @pytest.mark.parametrize("have_old_files", [False, True])
@@ -226,20 +225,20 @@ def test_an_interrupted_move_changes_nothing(hub, out, monkeypatch, have_old_fil
 
     monkeypatch.setattr(os, "replace", interrupted_replace)
     with pytest.raises(KeyboardInterrupt):
-        run(hub, out, force=True)
+        downloader.download(out, force=True)
     assert contents(out) == before
     assert out.exists() == have_old_files and not list(out.glob(".*"))
 
 
-def test_existing_files_stay_unless_forced(hub_command, out, capsys):
+def test_existing_files_stay_unless_forced(hub, out, capsys):
     before = fill_with_old_files(out)
     assert downloader.main(["--out", str(out)]) == 0
     assert "already holds 9 of the nine files; --force replaces them" in capsys.readouterr().out
-    assert hub_command.requests == [] and contents(out) == before
+    assert hub.requests == [] and contents(out) == before
     (out / downloader.FILE_NAMES[0]).unlink()
     assert downloader.main(["--out", str(out)]) == 1
     assert "already holds 8 of the nine files" in capsys.readouterr().err
-    run(hub_command, out, force=True)
+    downloader.download(out, force=True)
     assert not any(b"old" in (out / name).read_bytes() for name in downloader.FILE_NAMES)
     assert (out / "notes.txt").read_text() == "mine\n"
 
@@ -256,9 +255,9 @@ def test_existing_files_stay_unless_forced(hub_command, out, capsys):
         TimeoutError(),
     ],
 )
-def test_an_unreachable_hub_is_one_line_with_the_way_out(hub_command, out, capsys, error, position):
+def test_an_unreachable_hub_is_one_line_with_the_way_out(hub, out, capsys, error, position):
     before = fill_with_old_files(out)
-    hub_command.error_at[position] = error
+    hub.error_at[position] = error
     assert downloader.main(["--out", str(out), "--force"]) == 1
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and printed.endswith(f": {downloader.WAY_OUT}\n")
@@ -274,16 +273,16 @@ def test_an_unreachable_hub_is_one_line_with_the_way_out(hub_command, out, capsy
         (KeyboardInterrupt(), 130, "interrupted: nothing was changed\n"),
     ],
 )
-def test_other_failures_are_one_line_too(hub_command, out, capsys, error, status, line):
-    hub_command.error_at[2] = error
+def test_other_failures_are_one_line_too(hub, out, capsys, error, status, line):
+    hub.error_at[2] = error
     assert downloader.main(["--out", str(out)]) == status
     assert capsys.readouterr().err == line and not out.exists()
 
 
-def test_files_are_asked_for_as_datasets_at_their_revision(hub_command, out):
-    downloader.download(out, counts=COUNTS)
-    assert hub_command.requests == [
-        (source.repo_id, filename, ("dataset", source.revision))
+def test_files_are_requested_as_datasets_at_their_revision(hub, out):
+    downloader.download(out)
+    assert hub.requests == [
+        (source.repo_id, filename, "dataset", source.revision)
         for source in downloader.SOURCES.values()
         for filename in source.files
     ]
