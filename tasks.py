@@ -269,11 +269,9 @@ class Task:
         weights = len(train_labels) / (self.num_outputs * counts.clip(min=1))
         return replace(self, loss=partial(self.loss, weights=torch.from_numpy(weights)))
 
-    def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Count examples by true class (rows) and predicted class (columns): [C, C], or None."""
-        if self.class_names is None:
-            return None
-        return confusion_matrix(labels, predictions, labels=range(len(self.class_names)))
+    def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Count examples by true class (rows) and predicted class (columns): [C, C]."""
+        return confusion_matrix(labels, predictions, labels=range(self.num_outputs))
 
 
 TASKS: dict[str, Task] = {

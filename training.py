@@ -178,7 +178,7 @@ class Training:
         """Prepare what is left of the current epoch, and unfreeze what is due."""
         if self.unfreeze_interval is not None:
             due = self.progress.epoch // self.unfreeze_interval
-            self.unfreeze(min(due, len(self.model.encoder.layer)))
+            self.unfreeze(min(due, self.model.encoder.config.num_hidden_layers))
         self.model.train()
         self.task_scheduler.start_epoch(self.progress.epoch + 1)
 

@@ -19,8 +19,9 @@ def dev_figures(
     """
     figures = {}
     for name, rows in data.items():
-        confusion = rows.task.confusion(predictions[name], rows.labels)
-        if confusion is not None:
+        assert rows.labels is not None, "dev rows have labels"
+        if rows.task.class_names is not None:
+            confusion = rows.task.confusion(predictions[name], rows.labels)
             figures[f"confusion/{name}"] = confusion_figure(confusion, rows.task.class_names)
         elif rows.task.label_type is float:
             figures[f"scatter/{name}"] = scatter_figure(predictions[name], rows.labels)

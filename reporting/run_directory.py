@@ -233,8 +233,8 @@ def write_outputs(
     content: dict = {"metrics": metrics, "mean": mean_score(scores(metrics)), "confusion": {}}
     content |= facts
     for name, rows in data.items():
-        confusion = rows.task.confusion(predictions[name], rows.labels)
-        if confusion is not None:
+        if rows.task.class_names is not None and rows.labels is not None:
+            confusion = rows.task.confusion(predictions[name], rows.labels)
             content["confusion"][name] = confusion.tolist()
     write_json(Path(args.run_dir) / f"metrics-{split}.json", content)
 

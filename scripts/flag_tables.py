@@ -18,8 +18,9 @@ from options import types
 from runtime.errors import exit_status
 from scripts.marked_page import insert
 
+ROOT = Path(__file__).resolve().parent.parent
 NAME = "flags"  # of the page's markers
-NUMBERS = {
+NUMBERS: dict[object, str] = {
     types.positive_int: "N",
     types.count: "N",
     types.multiple_of_six: "N",
@@ -71,41 +72,27 @@ def group_tables(parser: ArgumentParser, known: set[str]) -> list[str]:
 def table(actions: list[Action]) -> str:
     """Return one table: a line for each flag, with its default and its help."""
     lines = ["| flag | default | meaning |", "|---|---|---|"]
-    for action in actions:
-        if action.dest != "help":
-            lines.append(f"| `{flag(action)}` | {default(action)} | {meaning(action)} |")
+    lines += [line(action) for action in actions if action.dest != "help"]
     return "\n".join(lines)
 
 
-def flag(action: Action) -> str:
-    """Return a flag and what follows it: allowed values, or what kind of value."""
-    name = action.option_strings[0]
+def line(action: Action) -> str:
+    """Return a flag with what kind of value follows it, its default and its help."""
+    name, *others = action.option_strings
+    default, value = "", ""
     if action.nargs == 0:
-        return name
-    if action.choices is not None:
-        value = "{" + ",".join(map(str, action.choices)) + "}"
+        default = "on" if action.const is True and action.default is True else ""
     else:
-        value = action.metavar or NUMBERS.get(action.type, "VALUE")
-    return f"{name} {value}" + (" …" if action.nargs == "+" else "")
-
-
-def default(action: Action) -> str:
-    """Return the default as it is written on a command line, empty for none."""
-    if action.nargs == 0:
-        return "on" if action.const is True and action.default is True else ""
-    if action.default in (None, []):
-        return ""
-    values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
-    root = str(Path(__file__).resolve().parent.parent)
-    return "`" + " ".join(str(value).removeprefix(f"{root}/") for value in values) + "`"
-
-
-def meaning(action: Action) -> str:
-    """Return the help, flags in it as code, and the flag's other names."""
-    text = re.sub(r"--\w+", r"`\g<0>`", action.help or "")
-    text = text.replace("|", "\\|").replace("<", "&lt;")
-    others = ", ".join(f"`{name}`" for name in action.option_strings[1:])
-    return text + (f" (also {others})" if others else "")
+        kind: object = action.metavar or NUMBERS.get(action.type, "VALUE")
+        if action.choices is not None:
+            kind = "{" + ",".join(map(str, action.choices)) + "}"
+        value = f" {kind}" + " …" * (action.nargs == "+")
+        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        if action.default not in (None, []):
+            default = f"`{' '.join(map(str, values))}`".replace(f"{ROOT}/", "")
+    text = re.sub(r"--\w+", r"`\g<0>`", action.help or "").replace("|", "\\|").replace("<", "&lt;")
+    text += f" (also {', '.join(f'`{other}`' for other in others)})" if others else ""
+    return f"| `{name}{value}` | {default} | {text} |"
 
 
 def get_args_parser() -> ArgumentParser:

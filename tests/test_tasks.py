@@ -221,14 +221,11 @@ def test_baseline_is_the_majority_class_or_the_mean(name):
     assert task.baseline(train_labels, 3).tolist() == pytest.approx([expected] * 3)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.class_names])
 def test_confusion_has_true_classes_by_row(name):
     task = TASKS[name]
     predictions, labels = np.array([1, 1, 0]), np.array([0, 0, 0])
     confusion = task.confusion(predictions, labels)
-    if task.class_names is None:
-        assert confusion is None
-        return
     assert confusion.shape == (len(task.class_names),) * 2  # also classes that never occur
     assert len(task.class_names) == task.label_range[1] + 1 == task.num_outputs
     assert confusion[0, :2].tolist() == [1, 2] and confusion.sum() == 3
