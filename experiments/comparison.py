@@ -1,6 +1,6 @@
 """Methods from results, and paired bootstrap intervals of their differences.
 
-A method is a row, or several rows that are one method (single-task training); a `SeedRun` is what
+A method is a row, or several rows that are one method (single-task training). A `SeedRun` is what
 it has with one seed. Axis letters: K runs, N dev examples, R resamples.
 """
 
@@ -21,46 +21,49 @@ MEAN = "mean"  # stands for all tasks where a task's name is asked for
 
 @dataclass
 class SeedRun:
-    """One method with one seed; of several rows, seconds are added and memory is the largest.
+    """One method with one seed.
 
-    predictions: [N] by task, 1 for right and 0 for wrong, or predicted scores. resampled: a task's
-    metric in each resample, [R].
+    Attributes:
+        metrics: by task.
+        scores: each task's deciding metric and, once every task has one, their `MEAN`, in which nan
+            counts as 0.
+        predictions: [N] by task: 1 for right and 0 for wrong, or predicted scores.
+        resampled: the scores in each resample, [R].
+        training_seconds: added up over the method's rows.
+        peak_memory_mib: the largest of the method's rows.
+        hardware: what the rows ran on.
     """
 
     metrics: Metrics = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    resampled: dict[str, np.ndarray] = field(default_factory=dict)
     training_seconds: float = 0.0
     peak_memory_mib: float = 0.0
     hardware: set[str] = field(default_factory=set)
-    resampled: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, result: dict) -> None:
+        """Add the result of one row."""
         self.metrics |= result["dev"]
         self.predictions |= result["predictions"]
         self.training_seconds += result["training_seconds"]
         self.peak_memory_mib = max(self.peak_memory_mib, result["peak_memory_mib"])
         self.hardware.add(result["hardware"])
-
-    @property
-    def is_complete(self) -> bool:
-        return self.metrics.keys() == TASKS.keys()
-
-    def score(self, name: str) -> float:
-        """A task's deciding metric, or `MEAN`, in which nan counts 0."""
-        if name == MEAN:
-            return mean_score({task: self.score(task) for task in TASKS})
-        return self.metrics[name][TASKS[name].metric_name]
-
-    def resampled_score(self, name: str) -> np.ndarray:
-        """The same in each resample, [R]; the tasks' resamples are independent."""
-        if name == MEAN:
-            return np.mean([self.resampled[task] for task in TASKS], axis=0)
-        return self.resampled[name]
+        self.scores = {name: m[TASKS[name].metric_name] for name, m in self.metrics.items()}
+        if self.scores.keys() == TASKS.keys():
+            self.scores[MEAN] = mean_score(self.scores)
 
 
 @dataclass
 class Method:
-    """A line of the tables: its title, the method it is compared with, and its runs by seed."""
+    """A line of the tables.
+
+    Attributes:
+        name: the row, or what several rows are part of.
+        title: what the tables call it.
+        control: the method that it is compared with.
+        runs: what it has, by seed.
+    """
 
     name: str
     title: str
@@ -68,39 +71,45 @@ class Method:
     runs: dict[int, SeedRun] = field(default_factory=dict)
 
     def seeds(self, name: str) -> list[int]:
-        """Seeds that have a score of the task, or of every task for `MEAN`."""
-        return sorted(
-            seed
-            for seed, run in self.runs.items()
-            if (run.is_complete if name == MEAN else name in run.metrics)
-        )
+        """Return the seeds that have a score of the task, or of every task for `MEAN`."""
+        return sorted(seed for seed, run in self.runs.items() if name in run.scores)
 
-    def values(self, task_name: str, metric: str | None = None) -> np.ndarray:
-        """The deciding metric, or another, by seed."""
-        runs = [self.runs[seed] for seed in self.seeds(task_name)]
-        if metric is None:
-            return np.array([run.score(task_name) for run in runs])
-        return np.array([run.metrics[task_name][metric] for run in runs])
+    def values(self, name: str, metric: str | None = None) -> np.ndarray:
+        """Return a task's score, or another metric of it, by seed: [number of seeds]."""
+        runs = [self.runs[seed] for seed in self.seeds(name)]
+        return np.array([run.metrics[name][metric] if metric else run.scores[name] for run in runs])
 
-    def relative(self, baseline: "Method", name: str) -> float:
-        """training_seconds or peak_memory_mib over the baseline's: mean over the seeds that both
-        have with every task and on the same hardware, nan without one. Seed by seed, as a machine
-        is busier on some days.
+    def pairs(self, other: "Method", name: str) -> list[tuple[SeedRun, SeedRun]]:
+        """Return the runs of both methods for each seed that both have, as in `seeds`."""
+        seeds = sorted({*self.seeds(name)} & {*other.seeds(name)})
+        return [(self.runs[seed], other.runs[seed]) for seed in seeds]
+
+    def relative(self, baseline: "Method", cost: str) -> float:
+        """Return a cost over the baseline's, as the mean over seeds.
+
+        Only runs of the same seed on the same hardware are compared, as a machine is busier on some
+        days.
+
+        Args:
+            baseline: the method to compare with.
+            cost: training_seconds or peak_memory_mib.
+
+        Returns:
+            The mean ratio; nan without a pair of runs that have every task.
         """
-        pairs = [
-            (self.runs[seed], baseline.runs[seed])
-            for seed in sorted({*self.seeds(MEAN)} & {*baseline.seeds(MEAN)})
-        ]
         ratios = [
-            getattr(one, name) / getattr(two, name)
-            for one, two in pairs
+            getattr(one, cost) / getattr(two, cost)
+            for one, two in self.pairs(baseline, MEAN)
             if one.hardware == two.hardware
         ]
         return float(np.mean(ratios)) if ratios else math.nan
 
 
+NO_METHOD = Method("", "", "")  # what a row is compared with whose control is not there
+
+
 def gather(rows: dict[str, Row], results: list[dict]) -> dict[str, Method]:
-    """Every method of the rows, those without a run too, by name."""
+    """Return every method of the rows by name, also those without a run."""
     methods = {row.method: Method(row.method, row.title, row.control) for row in rows.values()}
     for result in results:
         runs = methods[rows[result["row"]].method].runs
@@ -108,38 +117,44 @@ def gather(rows: dict[str, Row], results: list[dict]) -> dict[str, Method]:
     return methods
 
 
-def resample(
-    methods: dict[str, Method],
-    labels: dict[str, np.ndarray],
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> None:
-    """Fill `resampled` of every run: the same resamples of a task's dev examples for all runs.
+def resample(methods: dict[str, Method], labels: dict[str, np.ndarray]) -> None:
+    """Fill `resampled` of every run.
 
-    labels: [N] of the tasks that predict scores.
+    A task's resamples hold the same dev examples for all runs. Those of two tasks are independent.
+
+    Args:
+        methods: the methods, changed in place.
+        labels: [N] of the tasks that predict scores.
     """
+    every_run = [run for method in methods.values() for run in method.runs.values()]
     for index, (name, task) in enumerate(TASKS.items()):
-        runs = [run for method in methods.values() for run in method.runs.values()]
-        runs = [run for run in runs if name in run.predictions]
+        runs = [run for run in every_run if name in run.predictions]
         if not runs:
             continue
         predictions = np.stack([run.predictions[name] for run in runs])  # [K, N]
-        generator = np.random.default_rng([seed, index])
-        chunks = []
-        for start in range(0, num_resamples, CHUNK):
-            size = min(CHUNK, num_resamples - start)
-            counts = draw_counts(generator, size, predictions.shape[1])
-            chunks.append(resampled_metric(task, counts, predictions, labels.get(name)))
+        generator = np.random.default_rng([0, index])
+        chunks = [
+            resampled_metric(
+                task,
+                draw_counts(generator, CHUNK, predictions.shape[1]),
+                predictions,
+                labels.get(name),
+            )
+            for _ in range(NUM_RESAMPLES // CHUNK)
+        ]
         for run, values in zip(runs, np.concatenate(chunks, axis=1)):
             run.resampled[name] = values  # [R]
+    for run in every_run:
+        if MEAN in run.scores:
+            run.resampled[MEAN] = np.mean([run.resampled[name] for name in TASKS], axis=0)
 
 
 def draw_counts(
     generator: np.random.Generator, num_resamples: int, num_examples: int
 ) -> np.ndarray:
-    """How often each resample, N draws with replacement, holds each example: [R, N]."""
+    """Return how often each resample, N draws with replacement, holds each example: [R, N]."""
     drawn = generator.integers(num_examples, size=(num_resamples, num_examples))
-    drawn += np.arange(num_resamples)[:, None] * num_examples  # every resample its own bins
+    drawn += np.arange(num_resamples)[:, None] * num_examples  # every resample has its own bins
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_examples)
     return counts.reshape(num_resamples, num_examples).astype(np.float64)
 
@@ -147,13 +162,23 @@ def draw_counts(
 def resampled_metric(
     task: Task, counts: np.ndarray, predictions: np.ndarray, labels: np.ndarray | None
 ) -> np.ndarray:
-    """Accuracy, or Pearson r, of predictions [K, N] in resamples given by counts [R, N]: [K, R].
+    """Return the accuracy, or Pearson's r, of every run in every resample.
 
-    An undefined r, of a constant, counts 0.
+    An undefined r, that of a constant, counts as 0.
+
+    Args:
+        task: the task, which decides the metric.
+        counts: how often each resample holds each example, [R, N].
+        predictions: as in `SeedRun`, [K, N].
+        labels: [N] if the task predicts scores, else None.
+
+    Returns:
+        [K, R].
     """
     num_examples = counts.shape[1]
     if not is_score(task):
         return predictions @ counts.T / num_examples
+    assert labels is not None, f"no labels of {task.name}"
     # Centred first: the differences of sums below then lose no digits.
     x = predictions - predictions.mean(axis=1, keepdims=True)  # [K, N]
     y = labels - labels.mean()  # [N]
@@ -167,36 +192,41 @@ def resampled_metric(
 
 
 class Difference(NamedTuple):
-    """Mean over seeds, its 95 % interval over dev examples, and the single seeds' differences."""
+    """How much better a method is than its control.
+
+    Attributes:
+        mean: over seeds.
+        interval: 95 % interval over dev examples.
+        by_seed: the difference of each seed.
+    """
 
     mean: float
     interval: tuple[float, float]
     by_seed: list[float]
 
 
-def difference(method: Method, control: Method | None, name: str) -> Difference | None:
-    """Difference of a task's metric, or of `MEAN`, over the seeds that both have; None without such
-    a seed, or of a method with itself.
+def difference(method: Method, control: Method, name: str) -> Difference | None:
+    """Return the difference of a task's score, or of `MEAN`, over the seeds that both have.
+
+    None without such a seed, and of a method with itself.
     """
-    if control is None or control is method:
+    pairs = method.pairs(control, name)
+    if control is method or not pairs:
         return None
-    seeds = sorted({*method.seeds(name)} & {*control.seeds(name)})
-    if not seeds:
-        return None
-    pairs = [(method.runs[seed], control.runs[seed]) for seed in seeds]
-    values = [np.nan_to_num(one.score(name)) - np.nan_to_num(two.score(name)) for one, two in pairs]
-    resampled = [one.resampled_score(name) - two.resampled_score(name) for one, two in pairs]
-    by_seed = [float(value) for value in values]
-    return Difference(float(np.mean(values)), interval(np.mean(resampled, axis=0)), by_seed)
+    scores = np.nan_to_num([(one.scores[name], two.scores[name]) for one, two in pairs])
+    resampled = [one.resampled[name] - two.resampled[name] for one, two in pairs]
+    by_seed = scores[:, 0] - scores[:, 1]
+    mean = float(np.mean(by_seed))
+    return Difference(mean, interval(np.mean(resampled, axis=0)), by_seed.tolist())
 
 
 def own_interval(method: Method, name: str) -> tuple[float, float]:
-    """95 % interval of a method's own score over dev examples, its seeds averaged."""
-    seeds = method.seeds(name)
-    return interval(np.mean([method.runs[seed].resampled_score(name) for seed in seeds], axis=0))
+    """Return the 95 % interval of a method's own score over dev examples, its seeds averaged."""
+    runs = [method.runs[seed] for seed in method.seeds(name)]
+    return interval(np.mean([run.resampled[name] for run in runs], axis=0))
 
 
 def interval(resampled: np.ndarray) -> tuple[float, float]:
-    """2.5 and 97.5 percent quantiles of [R]."""
+    """Return the 2.5 and 97.5 percent quantiles of [R]."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)

@@ -14,7 +14,7 @@ from experiments.row_files import BASELINE
 from runtime.files import atomic_write
 from tasks import TASKS
 
-# Where a label may stand around its point, in points, with its alignment; the first free one.
+# Where a label may stand around its point, in typographic points; the first free place is taken.
 LABEL_PLACES = [
     (dx * step, dy * step)
     for step in (7, 14, 22, 32, 44, 58)
@@ -23,24 +23,21 @@ LABEL_PLACES = [
 
 
 def draw_scores(methods: list[Method], path: Path) -> None:
-    """Bars of every method's score with its interval, a panel a task, the best on top."""
+    """Draw every method's score as a bar with its interval: one panel per task, the best on top."""
     tasks = [name for name in TASKS if any(method.seeds(name) for method in methods)]
     height = 1.2 + 0.27 * len(methods)
     figure = Figure(figsize=(4.6 * len(tasks), height), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
         shown = [method for method in methods if method.seeds(name)]
         shown.sort(key=lambda method: method.values(name).mean())
-        scores = [method.values(name).mean() for method in shown]
-        ends = [own_interval(method, name) for method in shown]
-        errors = [
-            [max(0, score - low) for score, (low, _) in zip(scores, ends)],
-            [max(0, high - score) for score, (_, high) in zip(scores, ends)],
-        ]
-        colors = [color(method) for method in shown]
-        axes.barh([method.name for method in shown], scores, xerr=errors, color=colors)
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        margin = 0.1 * (high - low) or 0.05
-        axes.set_xlim(low - margin, high + margin)  # bars do not start at zero, as the title says
+        scores = np.array([method.values(name).mean() for method in shown])
+        low, high = np.array([own_interval(method, name) for method in shown]).T
+        errors = np.maximum(0, [scores - low, high - scores])
+        names = [method.name for method in shown]
+        axes.barh(names, scores, xerr=errors, color=colors(shown))
+        margin = 0.1 * (high.max() - low.min()) or 0.05
+        # Bars do not start at zero, as the title says.
+        axes.set_xlim(low.min() - margin, high.max() + margin)
         axes.set_title(f"{name}: {TASKS[name].metric_name} on dev (axis cut)")
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
@@ -48,9 +45,12 @@ def draw_scores(methods: list[Method], path: Path) -> None:
 
 
 def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> None:
-    """Mean score over training time relative to the baseline, a labelled point a method.
+    """Draw mean score over training time relative to the baseline: one point per method.
 
-    times: by method, nan for one that is not drawn.
+    Args:
+        methods: the methods.
+        times: relative time by method; nan for one that is not drawn.
+        path: the file to write.
     """
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
@@ -60,37 +60,36 @@ def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> No
     axes.xaxis.set_minor_locator(NullLocator())
     shown = [method for method in methods if not math.isnan(times[method.name])]
     points = [(times[method.name], method.values(MEAN).mean()) for method in shown]
-    colors = [color(method) for method in shown]
-    axes.scatter(*np.reshape(points, (-1, 2)).T, color=colors, zorder=2)
+    axes.scatter(*np.reshape(points, (-1, 2)).T, color=colors(shown), zorder=2)
     axes.margins(0.15)
     axes.set_xlabel("training time, relative to the baseline (logarithmic)")
     axes.set_ylabel("mean of the tasks' metrics on dev")
     axes.grid(alpha=0.3)
+    figure.draw_without_rendering()  # the layout has to stand before labels are measured
     place_labels(axes, points, [method.name for method in shown])
     save(figure, path)
 
 
-def color(method: Method) -> str:
-    return "tab:orange" if method.name == BASELINE else "tab:blue"
+def colors(methods: list[Method]) -> list[str]:
+    """Return one color per method, another for the baseline."""
+    return ["tab:orange" if method.name == BASELINE else "tab:blue" for method in methods]
 
 
 def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]) -> None:
     """Put each name beside its point, where it covers no other name or point if there is room."""
-    axes.figure.draw_without_rendering()  # the layout has to stand before labels are measured
     taken: list[Bbox] = []
     centers = axes.transData.transform(np.reshape(points, (-1, 2)))
     for index, (point, name) in enumerate(zip(points, names)):
         others = np.delete(centers, index, axis=0)
+        label = axes.annotate(
+            name, point, LABEL_PLACES[0], textcoords="offset points", va="center", fontsize=8
+        )
         for offset in LABEL_PLACES:
-            side = "left" if offset[0] > 0 else "right"
-            style = {"ha": side, "va": "center", "fontsize": 8, "textcoords": "offset points"}
-            label = axes.annotate(name, point, offset, **style)
+            label.set(position=offset, ha="left" if offset[0] > 0 else "right")
             box = label.get_window_extent()
             is_inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
-            is_free = not any(map(box.overlaps, taken)) and not box.count_contains(others)
-            if (is_inside and is_free) or offset == LABEL_PLACES[-1]:
+            if is_inside and not box.count_overlaps(taken) and not box.count_contains(others):
                 break
-            label.remove()
         taken.append(box)
         line = {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}
         axes.annotate("", point, offset, textcoords="offset points", arrowprops=line)

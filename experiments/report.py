@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparison import MEAN, Method, difference, gather, resample
+from experiments.comparison import MEAN, NO_METHOD, Method, difference, gather, resample
 from experiments.plots import draw_costs, draw_scores
 from experiments.result_files import has_flags_of, read_dev_labels, read_results
 from experiments.row_files import BASELINE, Row, read_rows
@@ -33,11 +33,16 @@ ROOT = Path(__file__).resolve().parent.parent
 MARKED = "results"  # the part of the page that is written
 NOT_RUN = "not run here"
 MIN_SEEDS = 3  # for a standard deviation
-Cell = tuple[str, float]  # text, and the value that is bold where it is best; nan: never
+COSTS = ("training_seconds", "peak_memory_mib")
+Cell = tuple[str, float]  # text, and a value that is bold where it is the largest; nan: never
 
 
 def choose_settings(results: list[dict], key: str | None) -> list[dict]:
-    """Results of one settings key, by default that of most results. Raises InputError."""
+    """Return the results of one settings key, by default of that with most results.
+
+    Raises:
+        InputError: there is no such result.
+    """
     counts = Counter(result["settings_key"] for result in results)
     if not counts:
         raise InputError("there are no results yet; run python -m experiments.run")
@@ -51,121 +56,120 @@ def choose_settings(results: list[dict], key: str | None) -> list[dict]:
 
 
 def keep_current(results: list[dict], rows: dict[str, Row]) -> list[dict]:
-    """Results of rows as their files are now; the others are named and left out."""
+    """Return the results of rows as their files are now; print which others are dropped."""
     current = []
     for result in results:
-        row = rows.get(result["row"])
-        if row is not None and has_flags_of(result, row):
+        if result["row"] in rows and has_flags_of(result, rows[result["row"]]):
             current.append(result)
         else:
             name = f"{result['row']} seed {result['seed']}"
-            print(f"{name}: its row is gone or has other flags now; left out", file=sys.stderr)
+            print(f"{name}: its row is gone or has other flags now; dropped", file=sys.stderr)
     return current
 
 
-def number(value: float) -> str:
-    """Three decimals without the leading zero."""
-    if math.isnan(value):
-        return "nan"
-    text = f"{abs(value):.3f}"
-    return ("−" if value < 0 and float(text) else "") + text.removeprefix("0")
+def number(value: float, sign: str = "") -> str:
+    """Return a number in (-10, 10) with three decimals and without the leading zero.
 
-
-def signed(value: float) -> str:
-    text = number(value)
-    return text if text.startswith("−") else f"+{text}"
+    Args:
+        value: the number.
+        sign: "+" writes the sign of a positive number too.
+    """
+    return f"{value:{sign}z.3f}".replace("-", "−").replace("0.", ".", 1)
 
 
 def score_cell(values: np.ndarray) -> Cell:
-    """Mean over seeds, ± their sample standard deviation where there are enough."""
+    """Return the mean over seeds, ± their sample standard deviation where there are enough."""
     if not len(values):
         return NOT_RUN, math.nan
     spread = f" ± {number(values.std(ddof=1))}" if len(values) >= MIN_SEEDS else ""
     return f"{number(values.mean())}{spread}", values.mean()
 
 
-def seeds_cell(num_seeds: int) -> Cell:
-    return {0: "–", 1: "1 †"}.get(num_seeds, str(num_seeds)), math.nan
-
-
 def difference_cells(method: Method, methods: dict[str, Method], name: str) -> list[Cell]:
-    """Difference to the control with its interval, and the control's name."""
-    found = difference(method, methods.get(method.control), name)
+    """Return the difference to the control with its interval, and the control's name."""
+    found = difference(method, methods.get(method.control, NO_METHOD), name)
     if found is None:
         return [("–", math.nan), ("–", math.nan)]
-    low, high = map(signed, found.interval)
-    text = f"{signed(found.mean)} [{low}, {high}]"
+    low, high = (number(end, "+") for end in found.interval)
+    text = f"{number(found.mean, '+')} [{low}, {high}]"
     if len(found.by_seed) > 1:
-        text += f"; {signed(min(found.by_seed))} to {signed(max(found.by_seed))}"
+        text += f"; {number(min(found.by_seed), '+')} to {number(max(found.by_seed), '+')}"
     return [(text, math.nan), (method.control, math.nan)]
 
 
-def relative(method: Method, methods: dict[str, Method], cost: str) -> float:
-    """Seconds or memory over the baseline's; nan without a run of it to compare with."""
-    baseline = methods.get(BASELINE)
-    return math.nan if baseline is None else method.relative(baseline, cost)
-
-
-def ratio_cell(value: float) -> Cell:
-    # Negated: the smallest is the best.
-    return ("–", math.nan) if math.isnan(value) else (f"{value:.2f}", -round(value, 2))
-
-
-def format_table(header: list[str], lines: list[list[Cell]], order: int = 1) -> str:
-    """Markdown, sorted by the column `order`, the best of each column bold."""
-    lines = sorted(lines, key=lambda line: sort_key(line[order][1]))
-    shown = [[text for text, _ in line] for line in lines]
-    for column in range(len(header)):
-        values = [line[column][1] for line in lines]
-        best = max((value for value in values if not math.isnan(value)), default=math.nan)
-        for row, value in zip(shown, values):
-            if round(value, 3) == round(best, 3):  # all that are equal as far as shown
-                row[column] = f"**{row[column]}**"
-    head = [header, ["---"] * len(header)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [*head, *shown])
-
-
-def sort_key(value: float) -> tuple[bool, float]:
-    return math.isnan(value), -value
+def cost_cell(method: Method, methods: dict[str, Method], cost: str) -> Cell:
+    """Return a cost over the baseline's, the smallest of which is bold."""
+    ratio = method.relative(methods.get(BASELINE, NO_METHOD), cost)
+    return ("–", math.nan) if math.isnan(ratio) else (f"{ratio:.2f}", -round(ratio, 2))
 
 
 def overall_table(methods: dict[str, Method]) -> str:
+    """Return the table of all tasks, with costs."""
     header = ["method", "mean", *TASKS, "difference of the mean [95 %]; by seed", "to"]
     header += ["time", "memory", "seeds"]
-    lines = []
-    for method in methods.values():
-        line = [(f"{method.title} (`{method.name}`)", math.nan)]
-        line += [score_cell(method.values(name)) for name in (MEAN, *TASKS)]
-        line += difference_cells(method, methods, MEAN)
-        for cost in ("training_seconds", "peak_memory_mib"):
-            line.append(ratio_cell(relative(method, methods, cost)))
-        lines.append([*line, seeds_cell(len(method.seeds(MEAN)))])
-    return format_table(header, lines)
+    return format_table(methods, header, MEAN, [(name, None) for name in (MEAN, *TASKS)], COSTS)
 
 
 def task_table(methods: dict[str, Method], name: str) -> str:
+    """Return the table of one task, with all of its metrics."""
     task = TASKS[name]
-    others = list(task.other_metrics)
-    header = ["method", task.metric_name, *(metric.replace("_", " ") for metric in others)]
+    header = [
+        "method",
+        task.metric_name,
+        *(metric.replace("_", " ") for metric in task.other_metrics),
+    ]
     header += ["difference [95 %]; by seed", "to", "seeds"]
+    return format_table(
+        methods, header, name, [(name, None), *((name, metric) for metric in task.other_metrics)]
+    )
+
+
+def format_table(
+    methods: dict[str, Method],
+    header: list[str],
+    name: str,
+    scores: list[tuple[str, str | None]],
+    costs: tuple[str, ...] = (),
+) -> str:
+    """Return Markdown with one line per method, the best first, and the best of each column bold.
+
+    Args:
+        methods: the methods by name.
+        header: the columns' titles.
+        name: the task that is compared with the control, or `MEAN`.
+        scores: a column each, as `Method.values` takes them; the first one sorts.
+        costs: a column each.
+    """
     lines = []
     for method in methods.values():
-        line = [(f"{method.title} (`{method.name}`)", math.nan), score_cell(method.values(name))]
-        line += [score_cell(method.values(name, metric)) for metric in others]
-        line += difference_cells(method, methods, name)
-        lines.append([*line, seeds_cell(len(method.seeds(name)))])
-    return format_table(header, lines)
+        num_seeds = len(method.seeds(name))
+        cells = [(f"{method.title} (`{method.name}`)", math.nan)]
+        cells += [score_cell(method.values(*score)) for score in scores]
+        cells += difference_cells(method, methods, name)
+        cells += [cost_cell(method, methods, cost) for cost in costs]
+        cells.append(({0: "–", 1: "1 †"}.get(num_seeds, str(num_seeds)), math.nan))
+        lines.append(cells)
+    lines.sort(key=lambda cells: -np.nan_to_num(cells[1][1], nan=-math.inf))
+    # Of each column, as far as shown. nan equals nothing, so it is never bold.
+    best = [
+        max([round(x, 3) for _, x in column if x == x], default=math.nan) for column in zip(*lines)
+    ]
+    shown = [
+        [f"**{text}**" if round(x, 3) == top else text for (text, x), top in zip(cells, best)]
+        for cells in lines
+    ]
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *shown]
+    )
 
 
 def command_line(results: list[dict]) -> str:
-    """The command that makes these results, on the data files where they are found by default."""
+    """Return the command that makes these results from the data files in their default place."""
     words = ["python", "-m", "experiments.run", "--seeds"]
     words += map(str, sorted({result["seed"] for result in results}))
     for name, value in results[0]["settings"].items():
-        if value is False:
-            words.append(f"--no_{name}")
-        elif value is True:
-            words.append(f"--{name}")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no_{name}")
         elif isinstance(value, dict):
             words += [f"--{name}", *(f"{key}={item}" for key, item in value.items())]
         elif value is not None:
@@ -174,7 +178,7 @@ def command_line(results: list[dict]) -> str:
 
 
 def facts(results: list[dict], num_dev: dict[str, int]) -> str:
-    """What the numbers were made of and what they mean, in a few lines of Markdown."""
+    """Return what the numbers were made of and what they mean, as Markdown."""
     first = results[0]
     hours = sum(result["wall_seconds"] for result in results) / 3600
     rows = ", ".join(f"{name} {count:,}" for name, count in num_dev.items())
@@ -219,20 +223,22 @@ def markdown(
 
 
 def get_args_parser() -> argparse.ArgumentParser:
+    """Return the parser of the report's options."""
     here = ROOT / "experiments"
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--settings", metavar="KEY", help="group of results; unset: that with most of them")
+    add("--settings", metavar="KEY", help="key of a group of results; unset: the largest group")
     add("--page", metavar="FILE", help="Markdown file with the two markers; unset: print")
-    add("--results_dir", default=str(here / "results"), help="result files")
-    add("--rows_dir", default=str(here / "rows"), help="rows, for titles and those not run")
-    add("--figures_dir", default=str(here / "figures"), help="where the figures go")
+    add("--results_dir", default=str(here / "results"), help="folder of the result files")
+    add("--rows_dir", default=str(here / "rows"), help="folder of the rows")
+    add("--figures_dir", default=str(here / "figures"), help="folder of the figures")
     return parser
 
 
 def main(args: Namespace) -> None:
+    """Read the results, draw the figures, and print or write the tables."""
     rows = read_rows(Path(args.rows_dir))
     results_dir, figures_dir = Path(args.results_dir), Path(args.figures_dir)
     results = keep_current(read_results(results_dir), rows)
@@ -240,8 +246,8 @@ def main(args: Namespace) -> None:
     methods = gather(rows, results)
     resample(methods, read_dev_labels(results_dir, results[0]["data"]))
     draw_scores(list(methods.values()), figures_dir / "scores.png")
-    seconds = "training_seconds"
-    times = {name: relative(method, methods, seconds) for name, method in methods.items()}
+    baseline = methods.get(BASELINE, NO_METHOD)
+    times = {name: method.relative(baseline, COSTS[0]) for name, method in methods.items()}
     draw_costs(list(methods.values()), times, figures_dir / "cost.png")
     num_dev = {
         name: len(values) for result in results for name, values in result["predictions"].items()
