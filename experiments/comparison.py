@@ -5,6 +5,7 @@ it has with one seed. Axis letters: K runs, N dev examples, R resamples.
 """
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,36 +20,32 @@ CHUNK = 100  # resamples at once: 100 · N counts are in memory
 MEAN = "mean"  # stands for all tasks where a task's name is asked for
 
 
-@dataclass
 class SeedRun:
     """One method with one seed.
 
+    Args:
+        results: those of the method's rows.
+
     Attributes:
         metrics: by task.
-        scores: each task's deciding metric and, once every task has one, their `MEAN`, in which nan
+        scores: each task's deciding metric and, if every task has one, their `MEAN`, in which nan
             counts as 0.
         predictions: [N] by task: 1 for right and 0 for wrong, or predicted scores.
-        resampled: the scores in each resample, [R].
-        training_seconds: added up over the method's rows.
-        peak_memory_mib: the largest of the method's rows.
+        resampled: the scores in each resample, [R]; `resample` fills it.
+        training_seconds: of all rows together.
+        peak_memory_mib: the largest of the rows.
         hardware: what the rows ran on.
     """
 
-    metrics: Metrics = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
-    predictions: dict[str, np.ndarray] = field(default_factory=dict)
-    resampled: dict[str, np.ndarray] = field(default_factory=dict)
-    training_seconds: float = 0.0
-    peak_memory_mib: float = 0.0
-    hardware: set[str] = field(default_factory=set)
-
-    def add(self, result: dict) -> None:
-        """Add the result of one row."""
-        self.metrics |= result["dev"]
-        self.predictions |= result["predictions"]
-        self.training_seconds += result["training_seconds"]
-        self.peak_memory_mib = max(self.peak_memory_mib, result["peak_memory_mib"])
-        self.hardware.add(result["hardware"])
+    def __init__(self, results: list[dict]) -> None:
+        self.metrics: Metrics = dict(item for result in results for item in result["dev"].items())
+        self.predictions: dict[str, np.ndarray] = dict(
+            item for result in results for item in result["predictions"].items()
+        )
+        self.training_seconds = sum(result["training_seconds"] for result in results)
+        self.peak_memory_mib = max(result["peak_memory_mib"] for result in results)
+        self.hardware = {result["hardware"] for result in results}
+        self.resampled: dict[str, np.ndarray] = {}
         self.scores = {name: m[TASKS[name].metric_name] for name, m in self.metrics.items()}
         if self.scores.keys() == TASKS.keys():
             self.scores[MEAN] = mean_score(self.scores)
@@ -111,9 +108,11 @@ NO_METHOD = Method("", "", "")  # what a row is compared with whose control is n
 def gather(rows: dict[str, Row], results: list[dict]) -> dict[str, Method]:
     """Return every method of the rows by name, also those without a run."""
     methods = {row.method: Method(row.method, row.title, row.control) for row in rows.values()}
+    parts = defaultdict(list)
     for result in results:
-        runs = methods[rows[result["row"]].method].runs
-        runs.setdefault(result["seed"], SeedRun()).add(result)
+        parts[rows[result["row"]].method, result["seed"]].append(result)
+    for (name, seed), of_one_run in parts.items():
+        methods[name].runs[seed] = SeedRun(of_one_run)
     return methods
 
 
@@ -228,5 +227,4 @@ def own_interval(method: Method, name: str) -> tuple[float, float]:
 
 def interval(resampled: np.ndarray) -> tuple[float, float]:
     """Return the 2.5 and 97.5 percent quantiles of [R]."""
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(low), float(high)
+    return np.quantile(resampled, 0.025).item(), np.quantile(resampled, 0.975).item()

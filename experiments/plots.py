@@ -36,11 +36,12 @@ def draw_scores(methods: list[Method], path: Path) -> None:
         names = [method.name for method in shown]
         axes.barh(names, scores, xerr=errors, color=colors(shown))
         margin = 0.1 * (high.max() - low.min()) or 0.05
-        # Bars do not start at zero, as the title says.
-        axes.set_xlim(low.min() - margin, high.max() + margin)
-        axes.set_title(f"{name}: {TASKS[name].metric_name} on dev (axis cut)")
         axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
+        axes.set(
+            title=f"{name}: {TASKS[name].metric_name} on dev (axis cut)",
+            xlim=(low.min() - margin, high.max() + margin),  # bars do not start at zero
+            axisbelow=True,
+        )
     save(figure, path)
 
 
@@ -54,7 +55,11 @@ def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> No
     """
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_xscale("log")  # most methods cost about as much as the baseline
+    axes.set(
+        xscale="log",  # most methods cost about as much as the baseline
+        xlabel="training time, relative to the baseline (logarithmic)",
+        ylabel="mean of the tasks' metrics on dev",
+    )
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -62,8 +67,6 @@ def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> No
     points = [(times[method.name], method.values(MEAN).mean()) for method in shown]
     axes.scatter(*np.reshape(points, (-1, 2)).T, color=colors(shown), zorder=2)
     axes.margins(0.15)
-    axes.set_xlabel("training time, relative to the baseline (logarithmic)")
-    axes.set_ylabel("mean of the tasks' metrics on dev")
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # the layout has to stand before labels are measured
     place_labels(axes, points, [method.name for method in shown])

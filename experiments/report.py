@@ -7,12 +7,11 @@
 Results on other settings or data files never share a table. Figures go to experiments/figures.
 """
 
-import argparse
 import math
 import os
 import shlex
 import sys
-from argparse import Namespace
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -222,11 +221,11 @@ def markdown(
     return "\n\n".join(parts)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> ArgumentParser:
     """Return the parser of the report's options."""
     here = ROOT / "experiments"
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("--settings", metavar="KEY", help="key of a group of results; unset: the largest group")
@@ -264,5 +263,4 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    args = get_args_parser().parse_args()
-    sys.exit(exit_status(lambda: main(args)))
+    sys.exit(exit_status(lambda: main(get_args_parser().parse_args())))

@@ -1,4 +1,7 @@
-"""Pictures of TensorBoard: what a user sees where there is no browser, no run, or no picture."""
+"""Pictures of TensorBoard, and what a user sees without a browser, a run, or a picture."""
+
+import shutil
+import sys
 
 import pytest
 
@@ -26,6 +29,32 @@ def browser(tmp_path, monkeypatch):
         monkeypatch.setattr(dashboard, "BROWSERS", (str(path),))
 
     return install
+
+
+@pytest.fixture
+def events(args):
+    """A run of the log directory, as training leaves it."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(f"{args.logdir}/one/tensorboard") as writer:
+        writer.add_scalar("dev/mean", 0.5, 1)
+
+
+def test_tensorboard_serves_the_run_to_the_browser(args, events, browser, tmp_path, capsys):
+    args.pages = ["scalars", "hparams"]
+    fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read())"
+    browser(f'{sys.executable} -c "{fetch}" "${{!#}}" > "$picture"')
+    dashboard.main(args)
+    paths = [tmp_path / "out" / f"{page}.png" for page in args.pages]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in paths]
+    assert all("<title>TensorBoard</title>" in path.read_text() for path in paths)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, dashboard.BROWSERS)), reason="needs Chromium")
+def test_chromium_takes_a_picture(args, events, tmp_path):
+    args.pages = ["scalars"]
+    dashboard.main(args)
+    assert (tmp_path / "out" / "scalars.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_a_browser_nothing_starts(args, monkeypatch):

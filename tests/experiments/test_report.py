@@ -48,7 +48,7 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
     assert comparison.difference(methods["large"], methods["joint"], "sst") is None
     table = cells(report.task_table(methods, "sst"))
     assert table["fast"][2:] == [
-        f"+.200 [{report.signed(low)}, {report.signed(high)}]",
+        f"+.200 [{report.number(low, '+')}, {report.number(high, '+')}]",
         "joint",
         "2",
     ]
@@ -59,6 +59,13 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
     # With two common seeds, the single ones too.
     folder.add("joint", 2, sst=8, noise=0)
     assert "; +.100 to +.200" in cells(report.task_table(folder.methods(), "sst"))["fast"][2]
+
+
+def test_numbers_are_short_and_signed_where_asked():
+    values = (0.12345, -0.5, 1, -0.0004, math.nan)
+    assert [report.number(value) for value in values] == [".123", "−.500", "1.000", ".000", "nan"]
+    assert [report.number(value, "+") for value in values[:3]] == ["+.123", "−.500", "+1.000"]
+    assert report.number(-0.0004, "+") == "+.000"
 
 
 def random_methods(folder: Folder) -> dict[str, comparison.Method]:
@@ -124,9 +131,10 @@ def test_a_constant_has_no_pearson_and_counts_nothing(folder):
     assert (methods["fast"].runs[1].resampled["sts"] == 0).all()
     assert cells(report.task_table(methods, "sts"))["fast"][:2] == ["nan", "nan"]
     assert cells(report.overall_table(methods))["fast"][0] == "**.667**"
-    assert comparison.difference(methods["fast"], methods["joint"], "sts").mean == -methods[
-        "joint"
-    ].runs[1].score("sts")
+    assert (
+        comparison.difference(methods["fast"], methods["joint"], "sts").mean
+        == -methods["joint"].runs[1].scores["sts"]
+    )
 
 
 def test_rows_of_one_method_are_one_line(folder):

@@ -22,12 +22,12 @@ def test_settings_are_never_mixed(folder, capsys):
         folder.report("--settings", "c")
 
 
-def test_results_of_changed_rows_are_left_out(folder, capsys):
+def test_results_of_changed_rows_are_dropped(folder, capsys):
     folder.add("joint", 1)
     folder.add("fast", 1, flags=["--pooling", "cls"])
     folder.report()
     out, err = capsys.readouterr()
-    assert "fast seed 1: its row is gone or has other flags now; left out" in err
+    assert "fast seed 1: its row is gone or has other flags now; dropped" in err
     assert out.count("(`fast`) | not run here") == 4
 
 
@@ -107,6 +107,7 @@ def test_labels_of_near_points_do_not_overlap():
     points = [(1 + i % 4 / 50, 0.7 + i / 900) for i in range(16)]
     axes.scatter(*zip(*points))
     axes.margins(0.15)
+    figure.draw_without_rendering()
     plots.place_labels(axes, points, [f"method_{i}" for i in range(16)])
     boxes = [label.get_window_extent() for label in axes.texts if label.get_text()]
     assert len(boxes) == 16

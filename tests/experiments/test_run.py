@@ -1,4 +1,4 @@
-"""The runner: what it runs, repeats and goes on with, on tiny trainings."""
+"""The runner: what it runs, repeats and resumes, on tiny trainings."""
 
 import json
 import os
@@ -72,13 +72,17 @@ def test_other_settings_or_data_give_another_key(few_rows, tiny_model, tmp_path)
     assert len({same, *changed}) == 5
 
 
-def test_a_changed_row_is_run_again(place, tmp_path):
-    path = next((place / "results").glob("turns-*"))
-    row = read_row(place / "rows" / "turns.txt")
-    assert result_files.is_finished(path, row)
+def plan_runs(place: Path, model: Path, data: Path, flags: str) -> list[run.Run]:
+    return run.plan_runs(*run.parse(words(place, model, data, flags)))
+
+
+def test_a_changed_row_is_run_again(place, tiny_model, few_rows, tmp_path):
+    flags = "turns --seeds 3 --num_batches_per_epoch 1 --epochs 1"
+    [turns] = plan_runs(place, tiny_model, few_rows, flags)
+    assert turns.is_finished
     (tmp_path / "turns.txt").write_text(ROW_TEXTS["turns"] + "--lr 1e-3\n")
-    assert not result_files.is_finished(path, read_row(tmp_path / "turns.txt"))
-    assert not result_files.is_finished(tmp_path / "none.json", row)
+    assert not turns._replace(row=read_row(tmp_path / "turns.txt")).is_finished
+    assert not turns._replace(result=tmp_path / "none.json").is_finished
 
 
 @pytest.mark.parametrize("name", run.RESERVED)
@@ -87,7 +91,7 @@ def test_what_the_runner_gives_itself_is_refused(name, capsys):
     flags |= {"smoketest": "--smoketest", "hpo": "--hpo"}
     with pytest.raises(SystemExit):
         run.parse(shlex.split(flags.get(name, f"--{name} x")))
-    assert f"--{name} is the runner's or a row's own; leave it out" in capsys.readouterr().err
+    assert f"--{name} is set by the runner or by a row; drop it" in capsys.readouterr().err
 
 
 def test_an_unknown_option_is_refused_before_anything_runs(capsys):
@@ -122,7 +126,7 @@ def test_a_run_without_its_predictions_fails(place, tmp_path):
     copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
     path = copy / "predictions" / "sts-similarity-dev-output.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(InputError, match="19 predictions, expected 20, one a dev row"):
+    with pytest.raises(InputError, match="19 predictions, expected 20, one per dev row"):
         result_files.write_result(
             tmp_path / "a.json", row, result_files.Settings({}, "d"), copy, [1.0]
         )
@@ -143,49 +147,46 @@ def test_what_main_adds_to_its_metrics_is_taken_over(place, tmp_path):
 
 
 def test_remaining_time_is_estimated_from_the_same_row(place, tiny_model, few_rows):
-    args, shared = run.parse(words(place, tiny_model, few_rows, "--epochs 9"))
-    runner = run.Runner(args, shared, run.ForwardedStop(""))
-    rows = read_rows(place / "rows")
-    plan = [(rows[name], seed) for seed in (1, 2) for name in ("joint", "turns", "far")]
-    assert run.time_left(runner, plan, plan) == ""
-    for (row, seed), seconds in zip(plan, (120, 480)):
-        flags = {"script": row.script, "flags": list(row.flags)}
-        runner.result_path(row, seed).write_text(json.dumps(flags | {"wall_seconds": seconds}))
-    # joint 2 min, turns 8 min, far twice their mean
-    assert run.time_left(runner, plan, plan[2:]) == ", about 20 min left"
-    for row, seed in plan[:2]:
-        runner.result_path(row, seed).unlink()
+    plan = plan_runs(place, tiny_model, few_rows, "joint turns far --seeds 1 2 --epochs 9")
+    assert [str(one) for one in plan[1:4]] == ["far seed 1", "turns seed 1", "joint seed 2"]
+    assert run.time_left(plan, plan) == ""
+    for one, seconds in ((plan[0], 120), (plan[2], 480)):
+        flags = {"script": one.row.script, "flags": list(one.row.flags)}
+        one.result.write_text(json.dumps(flags | {"wall_seconds": seconds}))
+    # far their mean, joint 2 min, far again, turns 8 min
+    assert run.time_left(plan, [plan[1], *plan[3:]]) == ", about 20 min left"
+    assert run.time_left(plan, []) == ""
+    plan[0].result.unlink()
+    plan[2].result.unlink()
 
 
 def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(place, tiny_model, few_rows):
-    args, shared = run.parse(words(place, tiny_model, few_rows, "--epochs 7"))
-    runner = run.Runner(args, shared, run.ForwardedStop(""))
-    row = read_row(place / "rows" / "joint.txt")
-    assert runner.earlier_parts(row, 1) == []
-    last = runner.run_dir(row, 1) / "checkpoints" / "last.pt"
+    [joint] = plan_runs(place, tiny_model, few_rows, "joint --seeds 1 --epochs 7")
+    assert run.earlier_parts(joint) == []
+    last = joint.directory / "checkpoints" / "last.pt"
     last.parent.mkdir(parents=True)
-    runner.write_state(row, 1, [20.0, None])
-    assert runner.earlier_parts(row, 1) == []  # no checkpoint: starts anew
+    run.write_state(joint, [20.0, None])
+    assert run.earlier_parts(joint) == []  # no checkpoint: starts anew
     last.touch()
-    started = json.loads(runner.run_dir(row, 1).with_suffix(".json").read_text())["started"]
+    started = json.loads(joint.beside(".json").read_text())["started"]
     os.utime(last, (started + 7, started + 7))
-    assert runner.earlier_parts(row, 1) == [20.0, 7.0]
-    (place / "rows" / "joint.txt").write_text(ROW_TEXTS["joint"] + "--lr 1e-3\n")
-    changed = read_row(place / "rows" / "joint.txt")
-    assert runner.earlier_parts(changed, 1) == []  # another run than the one that was stopped
-    (place / "rows" / "joint.txt").write_text(ROW_TEXTS["joint"])
+    assert run.earlier_parts(joint) == [20.0, 7.0]
+    changed = joint._replace(row=joint.row._replace(flags=("--lr", "1e-3")))
+    assert run.earlier_parts(changed) == []  # another run than the one that was stopped
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_runs_go_on(tmp_path, invoke, tiny_model, few_rows):
+def test_killed_and_stopped_runs_are_resumed(tmp_path, invoke, tiny_model, few_rows):
     """SIGTERM saves; kill -9 of the runner alone keeps others out, and of both costs time alone."""
     write_rows(tmp_path / "rows", "single_sts")
     flags = "--seeds 3 --num_batches_per_epoch 150 --epochs 4 --save_every 2 --keep_checkpoints"
-    command = [sys.executable, ROOT / "experiments" / "run.py"]
+    command = [sys.executable, "-m", "experiments.run"]
     command += words(tmp_path, tiny_model, few_rows, flags)
 
     def start() -> subprocess.Popen:
-        return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, start_new_session=True, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
 
     def wait_for(process: subprocess.Popen, pattern: str, text: str = "") -> None:
         while not any(text in path.read_text("latin-1") for path in tmp_path.glob(pattern)):
