@@ -10,11 +10,11 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm_files/%x-%A_%a.out
 #
-# Submit the rows of the results table as an array of SLURM jobs, one a row.
+# Submit the rows of the results table as an array of SLURM jobs, one job per row.
 #   bash run_experiments.sh --seeds 1 2 3 --data_dir data              # every row
-#   bash run_experiments.sh joint pcgrad --seeds 1 --data_dir data     # these
+#   bash run_experiments.sh joint pcgrad --seeds 1 --data_dir data     # these rows
 #   SBATCH_TIMELIMIT=01:00:00 SBATCH_PARTITION=short bash run_experiments.sh ...
-# The words are those of experiments/run.py. Finished runs are not repeated.
+# The arguments are those of experiments/run.py. Finished runs are not repeated.
 set -euo pipefail
 
 repository=$(dirname "$(readlink -f "$0")")
@@ -30,24 +30,23 @@ while [[ $# -gt 0 && $1 != -* ]]; do
 done
 
 if [[ " $* " == *" --work_dir"* ]]; then
-    fail "run_experiments.sh: the jobs' runs are in runs/experiments; leave --work_dir out"
+    fail "run_experiments.sh: --work_dir is always runs/experiments here; leave it out"
 fi
 if ! is_batch_job; then
-    find_environment # here, where there is a network
+    find_environment training # here, as a node may have no network
     if ((${#rows[@]} == 0)); then
-        mapfile -t rows < <(grep -L "^# not run by default" experiments/rows/*.txt)
-        rows=("${rows[@]##*/}")
+        mapfile -t rows < <(cd experiments/rows && grep -L "^# not run by default" -- *.txt)
         rows=("${rows[@]%.txt}")
     fi
     mkdir -p slurm_files
-    # SBATCH_OPTIONS: flags of sbatch that have no environment variable of their own.
+    # SBATCH_OPTIONS: flags of sbatch for which it reads no environment variable.
     # shellcheck disable=SC2086
     exec sbatch --array="0-$((${#rows[@]} - 1))" ${SBATCH_OPTIONS:-} run_experiments.sh \
         "${rows[@]}" "$@"
 fi
 
-trap 'early_signal=yes' USR1 # until run_job has a command to pass it on to
-find_environment node
+trap 'early_signal=yes' USR1 # until run_job has a command to pass the signal on to
+find_environment job
 if (($(granted_gpus) > 0)); then
     set -- "$@" --use_gpu
 fi

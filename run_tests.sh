@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Run the tests, offline, and print the coverage of our own code. The environment is made on the first run.
-#   bash run_tests.sh                            # all but the slow ones
+# Run the tests offline and print the coverage of our own code. The first call installs what they
+# need into .venv.
+#   bash run_tests.sh                            # all tests but the slow ones
 #   bash run_tests.sh -m slow                    # the slow ones
 #   bash run_tests.sh tests/test_tasks.py -k sst # pytest's own arguments
 set -euo pipefail
@@ -11,8 +12,7 @@ repository=$(dirname "$(readlink -f "$0")")
 cd "$repository"
 source ./scripts/environment.sh
 
-# shellcheck disable=SC2119 # none of our arguments is for it
-find_environment
+find_environment tests
 
 export HF_HUB_OFFLINE=1 # a test that needs the network is a bug
 exec "$python" -m pytest --cov --cov-report=term "$@"

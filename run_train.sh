@@ -10,11 +10,11 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm_files/%x-%j.out
 #
-# Train, in an environment that is made on the first run.
+# Train. The first call installs what training needs into .venv.
 #   bash run_train.sh --epochs 3                       # train_multitask.py
 #   bash run_train.sh train_multitask_pal.py --use_pal # another script
 #   sbatch --time=01:00:00 run_train.sh --epochs 3     # on SLURM, from the repository
-# A job saves before its time limit, goes back to the queue and on from there until it is done.
+# A job that reaches its time limit saves, goes back into the queue, and resumes from there.
 set -euo pipefail
 
 repository=$(dirname "$(readlink -f "$0")")
@@ -23,7 +23,7 @@ repository=$(dirname "$(readlink -f "$0")")
 cd "$repository"
 source ./scripts/environment.sh
 source ./scripts/slurm.sh
-mkdir -p slurm_files # sbatch does not make the folder of --output
+mkdir -p slurm_files # sbatch does not create the folder of --output
 
 script=train_multitask.py
 if [[ ${1:-} == *.py ]]; then
@@ -31,24 +31,25 @@ if [[ ${1:-} == *.py ]]; then
     shift
 fi
 [[ -f $script ]] || fail "run_train.sh: there is no script $script in $PWD"
-if [[ -n ${SLURM_JOB_ID:-} && $script != */* && " $* " != *" --use_gpu "* ]] && (($(granted_gpus) > 0)); then
+if [[ -n ${SLURM_JOB_ID:-} && $script != */* && " $* " != *" --use_gpu "* ]] &&
+    (($(granted_gpus) > 0)); then
     set -- --use_gpu "$@"
 fi
 
 if ! is_batch_job; then
-    find_environment
+    find_environment training
     exec "$python" -u "$script" "$@"
 fi
 
-trap 'early_signal=yes' USR1 # until run_job has a command to pass it on to
-find_environment node
-if [[ $script != train_multitask*.py ]]; then # a benchmark, say: no run to go on with
+trap 'early_signal=yes' USR1 # until run_job has a command to pass the signal on to
+find_environment job
+if [[ $script != train_multitask*.py ]]; then # a benchmark, for example: no run to resume
     exec "$python" -u "$script" "$@"
 fi
 is_resumed=""
 if [[ " $* " =~ " "--(hpo_)?resume[=\ ] ]]; then is_resumed=yes; fi
 if [[ -z $is_resumed ]]; then
-    set -- --run_name "job-$SLURM_JOB_ID" "$@" # a --run_name of the user's comes later, and counts
+    set -- --run_name "job-$SLURM_JOB_ID" "$@" # a --run_name in "$@" comes later and wins
 fi
 run_dir=$("$python" -m scripts.slurm_job run_dir "$script" "$@")
 saved=$("$python" -m scripts.slurm_job saved "$script" "$@")
@@ -57,14 +58,16 @@ if ((${SLURM_RESTART_COUNT:-0} == 0)); then
     "$python" -m scripts.slurm_job header "$script" "$@"
 else
     echo "restart $SLURM_RESTART_COUNT on $HOSTNAME"
-fi
-if ((${SLURM_RESTART_COUNT:-0} > 0)) && [[ -z $is_resumed ]]; then # the user's own words go on too
-    again=()
-    if [[ " $* " == *" --use_gpu "* ]]; then again=(--use_gpu); fi
+    resume=""
     if [[ -f $run_dir/args.json ]]; then
-        set -- --resume "$run_dir" "${again[@]}"
+        resume=--resume
     elif [[ -f $run_dir/search.json ]]; then
-        set -- --hpo_resume "$run_dir" "${again[@]}"
+        resume=--hpo_resume
+    fi
+    if [[ -n $resume && -z $is_resumed ]]; then
+        use_gpu=()
+        if [[ " $* " == *" --use_gpu "* ]]; then use_gpu=(--use_gpu); fi
+        set -- "$resume" "$run_dir" "${use_gpu[@]}"
     fi
 fi
 set_launch "$@"

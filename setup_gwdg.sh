@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Prepare the GWDG cluster on a login node (compute nodes may have no network): conda environment,
-# weights, data.
-#   bash setup_gwdg.sh                                  # weights of bert-base-uncased
-#   bash setup_gwdg.sh bert-large-uncased roberta-base  # of these too
-# Never run on the cluster: only checked with shellcheck and against stubs of conda and module.
-# The names of modules may differ there.
+# Prepare the GWDG cluster: make the conda environment and download weights and data. Run it on a
+# login node, as compute nodes may have no network.
+#   bash setup_gwdg.sh                                  # the weights of bert-base-uncased
+#   bash setup_gwdg.sh bert-large-uncased roberta-base  # and of these
+# This script has never run on the cluster. It was checked with shellcheck and with stubs of conda
+# and module; the names of the modules may differ there.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
 if type module &>/dev/null; then
-    set +u # module functions read variables that may be unset
+    set +u # module reads variables that may be unset
     module load miniforge3 || module load anaconda3 || true # conda may be on PATH already
     set -u
 fi
 if ! type conda &>/dev/null; then
-    echo "setup_gwdg.sh: no conda here; load a module that brings it (module avail conda) and run again" >&2
+    echo "setup_gwdg.sh: conda was not found; load a module that has it (see: module avail conda)" \
+        "and run this again" >&2
     exit 1
 fi
 
@@ -23,7 +24,7 @@ if [[ $(conda env list) == *$'\nmultitask-bert '* ]]; then
     action=update
 fi
 conda env "$action" --name multitask-bert --file environment.yml
-# The interpreter itself, as conda run passes neither standard input nor line breaks on.
+# Call the interpreter itself: conda run passes on neither standard input nor line breaks.
 python=$(conda run --name multitask-bert python -c 'import sys; print(sys.executable)')
 
 "$python" - bert-base-uncased "$@" <<'EOF'

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# What run_train.sh and run_experiments.sh do as SLURM jobs. Their working directory is the
-# repository, and $python the interpreter.
+# What run_train.sh and run_experiments.sh need when they run as SLURM jobs. Sourced by both, after
+# environment.sh. The working directory is the repository, and $python is the interpreter.
 
-# sbatch runs a copy of the script, which it calls slurm_script. In an interactive shell on a node
-# the scripts are themselves, and nothing is requeued.
+# Whether sbatch started this script: it runs a copy that it calls slurm_script. A script that is
+# started by hand in an interactive job keeps its name, and is not requeued.
 is_batch_job() {
     [[ ${0##*/} == slurm_script ]]
 }
 
-# Number of GPUs that SLURM has granted on this node. Which of these variables it sets depends on
-# its version and on how the GPUs were asked for.
+# Print the number of GPUs that SLURM has granted on this node. Which of these variables SLURM sets
+# depends on its version and on how the GPUs were requested.
 granted_gpus() {
     local devices=${CUDA_VISIBLE_DEVICES:-${SLURM_JOB_GPUS:-}} list
     if ((${SLURM_GPUS_ON_NODE:-0} > 0)); then
@@ -22,15 +22,16 @@ granted_gpus() {
     fi
 }
 
-# set_launch FLAGS...: sets $launch to what runs a script with these flags: Python, or torchrun with
-# a worker a GPU, on every node. A search is one process, which starts its trials itself.
+# set_launch FLAGS...: set $launch to the command that runs a script with these flags. It is Python
+# for one process, and torchrun on every node, with one worker per GPU, for several. A search is one
+# process, which starts its trials itself.
 set_launch() {
     local nodes=${SLURM_JOB_NUM_NODES:-1} gpus head
     gpus=$(granted_gpus)
     if [[ " $* " == *" --hpo"* ]]; then
         if ((nodes > 1)); then
-            fail "A search is one process: submit it with --nodes=1. Its trials spread over more" \
-                "machines if Ray runs there already: see --ray_address."
+            fail "A search is one process: submit it with --nodes=1. Its trials can run on more" \
+                "machines where Ray runs already: see --ray_address."
         fi
         gpus=1
     fi
@@ -38,7 +39,8 @@ set_launch() {
         launch=("$python" -u)
         return
     fi
-    # The time that SLURM leaves to save in, less a little: torchrun's own limit is half a minute.
+    # SLURM sends its signal 120 seconds before the end. Give the workers nearly all of that time to
+    # save; torchrun's default is 30 seconds.
     launch=("$python" -u -m torch.distributed.run --shutdown_timeout 110
         --nproc_per_node "$((gpus > 0 ? gpus : 1))")
     if ((nodes == 1)); then
@@ -46,7 +48,7 @@ set_launch() {
         return
     fi
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-    head=${head%%$'\n'*} # not `| head`, which may end scontrol by SIGPIPE and so the job
+    head=${head%%$'\n'*} # not `| head -1`: scontrol could end by SIGPIPE, and with it the job
     launch=(srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1
         --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=1
         "${launch[@]}" --nnodes "$nodes" --rdzv_backend c10d
@@ -54,15 +56,15 @@ set_launch() {
         --rdzv_endpoint "$head:$((20000 + SLURM_JOB_ID % 20000))")
 }
 
-# run_job SAVED COMMAND...: run the command; its exit status. At SLURM's early SIGUSR1 the command
-# is told to save, and the job then goes back to the queue. At its time limit it does so only if the
-# job has gained something, or it would go round for ever: a checkpoint, or the metrics of an epoch
-# or a whole run, in a path that starts with SAVED.
+# run_job SAVED COMMAND...: run the command and return its exit status. At SLURM's early SIGUSR1,
+# tell the command to save, and then put the job back into the queue. A job that reaches its time
+# limit is only requeued if it has made progress, as it would otherwise be requeued forever. Progress
+# is a new checkpoint or new metrics in a path that starts with SAVED.
 run_job() {
     local saved=$1 child status marker asked_to_stop="" trapped
     shift
     marker=$(mktemp)
-    # SIGTERM, as srun and torchrun pass that on to their workers, but not SIGUSR1.
+    # The command gets SIGTERM: srun and torchrun pass it on to their workers, unlike SIGUSR1.
     trap 'trapped=yes asked_to_stop=USR1; kill -TERM "$child" || true' USR1
     trap 'trapped=yes asked_to_stop=${asked_to_stop:-TERM}; kill -TERM "$child" || true' TERM
     "$@" &
@@ -71,7 +73,7 @@ run_job() {
     while :; do
         trapped="" status=0
         wait "$child" || status=$?
-        # A trap ends `wait` with 128 + the signal: the child's own status is yet to come.
+        # A trapped signal ends `wait` with 128 + its number, while the child is still running.
         if [[ -z $trapped ]] || ((status <= 128)); then break; fi
     done
     trap - USR1 TERM
@@ -84,24 +86,25 @@ run_job() {
 
 requeue() {
     local saved=$1 marker=$2 job=$SLURM_JOB_ID
-    if ! is_far_from_limit && ! has_gained "$saved" "$marker"; then
-        echo "Nothing was saved before the time limit, so the job is not requeued: give it more" \
-            "--time, or the run a smaller --save_every." >&2
+    if ! is_preempted && ! has_progress "$saved" "$marker"; then
+        echo "Nothing was saved before the time limit, so the job is not requeued: give the job a" \
+            "longer --time, or the run a smaller --save_every." >&2
         return
     fi
     if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
         job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     fi
-    echo "Requeued after the early signal of the time limit or of a preemption." >&2
+    echo "Requeued after SLURM's early signal of the time limit or of a preemption." >&2
     scontrol requeue "$job"
 }
 
-# Then the signal came from a preemption.
-is_far_from_limit() {
+# Whether the signal came from a preemption: the time limit is still far away.
+is_preempted() {
     ((${SLURM_JOB_END_TIME:-0} - $(date +%s) > 600))
 }
 
-has_gained() {
+# has_progress SAVED MARKER: whether a path that starts with SAVED is newer than the file MARKER.
+has_progress() {
     local found
     found=$(find "$(dirname "$1.")" -path "$1*" -newer "$2" \
         \( -name '*.pt' -o -name 'metrics*.json*' \) -print -quit 2>/dev/null)

@@ -1,8 +1,8 @@
 """A stand-in for a bare machine, on which the shell scripts are tested.
 
 Only a few tools and stub interpreters are on its PATH. A stub is the real Python, except that
-`-m venv`, `-m pip` and `-m pytest` only write down that they were called. So the checks that the
-scripts make in Python do run, but nothing is installed.
+`-m venv`, `-m pip`, `-m pytest` and `-m pre_commit` only record that they were called. So the
+checks that the scripts make in Python do run, but nothing is installed.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["run_train.sh", "run_tests.sh", "run_experiments.sh", "setup_gwdg.sh", ".ci/run"]
 SOURCED = ["scripts/environment.sh", "scripts/slurm.sh"]
+REQUIREMENTS = ["requirements.txt", "requirements-extras.txt", "requirements-dev.txt"]
 TOOLS = ["bash", "cp", "dirname", "flock", "git", "mkdir", "readlink", "rm", "sleep"]
 
 STUB = """#!{bash}
@@ -24,10 +25,12 @@ case "$*" in
     [[ $* != *--clear* ]] || rm -rf .venv
     mkdir -p .venv/bin && cp {path} .venv/bin/python
     ;;
+"-m pip install "*--dry-run*) exit "${{WHOLE:-0}}" ;;
 "-m pip install "*)
     echo "pip ${{*: -2}}" >>{log}
     eval "${{PIP:-}}"
     ;;
+"-m pre_commit "*) echo "pre_commit ${{*:3}}, python is $(type -p python)" ;;
 "-m pytest "*) echo "pytest ${{*:3}} offline=${{HF_HUB_OFFLINE:-}} in $PWD" ;;
 *) INTERPRETER=$0 exec {executable} "$@" ;;
 esac
@@ -65,7 +68,7 @@ class BareMachine:
         self.bin, self.site, self.log = folder / "bin", folder / "site", folder / "log"
         for new in [self.repository / ".ci", self.repository / "scripts", self.bin, self.site]:
             new.mkdir(parents=True)
-        for name in [*SCRIPTS, *SOURCED, "requirements.txt", "environment.yml"]:
+        for name in [*SCRIPTS, *SOURCED, *REQUIREMENTS, "environment.yml"]:
             shutil.copy(ROOT / name, self.repository / name)
         for name in ["train_multitask.py", "other.py"]:
             (self.repository / name).write_text(TRAIN)
@@ -90,11 +93,11 @@ class BareMachine:
         path.write_text(CONDA.format(**fields))
         path.chmod(0o755)
 
-    def add_torch(self, version: str) -> None:
-        """Let every stub find an installed torch of this version."""
-        folder = self.site / "torch-0.dist-info"
+    def add_package(self, name: str, version: str) -> None:
+        """Let every stub find an installed package of this version."""
+        folder = self.site / f"{name}-0.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Name: torch\nVersion: {version}\n")
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
 
     def start(self, *command: str | Path, cwd: Path | None = None, **environ: str | Path):
         """Start `bash command...`, in the repository unless `cwd` says otherwise."""
@@ -121,5 +124,5 @@ class BareMachine:
         return out
 
     def events(self) -> list[str]:
-        """What the stubs wrote down: which interpreter made .venv, what pip installed."""
+        """Return what the stubs recorded: which interpreter made .venv, what pip installed."""
         return self.log.read_text().splitlines() if self.log.exists() else []

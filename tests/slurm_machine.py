@@ -1,6 +1,6 @@
-"""A real SLURM of one node, from Debian's slurm-wlm and munge, for the time of a test. Needs root.
+"""A real SLURM of one node that runs for the time of a test. It needs root.
 
-apt-get install slurm-wlm munge
+Its programs are Debian's: apt-get install slurm-wlm munge
 """
 
 import os
@@ -43,7 +43,7 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Why there can be no SLURM here; None if it can be."""
+    """Return why SLURM cannot run here, or None if it can."""
     if os.geteuid() != 0:
         return "SLURM's daemons need root"
     absent = [name for name in COMMANDS if shutil.which(name) is None]
@@ -52,7 +52,7 @@ def missing() -> str | None:
 
 @contextmanager
 def running_slurm(directory: Path) -> Iterator[dict[str, str]]:
-    """Start munged, slurmctld and slurmd; yields the environment of commands that talk to them."""
+    """Start munged, slurmctld and slurmd; yield the environment of commands that talk to them."""
     host = socket.gethostname().split(".")[0]
     for name in ("state", "spool"):
         (directory / name).mkdir(parents=True)

@@ -28,7 +28,10 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def submit(slurm, tmp_path):
-    """Copy the repository, submit a script there; returns the job's number."""
+    """Return a function that submits run_train.sh in a copy of the repository.
+
+    It returns the job's number and the copy.
+    """
     repository = tmp_path / "repository"
     ignored = shutil.ignore_patterns(".git", ".venv", "runs", "*.out", "results", "*.lock")
     shutil.copytree(ROOT, repository, ignore=ignored)
@@ -43,8 +46,10 @@ def submit(slurm, tmp_path):
 
 
 def wait_for(job: int | str, environ: dict) -> None:
-    """Until the job, all its parts and restarts, is over: then SLURM lets a job start that depends
-    on it."""
+    """Wait until the job with all its parts and restarts is over.
+
+    Only then does SLURM start a job that depends on it.
+    """
     command = ["srun", "--quiet", f"--dependency=afterany:{job}", "--mem=10", "true"]
     subprocess.run(command, env=environ, check=True, timeout=900)
 
@@ -97,13 +102,13 @@ def test_rows_are_submitted_as_an_array(submit, slurm, tiny_model, few_rows):
 def test_a_job_that_meets_its_time_limit_twice_ends_with_the_same_weights(
     submit, slurm, tiny_model, few_rows
 ):
-    """A minute each, the signal after 20 to 50 seconds: SLURM checks limits twice a minute."""
+    """Each limit is a minute. The signal comes after 20 to 50 seconds: SLURM checks twice a minute."""
     flags = f"--model_name {tiny_model} --data_dir {few_rows} {SIZES} --epochs 2 --run_name limited"
     flags += " --num_batches_per_epoch 4000"
     job, repository = submit(*flags.split(), options=("--time=1", "--signal=B:USR1@10"))
     wait_for(job, slurm)
     output = (repository / f"slurm_files/multitask-bert-{job}.out").read_text()
-    assert output.count("Requeued after the early signal") >= 2, output
+    assert output.count("Requeued after SLURM's early signal") >= 2, output
     assert "restart 2" in output and "best checkpoint, epoch" in output
     whole = [sys.executable, "train_multitask.py", *flags.replace("limited", "whole").split()]
     subprocess.run(

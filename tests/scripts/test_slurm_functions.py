@@ -1,5 +1,7 @@
-"""What slurm.sh decides, with a stub of scontrol: when a job goes back to the queue, and how a
-script is launched. `test_slurm` runs the same on a real SLURM."""
+"""Test when slurm.sh requeues a job and how it launches a script, with stubs of scontrol and srun.
+
+`test_slurm` tests the same on a real SLURM.
+"""
 
 import signal
 import subprocess
@@ -27,7 +29,7 @@ signal.pause()
 
 @pytest.fixture
 def bash(tmp_path):
-    """Run Bash code after slurm.sh, in an empty directory; scontrol and srun say their words."""
+    """Run Bash code after slurm.sh, in an empty directory; scontrol and srun print their arguments."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in {
@@ -55,7 +57,7 @@ def bash(tmp_path):
 
 @pytest.fixture
 def job(bash, tmp_path):
-    """Run a job that gets a signal once its command has written what is told."""
+    """Run a job that gets a signal once its command has written these files."""
 
     def run(signum: str, *written: str, saved: str = "runs/a/", status: int = 143, **environ):
         child = CHILD.format(signum=signum, written=list(written), status=status)
@@ -67,14 +69,14 @@ def job(bash, tmp_path):
 
 
 @pytest.mark.parametrize("written", ["runs/a/checkpoints/last.pt", "runs/a/trials/1/metrics.jsonl"])
-def test_a_job_that_has_gained_something_goes_back_to_the_queue(job, written):
+def test_a_job_that_has_made_progress_is_requeued(job, written):
     done = job("SIGUSR1", written)
     assert done.returncode == 143
     assert done.stdout == "scontrol requeue 7\n" and done.stderr.startswith("Requeued after")
 
 
 @pytest.mark.parametrize("written", [(), ("runs/b/last.pt",), ("runs/a/args.json",)])
-def test_a_job_that_gained_nothing_before_its_limit_ends(job, written):
+def test_a_job_without_progress_before_its_limit_ends(job, written):
     done = job("SIGUSR1", *written, SLURM_JOB_END_TIME=int(time.time()) + 100)
     assert done.returncode == 143 and done.stdout == ""
     assert done.stderr.startswith("Nothing was saved before the time limit")
@@ -87,19 +89,19 @@ def test_a_slash_at_the_end_of_a_path_changes_nothing(tmp_path):
     assert slurm_job.saved("train_multitask.py", flags) == f"{tmp_path}/w"
 
 
-def test_what_was_saved_before_the_job_is_no_gain(job, tmp_path):
+def test_what_was_saved_before_the_job_is_no_progress(job, tmp_path):
     path = tmp_path / "job" / "runs" / "a" / "last.pt"
     path.parent.mkdir(parents=True)
     path.touch()
     assert "Nothing was saved" in job("SIGUSR1").stderr
 
 
-def test_a_preempted_job_goes_back_whatever_it_has_saved(job):
+def test_a_preempted_job_is_requeued_whatever_it_has_saved(job):
     done = job("SIGUSR1", SLURM_JOB_END_TIME=int(time.time()) + 3600)
     assert done.stdout == "scontrol requeue 7\n"
 
 
-def test_an_array_requeues_the_one_part(job):
+def test_an_array_requeues_only_the_part_that_got_the_signal(job):
     done = job(
         "SIGUSR1",
         "runs/experiments/pals-seed1-ab/last.pt",
@@ -121,7 +123,7 @@ def test_a_job_that_ends_by_itself_after_the_signal_is_done(job):
 
 
 def test_a_signal_before_the_command_is_not_lost(bash, tmp_path):
-    """The batch script is preparing; the command is told as soon as it is there."""
+    """It comes while the batch script prepares; the command gets it as soon as it is started."""
     (tmp_path / "job" / "child.py").write_text(CHILD.format(signum="SIGURG", written=[], status=9))
     code = f"trap 'early_signal=yes' USR1; kill -USR1 $$; run_job a/ {sys.executable} child.py"
     done = bash(code, SLURM_JOB_ID=7, SLURM_JOB_END_TIME=int(time.time()) + 3600)
