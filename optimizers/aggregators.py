@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optimizers.projections import Orders, Projection
-from runtime.errors import InputError
+from runtime.packages import missing_package
 
 # key of --projection -> torchjd's class. All of them scale like the mean of the task gradients.
 # The last two need a solver, torchjd's extra `quadprog-projector`.
@@ -42,11 +42,7 @@ class Aggregator(Projection):
 
             self.weighting = getattr(aggregation, AGGREGATORS[key])()
         except ImportError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"--projection {key} needs torchjd and its solver, which cannot be imported "
-                f"({reason}); pip install 'torchjd[quadprog-projector]==0.18.0'"
-            ) from None
+            raise missing_package(f"--projection {key}", error) from None
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
         """Return the weights [1, T]; they do not depend on the orders."""

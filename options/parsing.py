@@ -14,6 +14,7 @@ from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
 from options.legal import CONTRADICTIONS, NEEDS
+from options.packages import check_packages
 from runtime.errors import InputError, report
 from tasks import TASKS
 
@@ -93,8 +94,9 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
     """Fill in what depends on other options or on the encoder, in place.
 
     Raises:
-        InputError: an option does not fit the encoder.
+        InputError: an option does not fit the encoder, or needs a package that is missing.
     """
+    check_packages(args)
     is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
     check_length("max_length", args.max_length, config, is_checked=not is_cut)
     check_length("segment_length", args.segment_length, config, is_checked=is_cut)

@@ -19,6 +19,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from options.packages import check_packages
 from options.types import non_negative_float, positive_int
 from runtime import workers
 from runtime.device import select_device
@@ -60,6 +61,7 @@ def search(args: Namespace, train: Train) -> Namespace | None:
     Raises:
         InputError: the space or the directory is wrong, or no trial has finished.
     """
+    check_packages(args)
     set_ray_environment()
     from search.report import report_search  # this and Ray are slow to import
 

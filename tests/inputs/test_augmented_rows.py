@@ -151,7 +151,9 @@ def test_an_incomplete_wordnet_is_one_line(no_wordnet, monkeypatch, capsys):
 
 def test_missing_nltk_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk", None)
-    with pytest.raises(InputError, match=r"NLTK \(.*\): pip install nltk==[0-9.]+$"):
+    with pytest.raises(
+        InputError, match=r"--augment: .*nltk.* -m pip install -r requirements-extras.txt$"
+    ):
         open_wordnet()
 
 

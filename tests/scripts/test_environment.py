@@ -1,4 +1,4 @@
-"""Test how the scripts find, make or complete an environment, on a bare machine (`bare_machine`)."""
+"""Test how the scripts find, make or complete an environment, on a `bare_machine`."""
 
 import shutil
 
