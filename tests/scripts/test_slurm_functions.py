@@ -29,7 +29,7 @@ signal.pause()
 
 @pytest.fixture
 def bash(tmp_path):
-    """Run Bash code after slurm.sh, in an empty directory; scontrol and srun print their arguments."""
+    """Run Bash code after slurm.sh, in an empty directory; the stubs print their arguments."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in {
