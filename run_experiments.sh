@@ -54,5 +54,4 @@ row=${rows[$SLURM_ARRAY_TASK_ID]}
 echo "host: $HOSTNAME, row: $row, restart ${SLURM_RESTART_COUNT:-0}"
 "$python" -m scripts.slurm_job versions
 echo "command: python -m experiments.run $row $*"
-mkdir -p runs/experiments
 run_job "runs/experiments/$row-seed" "$python" -u -m experiments.run "$row" "$@"

@@ -51,11 +51,11 @@ if [[ " $* " =~ " "--(hpo_)?resume[=\ ] ]]; then is_resumed=yes; fi
 if [[ -z $is_resumed ]]; then
     set -- --run_name "job-$SLURM_JOB_ID" "$@" # a --run_name in "$@" comes later and wins
 fi
-run_dir=$("$python" -m scripts.slurm_job run_dir "$script" "$@")
-saved=$("$python" -m scripts.slurm_job saved "$script" "$@")
+described=$("$python" -m scripts.slurm_job "$script" "$@")
+mapfile -t lines <<<"$described" # the run's directory, that of its checkpoints, the head
+run_dir=${lines[0]} saved=${lines[1]}
 if ((${SLURM_RESTART_COUNT:-0} == 0)); then
-    echo "host: $HOSTNAME"
-    "$python" -m scripts.slurm_job header "$script" "$@"
+    printf '%s\n' "host: $HOSTNAME" "${lines[@]:2}"
 else
     echo "restart $SLURM_RESTART_COUNT on $HOSTNAME"
     resume=""

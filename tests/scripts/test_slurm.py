@@ -102,7 +102,7 @@ def test_rows_are_submitted_as_an_array(submit, slurm, tiny_model, few_rows):
 def test_a_job_that_meets_its_time_limit_twice_ends_with_the_same_weights(
     submit, slurm, tiny_model, few_rows
 ):
-    """The limit is a minute, the signal comes after 20 to 50 seconds: SLURM checks twice a minute."""
+    """A limit is a minute. The signal comes after 20 to 50 s, as SLURM checks every 30 s."""
     flags = f"--model_name {tiny_model} --data_dir {few_rows} {SIZES} --epochs 2 --run_name limited"
     flags += " --num_batches_per_epoch 4000"
     job, repository = submit(*flags.split(), options=("--time=1", "--signal=B:USR1@10"))
