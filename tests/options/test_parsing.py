@@ -1,6 +1,5 @@
 """The command line: every illegal combination, every bad value, and what --resume lets through."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from options.techniques import joint_defaults
 from tasks import TASKS
 from train_multitask import get_args_parser
 from train_multitask_pal import get_args_parser as get_pal_args_parser
-
-README = Path(__file__).resolve().parent.parent.parent / "README.md"
 
 
 def parse(flags: str, get_parser=get_args_parser):
@@ -113,42 +110,6 @@ def test_resume_takes_only_its_own_options(capsys):
     assert "--resume takes --lr from the run's args.json" in capsys.readouterr().err
     dests = {action.dest for action in get_args_parser()._actions}
     assert set(RESUME_OPTIONS) <= dests
-
-
-def test_readme_lists_every_flag_with_its_default():
-    """The README's flag table and the larger parser say the same, flag by flag."""
-    rows = re.findall(r"^\| `(--[^|]*)` \| ([^|]*) \|", README.read_text(encoding="utf-8"), re.M)
-    written = {flag.split()[0]: default.strip() for flag, default in rows}
-    expected = {}
-    for action in get_pal_args_parser()._actions:
-        default = action.default
-        is_plain = action.nargs == 0 or default in (None, [])
-        shown = "on" if action.dest == "write_summary" and action.const else ""
-        expected[action.option_strings[-1]] = shown if is_plain else f"`{default}`"
-    del expected["--help"]
-    names = {flag.removeprefix("--quora_"): flag for flag in expected if "quora" in flag}
-    expected |= {f"--para_{split}": expected.pop(flag) for split, flag in names.items()}
-    assert written == expected
-
-
-def test_readme_names_every_file_at_the_top():
-    layout = README.read_text(encoding="utf-8").partition("| file | what it holds |")[2]
-    layout = layout.partition("### Add a task")[0]
-    names = [path.name for end in ("py", "sh") for path in README.parent.glob(f"*.{end}")]
-    assert [name for name in names if f"`{name}`" not in layout] == []
-
-
-def test_every_local_link_of_the_readme_leads_somewhere():
-    text = README.read_text(encoding="utf-8")
-    headings = re.findall(r"^#+ (.*)$", text, re.M)
-    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
-    links = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(links) > 20
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("http"):
-            assert (README.parent / link).exists(), link
 
 
 def test_entry_2_has_every_option_of_entry_1():
