@@ -1,6 +1,5 @@
 """The documentation as data: pages, commands in their bash blocks, and what each command starts."""
 
-import argparse
 import re
 import runpy
 import shlex
@@ -8,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 import evaluation
 import train_multitask
 import train_multitask_pal
+from benchmarks import frozen, parallel, scale, techniques, throughput
 from experiments import dashboard, report, run
 from options.parsing import parse_args
 from scripts import flag_tables
@@ -26,27 +24,25 @@ TRAINING = {
     "train_multitask_pal.py": train_multitask_pal.get_args_parser,
 }
 PLAIN_PARSERS = {
+    "benchmarks.frozen": frozen.get_args_parser,
+    "benchmarks.scale": scale.get_args_parser,
+    "benchmarks.techniques": techniques.get_args_parser,
+    "benchmarks.throughput": throughput.get_args_parser,
     "evaluation.py": evaluation.get_args_parser,
     "experiments.report": report.get_args_parser,
     "experiments.dashboard": dashboard.get_args_parser,
     "scripts.flag_tables": flag_tables.get_args_parser,
 }
-# Their parsers are built where they are started.
-STARTED = ("benchmarks.frozen", "benchmarks.parallel", "benchmarks.scale", "benchmarks.techniques")
-STARTED += ("benchmarks.throughput", "data/download.py", "data/make_sample.py")
-PARSING = ("parse_args", "parse_known_args")  # of argparse
-# Commands of other programs, and those that need a network or a cluster.
-OUTSIDE = (
-    "source",
-    "tensorboard",
-    "pre-commit",
-    "squeue",
-    "scancel",
-    "srun",
-    "ssh",
-    "setup_gwdg.sh",
+OTHERS = (
+    "benchmarks.parallel",
+    "data/download.py",
+    "data/make_sample.py",
+    "experiments.run",
+    "pytest",
 )
-OUTSIDE += ("nltk.downloader",)
+# Commands of other programs, and those that need a network or a cluster.
+OUTSIDE = {"source", "tensorboard", "pre-commit", "squeue", "scancel", "srun", "ssh"}
+OUTSIDE |= {"setup_gwdg.sh", "nltk.downloader"}
 UNKNOWN = "unknown"
 PYTEST_OPTIONS = {"-k": 1, "-m": 1, "-rP": 0}  # and how many words follow each
 
@@ -78,10 +74,6 @@ class Command:
     def is_search(self) -> bool:
         """Whether it starts or resumes a search for options."""
         return any(word.startswith("--hpo") for word in self.flags)
-
-
-class Parsed(Exception):
-    """Ends a script where it has parsed its flags; holds the result."""
 
 
 def text_of(page: Path) -> str:
@@ -132,7 +124,7 @@ def classify(words: list[str]) -> tuple[str, tuple[str, ...], str]:
     kind = {"run_experiments.sh": "experiments.run", "run_tests.sh": "pytest"}.get(kind, kind)
     if kind == "run_train.sh":
         kind = flags.pop(0) if flags and flags[0].endswith(".py") else "train_multitask.py"
-    known = {*TRAINING, *PLAIN_PARSERS, *STARTED, *OUTSIDE, "experiments.run", "pytest"}
+    known = {*TRAINING, *PLAIN_PARSERS, *OTHERS, *OUTSIDE}
     return kind if kind in known else UNKNOWN, tuple(flags), launcher
 
 
@@ -148,9 +140,11 @@ def parse(kind: str, flags: list[str]) -> object:
         return args, shared
     if kind == "pytest":
         return parse_pytest(flags)
-    if kind in STARTED:
-        return parse_started(kind, flags)
-    return None
+    if kind == "benchmarks.parallel":
+        return parallel.parse(flags)
+    if kind == "data/download.py":
+        return runpy.run_path(str(ROOT / kind))["get_args_parser"]().parse_args(flags)
+    return None  # make_sample.py is run, and the others are not ours
 
 
 def parse_pytest(flags: list[str]) -> None:
@@ -162,38 +156,6 @@ def parse_pytest(flags: list[str]) -> None:
             del words[: PYTEST_OPTIONS[word]]
         else:
             assert (ROOT / word.partition("::")[0]).exists(), word
-
-
-def parse_started(kind: str, flags: list[str]) -> object:
-    """Start a script, stop it where it has parsed its flags, and return what it parsed."""
-    originals = {name: getattr(argparse.ArgumentParser, name) for name in PARSING}
-    with pytest.MonkeyPatch.context() as patch:
-
-        def stop(name: str) -> object:
-            def parse_and_stop(self, args=None, namespace=None):
-                patch.undo()
-                raise Parsed(originals[name](self, flags if args is None else args))
-
-            return parse_and_stop
-
-        for name in PARSING:
-            patch.setattr(argparse.ArgumentParser, name, stop(name))
-        with pytest.raises(Parsed) as parsed:
-            start(kind, flags)
-    (result,) = parsed.value.args
-    if isinstance(result, tuple):  # the words that it does not know go to a training script
-        parse("train_multitask_pal.py", result[1])
-    return result
-
-
-def start(kind: str, flags: list[str]) -> None:
-    """Run a script or module in this process, as `python` would."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [kind, *flags])
-        if kind.endswith(".py"):
-            runpy.run_path(str(ROOT / kind), run_name="__main__")
-        else:
-            runpy.run_module(kind, run_name="__main__")
 
 
 def anchors(page: Path) -> set[str]:

@@ -214,14 +214,12 @@ class Small:
         assert docs.text_of(copy) == docs.text_of(ROOT / name)
 
     def make_sample(self, command: Command) -> None:
-        docs.start(command.kind, [*command.flags, "--out", str(self.folder)])
+        self.start(command.kind, *command.flags, "--out", str(self.folder))
         assert len(list(self.folder.glob("*.csv"))) == 9
 
-    def benchmark(self, command: Command) -> None:
-        docs.start(command.kind, [*command.flags, *self.inputs, *SIZES[command.kind].split()])
 
-
-# Every kind of command that runs offline.
+# Every kind of command that runs offline. `tests/benchmarks` runs the benchmarks in the suite, and
+# `tests/experiments` the runner, which starts a process for each run.
 RUNS = dict.fromkeys(docs.TRAINING, Small.train) | {
     "evaluation.py": Small.evaluate,
     "experiments.run": Small.run_experiment,
@@ -229,16 +227,9 @@ RUNS = dict.fromkeys(docs.TRAINING, Small.train) | {
     "scripts.flag_tables": Small.write_page,
     "data/make_sample.py": Small.make_sample,
 }
-SIZES = {  # of the benchmarks
-    "benchmarks.throughput": "--batch_size 2 --rounds 1 --updates 1 --threads 1 --arms ab",
-    "benchmarks.techniques": "--batch_size 2 --rounds 1 --updates 1 --threads 1 --only pcgrad",
-    "benchmarks.frozen": "--rows 4 --batch_size 2 --rounds 1 --threads 1",
-    "benchmarks.parallel": "--rounds 1 --updates 1 --methods joint",
-    "benchmarks.scale": "",
-}
-RUNS |= dict.fromkeys(SIZES, Small.benchmark)
-# Several processes, or encoders of the published sizes.
-SLOW = {"benchmarks.parallel", "benchmarks.scale"}
+
+
+SLOW = {"experiments.run"}
 
 
 def runnable() -> list:
@@ -248,7 +239,7 @@ def runnable() -> list:
         key = (command.kind, command.flags, command.launcher == "torchrun")
         if command.kind not in RUNS or key in seen:
             continue
-        is_slow = command.kind in SLOW | kinds or command.is_search
+        is_slow = command.kind in kinds | SLOW or command.is_search
         is_slow = is_slow or command.launcher == "torchrun"
         marks = [pytest.mark.slow] if is_slow else []
         params.append(pytest.param(command, marks=marks, id=command.name))
