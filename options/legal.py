@@ -1,4 +1,4 @@
-"""Which options go together: the one table, read by the parsers and by the tests."""
+"""Which options go together. Parsers and tests read the two tables of this file."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -9,7 +9,13 @@ from tasks import TASKS
 
 
 class Contradiction(NamedTuple):
-    """Options that cannot go together: an example, the test, and what to do about it."""
+    """Options that cannot go together.
+
+    Attributes:
+        flags: a command line that is refused.
+        holds: whether options are refused.
+        message: what is wrong, and what to do.
+    """
 
     flags: str
     holds: Callable[[Namespace], object]
@@ -17,30 +23,30 @@ class Contradiction(NamedTuple):
 
 
 def trained(args: Namespace) -> list[str]:
-    """Names of the tasks that are trained on."""
+    """Return the names of the tasks that are trained."""
     return [name for name in (args.task, args.task_scheduler) if name in TASKS][:1] or list(TASKS)
 
 
 def heads(args: Namespace) -> set[str]:
-    """Keys of the heads of the tasks that are trained."""
+    """Return the keys of the heads of the tasks that are trained."""
     return {TASKS[name].heads[args.pair_encoding] for name in trained(args)}
 
 
 def is_sampled(args: Namespace) -> bool:
+    """Tell whether the task scheduler draws tasks at random."""
     return args.task_scheduler in ("random", "pal")
 
 
 def num_trained(args: Namespace) -> int:
-    """How many tasks are trained on."""
+    """Return how many tasks are trained."""
     return len(trained(args))
 
 
 def trains_features(args: Namespace) -> bool:
-    """Whether there is something to train between a frozen encoder and the heads."""
+    """Tell whether there are parameters to train between a frozen encoder and the heads."""
     return args.extension != "none" or args.train_mode == "all_pooled" or args.additional_input
 
 
-# The one table of illegal combinations; parsers and tests read it.
 CONTRADICTIONS = (
     Contradiction(
         "--option pretrain --no_train_classifier",
@@ -59,22 +65,23 @@ CONTRADICTIONS = (
     Contradiction(
         "--samples_per_epoch 10 --num_batches_per_epoch 10",
         lambda a: a.samples_per_epoch is not None and a.num_batches_per_epoch is not None,
-        "--samples_per_epoch and --num_batches_per_epoch both say how long an epoch is; drop one",
+        "--samples_per_epoch and --num_batches_per_epoch both set the length of an epoch; drop one",
     ),
     Contradiction(
         "--batch_size 8 --micro_batch_size 9",
         lambda a: a.micro_batch_size is not None and a.micro_batch_size > a.batch_size,
-        "--micro_batch_size is larger than --batch_size; it splits a batch, so make it smaller",
+        "--micro_batch_size splits a batch, so it must be at most --batch_size; make it smaller",
     ),
     Contradiction(
         "--resume runs/a --checkpoint best.pt",
         lambda a: a.resume is not None and a.checkpoint is not None,
-        "--resume goes on with its own weights and --checkpoint starts from others; drop one",
+        "--resume continues with the weights of its run and --checkpoint starts from others; drop "
+        "one",
     ),
     Contradiction(
         "--task sst --task_weights para=2",
         lambda a: a.task_weights.keys() - ({a.task} if a.task != "multitask" else TASKS.keys()),
-        "--task_weights names a task that is not trained; name trained ones alone",
+        "--task_weights names a task that is not trained; name only tasks that are",
     ),
     Contradiction(
         "--task_scheduler pal --projection pcgrad",
@@ -85,7 +92,7 @@ CONTRADICTIONS = (
     Contradiction(
         "--task_scheduler pal --combine_strategy force",
         lambda a: a.combine_strategy != "none" and not (is_sampled(a) and a.projection != "none"),
-        "--combine_strategy is for --task_scheduler random or pal with a projection; add those, or "
+        "--combine_strategy needs --task_scheduler random or pal, and a projection; add them, or "
         "drop it",
     ),
     Contradiction(
@@ -103,47 +110,46 @@ CONTRADICTIONS = (
         lambda a: a.option == "pretrain"
         and not (a.use_pal or trains_features(a))
         and (a.projection != "none" or a.log_conflicts),
-        "--option pretrain freezes every shared parameter, so there is nothing to project or log; "
-        "drop one",
+        "--option pretrain freezes all shared parameters, so --projection and --log_conflicts have "
+        "no gradients; drop one",
     ),
     Contradiction(
         "--option pretrain --unfreeze_interval 1 --extension cnn --projection pcgrad",
         lambda a: a.unfreeze_interval is not None and (a.projection != "none" or a.log_conflicts),
-        "--unfreeze_interval changes what the tasks share, which a projection or --log_conflicts "
-        "needs to stay; drop one",
+        "--unfreeze_interval changes which parameters are shared, but a projection and "
+        "--log_conflicts need the same ones throughout; drop one",
     ),
     Contradiction(
         "--option pretrain --unfreeze_interval 2 --epochs 2",
         lambda a: a.unfreeze_interval is not None and a.unfreeze_interval >= a.epochs,
-        "--unfreeze_interval is the number of epochs before the first layer is trained, and "
-        "--epochs ends before; give more epochs or a smaller interval",
+        "--unfreeze_interval is the number of epochs before the first layer is trained, so it must "
+        "be smaller than --epochs; give more epochs or a smaller interval",
     ),
     Contradiction(
         "--train_mode all_pooled --extension attention",
         lambda a: a.train_mode == "all_pooled" and (a.extension != "none" or "pooling" in a.given),
-        "--train_mode all_pooled leaves no sequence, so --extension and --pooling have nothing to "
-        "work on; drop them",
+        "--train_mode all_pooled leaves no sequence for --extension or --pooling; drop them",
     ),
     Contradiction(
         "--extension attention --pooling max",
         lambda a: a.extension == "attention" and "pooling" in a.given,
-        "--extension attention ends the sequence, so --pooling has nothing to pool; drop one",
+        "--extension attention leaves no sequence for --pooling; drop one",
     ),
     Contradiction(
         "--combined_models --use_pal",
         lambda a: a.combined_models and a.use_pal,
-        "--combined_models has four encoders and --use_pal belongs to one; drop one",
+        "--combined_models has four encoders, and --use_pal works with one; drop one",
     ),
     Contradiction(
         "--combined_models --option pretrain",
         lambda a: a.combined_models and a.option == "pretrain",
-        "--combined_models starts from equal encoders, so frozen ones leave nothing to mix; use "
-        "--option finetune",
+        "--combined_models starts from equal encoders, which --option pretrain would keep equal; "
+        "use --option finetune",
     ),
     Contradiction(
         "--task sts --class_weights",
         lambda a: a.class_weights and not any(TASKS[name].class_names for name in trained(a)),
-        "--class_weights weighs named classes, and no trained task has them; drop it",
+        "--class_weights needs named classes, and no trained task has them; drop it",
     ),
     Contradiction(
         "--task_scheduler round_robin --optimizer sophiah --hess_interval 9",
@@ -151,34 +157,35 @@ CONTRADICTIONS = (
         and a.task_scheduler == "round_robin"
         and a.projection == "none"
         and gcd(a.hess_interval, num_trained(a)) > 1,
-        "--hess_interval shares a factor with the number of tasks that take turns, so some task "
-        "would never be in an estimate; choose another, 10 for example",
+        "--hess_interval and the number of tasks that take turns have a common factor, so some "
+        "task would never be in an estimate; choose another interval, 10 for example",
     ),
     Contradiction(
         "--hpo --resume runs/a",
         lambda a: (a.hpo or a.hpo_resume is not None) and a.resume is not None,
-        "--resume goes on with one run, --hpo searches; to go on with a search give --hpo_resume",
+        "--resume continues a run and --hpo is about a search; to continue a search, give "
+        "--hpo_resume alone",
     ),
     Contradiction(
         "--hpo --hpo_resume runs/search",
         lambda a: a.hpo and a.hpo_resume is not None,
-        "--hpo starts a search and --hpo_resume goes on with one; drop one",
+        "--hpo starts a search, and --hpo_resume continues one; drop one",
     ),
     Contradiction(
         "--hpo --hpo_gpus 1",
         lambda a: a.hpo and bool(a.hpo_gpus) and not a.use_gpu,
-        "--hpo_gpus gives trials a GPU that they use with --use_gpu alone; add that, or drop it",
+        "--hpo_gpus reserves a GPU for each trial, which only --use_gpu uses; add that, or drop it",
     ),
     Contradiction(
         "--hpo --use_gpu --hpo_gpus 2",
         lambda a: a.hpo and a.hpo_gpus is not None and a.use_gpu and not 0 < a.hpo_gpus <= 1,
-        "--hpo_gpus is a trial's share of one GPU: above 0 and at most 1, a trial is one process",
+        "--hpo_gpus must be above 0 and at most 1, because a trial is one process",
     ),
     Contradiction(
         "--hpo --filepath weights",
         lambda a: a.hpo and (a.filepath is not None or a.predictions_path is not None),
-        "--hpo makes a run directory for every trial; --filepath and --predictions_path would mix "
-        "them; drop these",
+        "--hpo makes a run directory for every trial, but --filepath and --predictions_path would "
+        "be the same for all; drop them",
     ),
     Contradiction(
         "--task sst --task_scheduler para",
@@ -189,12 +196,13 @@ CONTRADICTIONS = (
         "--log_conflicts",
         lambda a: a.log_conflicts
         and (num_trained(a) < 2 or (a.projection == "none" and a.task_scheduler != "joint")),
-        "--log_conflicts needs several tasks in every update: --task_scheduler joint, or a "
+        "--log_conflicts needs several tasks in every update; use --task_scheduler joint or a "
         "--projection",
     ),
 )
-# Options that only others give a meaning: name -> (what is needed, whether it is there).
-NEEDS = (
+# Options that have an effect only together with others: name -> (what they need, whether it is
+# given).
+NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
     {
         "restarts": ("--scheduler cosine", lambda a: a.scheduler == "cosine"),
         "warmup_fraction": (

@@ -1,4 +1,4 @@
-"""Hyper-parameter search: the space, legal trials, and how trials are judged."""
+"""Hyper-parameter search: the space, legal trials, and how trials are ranked."""
 
 import json
 import math
@@ -9,11 +9,13 @@ import pytest
 
 import train_multitask
 import train_multitask_pal
+from optimizers import PROJECTIONS
 from options.legal import CONTRADICTIONS
 from options.parsing import parse_args
 from runtime.errors import InputError
 from search import report, tune
 from search.space import SPACE, Choice, Range, search_space, trial_options
+from task_schedulers import TASK_SCHEDULERS
 
 
 def search_args(flags: str = "", script: str = "train_multitask_pal.py", narrowed=None):
@@ -21,6 +23,11 @@ def search_args(flags: str = "", script: str = "train_multitask_pal.py", narrowe
     args = parse_args(module.get_args_parser(), f"--hpo --hpo_space s.json {flags}".split())
     args.narrowed = narrowed or {}
     return args
+
+
+def test_choices_are_keys_of_the_registries():
+    assert set(SPACE["projection"].values) <= PROJECTIONS.keys()
+    assert set(SPACE["task_scheduler"].values) <= TASK_SCHEDULERS.keys()
 
 
 def test_the_space_is_that_of_the_script_without_given_options():
@@ -39,7 +46,7 @@ def test_the_space_is_that_of_the_script_without_given_options():
     smart = search_space(search_args("--use_smart_regularization"))["smart_weight_regularization"]
     assert smart == Choice((0.3, 1.0, 3.0))
     everything = "--lr 1 --weight_decay 0 --hidden_dropout_prob 0 --clip 1 --warmup_fraction 0"
-    with pytest.raises(InputError, match="nothing to search"):
+    with pytest.raises(InputError, match="nothing to search: .*drop one of --lr, --weight_decay, "):
         search_space(search_args(everything, "train_multitask.py"))
 
 
@@ -76,14 +83,13 @@ def test_every_choice_gives_a_legal_trial_that_can_be_run_again(tmp_path):
         weight = values[names.index("smart_weight_regularization")]
         assert trial.use_smart_regularization == (weight > 0)
         assert trial.smart_weight_regularization == (weight or 1.0)
-        # best.json of it is a command line again
-        report.write_best(tmp_path / "best.json", args, options)
-        again = parse_args(train_multitask_pal.get_args_parser(), [f"@{tmp_path / 'best.json'}"])
+        report.write_best(tmp_path / "best.txt", args, options)
+        again = parse_args(train_multitask_pal.get_args_parser(), [f"@{tmp_path / 'best.txt'}"])
         assert all(getattr(again, name) == value for name, value in options.items())
 
 
 def test_the_best_trial_is_one_that_ended_by_itself():
-    """A trial of epochs with these means, and how it ended."""
+    """A stopped trial is better than a failed one, and a finished one is better than both."""
     rows = [
         {"trial": "a", "state": "stopped", "mean": 0.5},
         {"trial": "b", "state": "failed", "mean": 0.9},

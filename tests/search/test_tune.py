@@ -1,4 +1,4 @@
-"""Hyper-parameter search: real searches on Ray, whole, killed and on a Ray that runs already."""
+"""Hyper-parameter search on Ray: complete searches, killed ones, and one on a running Ray."""
 
 import csv
 import json
@@ -24,12 +24,12 @@ SMALL = "--num_batches_per_epoch 2 --batch_size 2 --epochs 3 --dev_samples 8 --n
 
 @pytest.fixture
 def search(tiny_model, few_rows, tmp_path):
-    """Run an entry script's search in a process of its own."""
+    """Run an entry script in a process of its own, with options of a small search."""
 
     def run(
         flags: str, script: str = "train_multitask.py", at: str = "", do=None
     ) -> subprocess.CompletedProcess:
-        """`do(process)` at the first line of output that holds `at`."""
+        """Call `do(process)` once, at the first line of output that has `at` in it."""
         if "--hpo_resume" not in flags:
             flags += f" {SMALL} --model_name {tiny_model} --data_dir {few_rows} --logdir {tmp_path}"
         output = ""
@@ -61,7 +61,7 @@ def search(tiny_model, few_rows, tmp_path):
 
 
 def kill_a_trial(search: subprocess.Popen) -> None:
-    """kill -9 one of the trials' processes, as a machine without memory would."""
+    """Kill the process of a trial with SIGKILL, as a machine that runs out of memory does."""
     while search.poll() is None:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):  # it may end in between
@@ -73,12 +73,13 @@ def kill_a_trial(search: subprocess.Popen) -> None:
 
 
 def is_child(process: Path, ancestor: int) -> bool:
-    """Whether a directory of /proc is that of a process below `ancestor`."""
+    """Tell whether a directory of /proc belongs to a descendant of the process `ancestor`."""
     parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
     return parent == ancestor or parent > 1 and is_child(process.parent / str(parent), ancestor)
 
 
 def split_failed(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Return failed trials and all others."""
     failed = [row for row in rows if row["state"] == "failed"]
     return failed, [row for row in rows if row not in failed]
 
@@ -88,8 +89,9 @@ def read_table(directory: Path) -> list[dict]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def test_a_search_ends_with_table_figures_options_and_the_best_run(search, tmp_path):
-    """Although the process of one of its trials is killed."""
+def test_a_search_with_a_killed_trial_ends_with_table_figures_options_and_best_run(
+    search, tmp_path
+):
     space = tmp_path / "space.json"
     space.write_text('{"lr": [1e-4, 1e-3]}')
     flags = f"--hpo --hpo_trials 4 --run_name s --hpo_space {space} --seed 3"
@@ -105,15 +107,14 @@ def test_a_search_ends_with_table_figures_options_and_the_best_run(search, tmp_p
     assert all(1e-4 <= float(row["lr"]) <= 1e-3 for row in rows)
     for figure in ("parallel_coordinates.png", "importance.png"):
         assert (directory / figure).read_bytes().startswith(b"\x89PNG")
-    best = json.loads((directory / "best.json").read_text())
     args = parse_args(
-        train_multitask_pal.get_args_parser(), [f"@{directory / 'best.json'}", "--run_name", "x"]
+        train_multitask_pal.get_args_parser(), [f"@{directory / 'best.txt'}", "--run_name", "x"]
     )
     run = read_options(directory / "best")
-    assert best.pop("no_tensorboard") is True and not args.write_summary and not run.write_summary
-    assert {"lr", "projection", "model_name", "epochs", "seed"} <= best.keys()
-    for name, value in best.items():
-        assert getattr(args, name) == getattr(run, name) == value, name
+    assert not args.write_summary and not run.write_summary
+    assert {"lr", "projection", "model_name", "epochs", "seed"} <= set(args.given)
+    for name in set(args.given) - {"run_name"}:
+        assert getattr(args, name) == getattr(run, name), name
     chosen = next(row for row in rows if row["state"] == "done")
     assert float(chosen["lr"]) == pytest.approx(run.lr)
     assert (directory / "best" / "metrics-test.json").is_file() is False
@@ -123,25 +124,24 @@ def test_a_search_ends_with_table_figures_options_and_the_best_run(search, tmp_p
 
 
 def test_without_a_single_epoch_there_is_no_best(search, tmp_path):
-    """A task weight beyond float32 makes every loss infinite."""
+    """A task weight that is too large for float32 makes every loss infinite."""
     done = search("--hpo --hpo_only --hpo_trials 2 --run_name s --task_weights sst=1e39")
     assert done.returncode == 1
     assert done.stdout.count(" failed: FloatingPointError: gradient norm is nan") == 2
     assert done.stderr.count("error: ") == 1 and "no trial has finished an epoch" in done.stderr
-    assert not (tmp_path / "s" / "best.json").exists()
+    assert not (tmp_path / "s" / "best.txt").exists()
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_and_repeats_nothing(search, tmp_path):
-    """Killed in the middle of a trial, which goes on from its checkpoint; and in that of the best
-    options' run, which does too."""
+def test_a_killed_search_resumes_and_repeats_nothing(search, tmp_path):
+    """It is killed in a trial, and again in the run of the best options. Both resume."""
     directory = tmp_path / "s"
     flags = "--hpo --hpo_trials 6 --hpo_concurrent 1 --run_name s"
     kill = kill_at_a_file(directory, "trials/*/checkpoints/last.pt")
     ended = search(flags, at="2 of 6", do=kill)
     assert ended.returncode == -signal.SIGKILL
     before = epochs_of_trials(directory)
-    # A trial that has ended has no checkpoints any more.
+    # Trials that have ended have no checkpoints any more.
     [cut_off] = [path.parts[-3] for path in directory.glob("trials/*/checkpoints/last.pt")]
     assert before[cut_off]
     kill = kill_at_a_file(directory, "best/checkpoints/last.pt")
@@ -160,7 +160,7 @@ def test_a_killed_search_goes_on_and_repeats_nothing(search, tmp_path):
 
 
 def kill_at_a_file(directory: Path, pattern: str):
-    """kill -9 the search as soon as there is a file."""
+    """Return a function that kills the search with SIGKILL as soon as a file exists."""
 
     def kill(search: subprocess.Popen) -> None:
         while not any(directory.glob(pattern)):
@@ -171,7 +171,7 @@ def kill_at_a_file(directory: Path, pattern: str):
 
 
 def epochs_of_trials(directory: Path) -> dict[str, list[float]]:
-    """Trial -> the rates of its epochs, which no two epochs share."""
+    """Return trial -> examples per second of its epochs: a number that no two epochs share."""
     found = {}
     for path in directory.glob("trials/*/args.json"):
         metrics = path.with_name("metrics.jsonl")
@@ -183,7 +183,7 @@ def epochs_of_trials(directory: Path) -> dict[str, list[float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("has_token", [False, True])
 def test_a_search_on_a_ray_that_runs_already(search, tmp_path, monkeypatch, has_token):
-    """Which asks for a token where its machine has one."""
+    """Such a Ray asks for a token if its machine has one."""
     monkeypatch.setenv("HOME", str(tmp_path))
     ray = str(Path(sys.executable).with_name("ray"))
     if has_token:
@@ -203,7 +203,7 @@ def test_a_search_on_a_ray_that_runs_already(search, tmp_path, monkeypatch, has_
     assert len(read_table(tmp_path / "s")) == 2
 
 
-def test_going_on_with_no_search_is_one_error(search, tmp_path):
+def test_resuming_what_is_no_search_is_one_error(search, tmp_path):
     done = search(f"--hpo_resume {tmp_path}")
     assert done.returncode == 1 and "no search.json in it" in done.stderr
 
