@@ -1,4 +1,4 @@
-"""What a run leaves behind, compared to the last bit."""
+"""Compare what two runs saved, to the last bit."""
 
 import json
 from pathlib import Path
@@ -9,20 +9,28 @@ from runtime import checkpoint
 
 
 def final_state(run: Path, folder: Path | None = None) -> tuple[dict, dict, list[dict]]:
-    """Last and best checkpoint, in `folder` or in the run's own, and metrics.jsonl without what
-    depends on the clock."""
+    """Read the last checkpoint, the best checkpoint and metrics.jsonl of a run.
+
+    Values of metrics.jsonl that depend on time or memory are dropped.
+
+    Args:
+        run: the run's directory.
+        folder: where the checkpoints are; None for the run's own folder.
+    """
     folder = folder or run / "checkpoints"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["examples_per_second"], line["peak_memory_mib"]
     last = checkpoint.load(folder / "last.pt")
     for group in last["optimizer"]["param_groups"]:
-        group.pop("differentiable", None)  # torch's own, in groups that are made after a load
+        group.pop(
+            "differentiable", None
+        )  # torch adds this key to groups that are made after a load
     return last, checkpoint.load(folder / "best.pt"), lines
 
 
 def assert_same(one: object, other: object, where: str = "") -> None:
-    """Equal to the last bit, tensors and all."""
+    """Assert that two nested values are equal, tensors to the last bit; seconds may differ."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other), where
     elif isinstance(one, dict):

@@ -24,7 +24,7 @@ SYNONYMS = {
     "song": ["tune"],
     "a": [],
 }
-SYNSETS = {  # a WordNet of our own: part of speech -> (letter in the files, synsets)
+SYNSETS = {  # a small WordNet: part of speech -> (its letter in the files, synsets)
     "noun": (
         "n",
         [
@@ -41,12 +41,12 @@ SYNSETS = {  # a WordNet of our own: part of speech -> (letter in the files, syn
 
 
 def lookup(word):
-    """Stand-in for WordNet."""
+    """Return the synonyms of a word in SYNONYMS."""
     return SYNONYMS.get(bare(word).lower(), [])
 
 
 def draws(operation, words=WORDS, count=100):
-    """Results of an operation over many seeds; the words given must stay as they are."""
+    """Return the results of an operation for many seeds; assert that its input stays the same."""
     given = list(words)
     results = [operation(given, lookup, Random(seed)) for seed in range(count)]
     assert given == list(words)
@@ -63,7 +63,7 @@ def punctuation_places(words):
 
 
 def write_wordnet(directory):
-    """Files as Debian's package has them, in WordNet's own format (wndb(5))."""
+    """Write the files that Debian's package has, in WordNet's own format (wndb(5))."""
     directory.mkdir(parents=True)
     header = "  1 A WordNet of a few words.\n"
     for suffix, (letter, synsets) in SYNSETS.items():
@@ -84,10 +84,10 @@ def write_wordnet(directory):
 
 @pytest.fixture
 def no_wordnet(monkeypatch, tmp_path):
-    """Let WordNet be searched for below tmp_path only, where none is."""
+    """Let WordNet be searched only in directories below tmp_path, where there is none."""
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
     monkeypatch.setattr(augmentation, "DEBIAN_WORDNET", tmp_path / "debian")
-    old_mask = os.umask(0o077)  # NLTK reads no data that others may write
+    old_mask = os.umask(0o077)  # NLTK refuses data that other users may write
     yield tmp_path
     os.umask(old_mask)
 
@@ -98,7 +98,7 @@ def tiny_wordnet(no_wordnet):
 
 
 def rows(**sizes):
-    """Examples of the task with classes, as many of class 0, 1, ... as label0, label1, ... say."""
+    """Return label0 examples of class 0, label1 of class 1 and so on, in random order."""
     labels = [int(name[-1]) for name, size in sizes.items() for _ in range(size)]
     Random(1).shuffle(labels)
     texts = [f"{' '.join(WORDS)} {place}" for place in range(len(labels))]

@@ -1,4 +1,4 @@
-"""Bad input from end to end: one line that says what to mend, no traceback, nothing half-written.
+"""Bad input in whole runs: one line that says what to fix, no traceback, no incomplete file.
 
 `python -m pytest tests/test_bad_inputs.py -rP` prints what a user sees in every case.
 """
@@ -27,7 +27,7 @@ PARA = "quora-paraphrase-test-student.csv"
 
 
 class Place(NamedTuple):
-    """What a case may damage: copies of data and model, a finished run, an empty folder."""
+    """What a case may damage: a copy of the data, of the model and of a finished run; a folder."""
 
     data: Path
     model: Path
@@ -36,6 +36,8 @@ class Place(NamedTuple):
 
 
 def append(name: str, line: bytes) -> Callable[[Place], None]:
+    """Return a function that adds a line to a data file."""
+
     def damage(place: Place) -> None:
         with (place.data / name).open("ab") as file:
             file.write(line)
@@ -44,7 +46,7 @@ def append(name: str, line: bytes) -> Callable[[Place], None]:
 
 
 def replace(part: str, name: str, content: bytes | None) -> Callable[[Place], None]:
-    """Overwrite a file of data, model or run; None deletes it."""
+    """Return a function that overwrites a file, or deletes it if `content` is None."""
 
     def damage(place: Place) -> None:
         path = getattr(place, part) / name
@@ -54,6 +56,8 @@ def replace(part: str, name: str, content: bytes | None) -> Callable[[Place], No
 
 
 def truncate(part: str, name: str) -> Callable[[Place], None]:
+    """Return a function that cuts a file in half."""
+
     def damage(place: Place) -> None:
         path = getattr(place, part) / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -62,6 +66,8 @@ def truncate(part: str, name: str) -> Callable[[Place], None]:
 
 
 def edit_config(name: str, value: object) -> Callable[[Place], None]:
+    """Return a function that sets a value in the config of the model."""
+
     def damage(place: Place) -> None:
         config = json.loads((place.model / "config.json").read_text())
         (place.model / "config.json").write_text(json.dumps(config | {name: value}))
@@ -70,11 +76,11 @@ def edit_config(name: str, value: object) -> Callable[[Place], None]:
 
 
 def nothing(place: Place) -> None:
-    pass
+    """Damage nothing: the flags alone are wrong."""
 
 
 HEADER = b"id\tsentence\tsentiment\n"
-CASES = {  # what is wrong: (damage, flags, what the line must say)
+CASES = {  # what is wrong: (damage, flags, pattern of the error message)
     "a label out of range": (
         append(SST, b"i\ta film\t5\r\n"),
         "",
@@ -183,7 +189,7 @@ CASES = {  # what is wrong: (damage, flags, what the line must say)
         "--hpo --hpo_space {folder}/space.json",
         "space.json: cannot be read as JSON",
     ),
-    "to go on with what is no search": (nothing, "--hpo_resume {run}", "no search.json in it"),
+    "to resume what is no search": (nothing, "--hpo_resume {run}", "no search.json in it"),
     "a damaged search": (
         replace("run", "search.json", b"{"),
         "--hpo_resume {run}",
@@ -212,7 +218,7 @@ def place(tmp_path, data_copy, tiny_model, run_copy) -> Place:
 
 
 def run_command(place: Place, flags: str, capfd) -> tuple[int, str]:
-    """Exit status and stderr of entry 1."""
+    """Run train_multitask.py in this process; return its exit status and stderr."""
     words = shlex.split(flags.format(**place._asdict()))
     if not {"--resume", "--hpo_resume"} & set(words):
         defaults = ["--data_dir", place.data, "--model_name", place.model]
@@ -246,12 +252,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_partial_file(place, small_disk, c
     assert status == 1 and len(err.splitlines()) == 1
     assert "No space left on device" in err or "cannot be written" in err
     assert not [path for path in small_disk.rglob("*") if "partial" in path.name]
-    for path in small_disk.rglob("*.pt"):  # what was written before is whole
+    for path in small_disk.rglob("*.pt"):  # those written earlier are complete
         checkpoint.load(path)
 
 
 def test_a_disk_that_fills_later_keeps_the_last_good_checkpoint(place, small_disk, capfd):
-    """Checkpoints go to the full disk; the run's own files stay whole and it can be resumed."""
+    """Only checkpoints are on the full disk. The other files stay complete, and the run resumes."""
     (small_disk / "ballast").write_bytes(bytes(100 * 1024))
     flags = f"--filepath {small_disk}/ckpt --run_name a"
     status, err = run_command(place, flags, capfd)

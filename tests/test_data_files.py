@@ -1,7 +1,8 @@
-"""Whole data files: which of them a run reads, and every one against an independent reading.
+"""Whole data files: which of them a run reads, and what the reader makes of them.
 
-The real files are looked for in $MULTITASK_BERT_DATA, else in ../shared/data, else in data. Other
-editions of them, as `data/download.py` writes them, have other counts and are left alone.
+The reader is compared with Python's `csv` on all files. The real files are searched for in
+$MULTITASK_BERT_DATA, ../shared/data and data. Files of other sizes, such as those that
+`data/download.py` writes, are not tested.
 """
 
 import csv
@@ -31,7 +32,7 @@ def file_in(directory, name, split):
 
 
 def find_real_files():
-    """The directory of the real files, or None."""
+    """Return the directory of the real files, or None."""
     named = os.environ.get("MULTITASK_BERT_DATA")
     if named:
         return Path(named)
@@ -39,7 +40,7 @@ def find_real_files():
         files = [file_in(directory, name, split) for name, split in EVERY_FILE]
         if not all(file.is_file() for file in files):
             continue
-        # Lines are counted without our reader: a record that it loses must not hide the files.
+        # Count lines without our reader: a record that it loses must fail a test, not skip it.
         num_lines = file_in(directory, "sst", "train").read_bytes().count(b"\n")
         if num_lines == REAL_COUNTS["sst"][0] + 1:
             return directory
@@ -55,13 +56,13 @@ def real_files():
 
 
 def strict_rows(path):
-    """An independent strict reading: the whole file at once, by the standard library alone."""
+    """Read a whole file with the standard library alone."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file, delimiter="\t", strict=True))
 
 
 def check_file(path, task, is_test):
-    """Compare examples with the independent reading; return how many cells the file quotes."""
+    """Assert that our reader agrees with `strict_rows`; return how many cells are quoted."""
     examples, rows = read_examples(path, task, require_labels=not is_test), strict_rows(path)
     assert [example.id for example in examples] == [row["id"] for row in rows]
     texts = [tuple(row[name] for name in task.text_columns) for row in rows]
@@ -102,7 +103,7 @@ def test_real_files_equal_an_independent_reading(real_files, name):
 
 @pytest.fixture
 def args(parse, data_copy):
-    """Options of a run on a copy of the sample, all tasks."""
+    """Return the options of a run on a copy of the sample, with all tasks."""
     options = parse("--data_dir", data_copy)
     options.tasks = list(TASKS)
     return options

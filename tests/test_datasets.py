@@ -1,4 +1,4 @@
-"""The strict reader: what it returns, what it refuses, and that no record is lost on the way."""
+"""The strict reader of data files: what it returns, what it refuses; it loses no record."""
 
 import re
 
@@ -15,7 +15,7 @@ GOOD = "a\ta fine film\t3\n"
 
 @pytest.fixture
 def read(tmp_path):
-    """Write a file and read it as one task's examples."""
+    """Return a function that writes a file and reads it as the examples of a task."""
 
     def read_content(content, task=SST, **options):
         path = tmp_path / "rows.csv"
@@ -27,7 +27,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def refusal(read, tmp_path):
-    """The message that a file is refused with, after its path."""
+    """Return a function that gives the error message for a file, without the path."""
 
     def message(content, task=SST, **options):
         with pytest.raises(InputError) as raised:
@@ -40,7 +40,7 @@ def refusal(read, tmp_path):
 
 
 def one_row(task, label):
-    """A file of one task with one row."""
+    """Return the content of a file with one row."""
     columns = ["id", *task.text_columns, task.label_column]
     cells = ["a", *(f"a {name}" for name in task.text_columns), label]
     return "\t".join(columns) + "\n" + "\t".join(cells) + "\n"
@@ -171,7 +171,7 @@ def test_label_column_is_optional_unless_required(read, refusal, name):
     task = TASKS[name]
     content = "\n".join(
         line.rpartition("\t")[0] for line in one_row(task, "1").splitlines()
-    )  # no label, no end of the last line
+    )  # without the label and the last line end
     assert read(content, task)[0].label is None
     message = refusal(content, task, require_labels=True)
     assert message.startswith(f"1: column {task.label_column!r} is there 0 times among ['id', ")

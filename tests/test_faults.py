@@ -1,4 +1,4 @@
-"""Faults that strike in the middle of a write: kills, and disks that are full or read-only.
+"""Faults during a write: kills, and disks that are full or read-only.
 
 `python -m pytest tests/test_faults.py -rP` prints what a user sees.
 """
@@ -30,8 +30,14 @@ WRITTEN = {  # file -> how often a run of two epochs writes it
 
 
 def killed_at(target: str, is_after: bool, count: int, command) -> None:
-    """Run `command` in a process that kill -9 ends at its count-th writing of `target`: before
-    the file takes its name, or right after."""
+    """Run `command` in a process that is killed with SIGKILL when it writes a file.
+
+    Args:
+        target: name of the file.
+        is_after: kill right after the file gets its name, not right before.
+        count: which of the writes of this file, from 1.
+        command: what the process runs.
+    """
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
@@ -52,12 +58,12 @@ def killed_at(target: str, is_after: bool, count: int, command) -> None:
     try:
         command()
     finally:
-        os._exit(1)  # a child of pytest must not go on as one
+        os._exit(1)  # a child of pytest must not run the other tests
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_model, tmp_path_factory):
-    """The run that nothing disturbed."""
+    """A run that nothing disturbs."""
 
     from options.parsing import parse_args
 
@@ -70,16 +76,14 @@ def whole(tiny_model, tmp_path_factory):
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", WRITTEN)
-def test_killed_at_any_write_the_run_goes_on_to_the_same_bits(
-    train, whole, tmp_path, name, is_after
-):
+def test_a_run_killed_at_any_write_resumes_to_the_same_bits(train, whole, tmp_path, name, is_after):
     run = tmp_path / "runs" / "a"
     killed_at(name, is_after, WRITTEN[name], lambda: train(*SIZES, "--run_name", "a"))
-    for path in run.rglob("*.pt"):  # whatever has a name is whole
+    for path in run.rglob("*.pt"):  # every file that has its name is complete
         checkpoint.load(path)
     if run.exists():
         train("--resume", run)
-    else:  # killed before there was a run: the same command makes it
+    else:  # killed before the directory was made: repeat the command
         train(*SIZES, "--run_name", "a")
     for one, other in zip(final_state(whole), final_state(run)):
         assert_same(one, other)
@@ -95,7 +99,7 @@ def test_killed_at_any_write_the_run_goes_on_to_the_same_bits(
 def test_a_disk_that_fills_anywhere_is_one_line_and_loses_nothing(
     train, small_disk, whole, tmp_path, capfd, free
 ):
-    """KiB left for all but the checkpoints; with more of them the run goes on to the same bits."""
+    """A disk with `free` KiB holds all but the checkpoints. With more space, the run resumes."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes((200 - free) * 1024))
     run, folder = small_disk / "a", tmp_path / "checkpoints"
@@ -130,7 +134,7 @@ def test_a_read_only_folder_is_one_line_before_anything_is_trained(
 
 
 def test_two_processes_do_not_work_on_one_run(train, run_copy, capfd):
-    """The second --resume, a requeued job beside one by hand, say, changes nothing."""
+    """The second --resume changes nothing: for example, a requeued job while another one runs."""
     before = {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")}
     with run_directory.run_lock(str(run_copy)):
         assert exit_status(lambda: train("--resume", run_copy, "--epochs", 3)) == 1
@@ -141,7 +145,7 @@ def test_two_processes_do_not_work_on_one_run(train, run_copy, capfd):
 
 
 def test_a_name_taken_in_the_meantime_is_one_line(train, monkeypatch, tmp_path, capfd):
-    """Two runs start at once and choose the same name; the later one disturbs nothing."""
+    """If two runs start at the same time with the same name, the later one changes nothing."""
     record, run = run_directory.run_record, tmp_path / "runs" / "a"
 
     def overtaken(args):

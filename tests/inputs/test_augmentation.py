@@ -1,4 +1,4 @@
-"""Easy Data Augmentation: each operation's invariants."""
+"""Easy Data Augmentation: what always holds for the results of each operation."""
 
 from collections import Counter
 from random import Random
@@ -112,7 +112,7 @@ def test_variants_differ_from_the_sentence_and_each_other():
         assert len({*variants, " ".join(WORDS)}) == 13
 
 
-def test_variants_go_round_the_operations(monkeypatch):
+def test_operations_take_turns(monkeypatch):
     marks = [
         lambda words, synonyms, generator, mark=mark: [mark, str(generator.random())]
         for mark in "abcd"
@@ -125,7 +125,7 @@ def test_variants_go_round_the_operations(monkeypatch):
     assert sorted(single) == list("abcd") and min(single.values()) > 70
 
 
-def test_a_variant_that_is_nothing_new_is_tried_again_but_not_for_ever(monkeypatch):
+def test_a_variant_that_is_not_new_is_tried_again_a_limited_number_of_times(monkeypatch):
     calls = []
 
     def fail(words, synonyms, generator):

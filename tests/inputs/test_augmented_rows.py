@@ -1,4 +1,4 @@
-"""Easy Data Augmentation: which rows grow, and where WordNet lies."""
+"""Easy Data Augmentation: which rows get variants, and where WordNet is found."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ from runtime.errors import InputError, exit_status
 from tasks import TASKS, Example
 
 
-def test_only_classes_below_the_median_grow(tiny_wordnet):
+def test_only_classes_below_the_median_get_variants(tiny_wordnet):
     examples = rows(label0=2, label1=9, label2=5, label3=6, label4=4)
     labels = {example.id: example.label for example in examples}
     added = augment(examples, CLASSES, 3, seed=0)[len(examples) :]
@@ -28,7 +28,7 @@ def test_only_classes_below_the_median_grow(tiny_wordnet):
     assert len(per_original) == 6 and set(per_original.values()) == {3}
 
 
-def test_equal_classes_and_missing_classes_grow_nothing(tiny_wordnet):
+def test_equal_classes_and_missing_classes_get_no_variants(tiny_wordnet):
     examples = rows(label0=3, label2=3, label4=3)
     assert augment(examples, CLASSES, 3, seed=0) == examples
 
@@ -165,7 +165,7 @@ def test_the_installed_wordnet_varies_sentences(monkeypatch):
         pytest.skip(str(error))
     assert {"movie", "motion picture"} <= set(find_synonyms(wordnet, "film"))
     assert "movie" in find_synonyms(wordnet, "Movies")
-    assert find_synonyms(wordnet, "us") == []  # the country, but for STOP_WORDS
+    assert find_synonyms(wordnet, "us") == []  # without STOP_WORDS: those of the country
     examples = rows(label0=2, label1=5, label2=5)
     added = augment(examples, CLASSES, 8, seed=0)[len(examples) :]
     assert len(added) == 16

@@ -1,4 +1,4 @@
-"""Token ids, collation, and length-grouped batches."""
+"""Token ids, padded batches, and batches of rows of similar length."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ PAIRS = [
 
 @pytest.fixture
 def new_tokenizer(tiny_model):
-    """Make a tokenizer that nothing has changed yet."""
+    """Return a function that makes a new tokenizer."""
     return lambda: load_tokenizer(tiny_model, load_config(tiny_model))
 
 
@@ -37,7 +37,7 @@ def tokenize(new_tokenizer):
 
 @pytest.fixture
 def sample(tokenize):
-    """A task's training rows of the sample."""
+    """Return a function that reads and tokenizes a training file of the sample."""
 
     def read(name, **options):
         path = SAMPLE / f"{TASKS[name].stem}-train.csv"
@@ -47,7 +47,7 @@ def sample(tokenize):
 
 
 def unpadded(batch, row):
-    """Token ids and types of one row of a batch, after a check that the rest is padding."""
+    """Return the token ids and types of one row; assert that the rest of it is padding."""
     length = int(batch["attention_mask"][row].sum())
     mask = torch.arange(batch["input_ids"].shape[1]) < length
     assert torch.equal(batch["attention_mask"][row], mask.long())
@@ -160,7 +160,7 @@ def test_sample_of_rows_is_seeded_and_fixed(sample):
 
 
 def walk(sampler):
-    """One walk's batches of row numbers."""
+    """Return the row numbers of all batches of one walk."""
     num_batches = -(-len(sampler.lengths) // sampler.batch_size)
     return [sampler.next_rows().tolist() for _ in range(num_batches)]
 
@@ -188,7 +188,7 @@ def test_sampler_is_seeded_and_uses_its_own_generator_alone():
 
 
 def padding(lengths, batches):
-    """Tokens with padding, over real ones."""
+    """Return the number of tokens with padding, divided by that without."""
     return sum(len(b) * lengths[b].max() for b in batches) / lengths.sum()
 
 
@@ -202,14 +202,15 @@ def test_batches_are_grouped_by_length(sample, name):
 
 
 def test_batches_stay_random():
-    """Neither the order of lengths nor a batch's members are the same in every walk."""
+    """Batches come in random order, and their rows differ in length as mega-batches allow."""
     lengths = np.arange(10, 10_010)
     sampler = BatchSampler(lengths, 4, seed=0)
     batches = walk(sampler)
     means = [np.mean(batch) for batch in batches]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.1
     spans = [max(batch) - min(batch) for batch in batches]
-    # Sorted over everything a batch spans 3 rows; within mega-batches about 3 rows in 160.
+    # Sorted over all rows, a batch would span 3 rows; within mega-batches, it spans about 3/160 of
+    # all rows.
     assert np.median(spans) == pytest.approx(3 / (4 * MEGA_BATCHES) * len(lengths), rel=0.5)
     assert padding(lengths, batches) < 1.05
 

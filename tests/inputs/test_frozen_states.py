@@ -1,4 +1,4 @@
-"""Frozen states computed once give the same training as those computed anew."""
+"""Training on cached states is the same as training on states that are computed every time."""
 
 import json
 
@@ -45,8 +45,8 @@ def test_training_is_the_same_with_and_without(train, few_rows, monkeypatch, rea
     assert abs(ours - expected).max() < 1e-5
 
 
-def test_the_encoder_runs_once_a_row(train, few_rows, monkeypatch):
-    """20 rows per task: two walks over them ask the encoder for 20 training rows, not for 40."""
+def test_the_encoder_runs_once_per_row(train, few_rows, monkeypatch):
+    """With 20 training rows, two walks over them compute 20 rows, not 40."""
     monkeypatch.setattr(frozen_states, "BLOCK", 3)
     asked = []
     compute = CachedRows.compute
@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_line(train, few_rows, monkeypatch):
 
 @pytest.fixture
 def trained_weights(train, few_rows):
-    """Weights after 1, 2 … epochs of a run that unfreezes a layer an epoch, the run's first."""
+    """Return a function that gives the weights of a run which unfreezes one layer per epoch."""
 
     def weights(epochs, *flags):
         flags = (*TINY[:-1], epochs, *QUICK, "--data_dir", few_rows, *flags)
@@ -109,7 +109,7 @@ def trained_weights(train, few_rows):
 
 @pytest.mark.parametrize("scheduler", LR_SCHEDULES)
 def test_unfrozen_layers_have_the_fine_tuning_rate(scheduler, parse, tiny_model, few_rows):
-    """1e-3 for the heads, 2e-4 for a narrow encoder's layer, both moved by the schedule alike."""
+    """A narrow encoder has 2e-4 and the heads 1e-3; the schedule scales both alike."""
     flags = ("--option", "pretrain", "--unfreeze_interval", 1, "--scheduler", scheduler)
     args = parse(*flags, "--data_dir", few_rows, "--num_batches_per_epoch", 10)
     args.tasks, args.lr = list(TASKS), 1e-3
@@ -142,10 +142,10 @@ def parts(names):
 
 
 def test_every_interval_trains_one_layer_more(trained_weights, tiny_model, parse):
-    """After epoch 1 the heads have moved, after 2 the top layer too, after 3 the one below."""
+    """Epoch 1 trains the heads, epoch 2 also the top layer, epoch 3 also the layer below."""
     first = {f"encoder.{n}": p for n, p in load_pretrained(tiny_model).state_dict().items()}
     expected = [set(), {"encoder.layer.1"}, {"encoder.layer.1", "encoder.layer.0"}]
-    expected.append(expected[-1])  # there are two layers; embeddings never follow
+    expected.append(expected[-1])  # there are two layers, and embeddings stay frozen
     before = None
     for epochs, layers in enumerate(expected, start=1):
         weights = trained_weights(epochs, "--run_name", f"run-{epochs}")

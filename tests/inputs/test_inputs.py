@@ -1,4 +1,4 @@
-"""Tags and augmented rows in whole runs: from the flag to the batch, the weights and the files."""
+"""Tags, augmented rows and class weights in whole runs: in batches, weights and files."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_every_word_piece_has_its_tags_and_step_0_is_the_plain_model(
         batch = rows.batch(np.arange(5))
         tags, ids = batch["tag_ids"], batch["input_ids"]
         assert tags.shape == (*ids.shape, 2)
-        # Ids below 5 are padding and specials; every other piece lies in a word of some kind.
+        # Ids below 5 are padding and special tokens. All other pieces lie in a word.
         assert ((tags[..., 0] > 0) == (ids >= 5)).all()
     torch.manual_seed(0)
     model = build_model(args, load_pretrained(str(tiny_model))).eval()
@@ -64,7 +64,7 @@ def test_the_second_run_tags_nothing_and_new_text_is_tagged(
     flags = (*QUICK, "--data_dir", few_rows, "--additional_input")
     first = train(*flags, "--run_name", "first")
     load_pipeline = tags.load_pipeline
-    monkeypatch.setattr(tags, "load_pipeline", None)  # an error, if it is asked for
+    monkeypatch.setattr(tags, "load_pipeline", None)  # an error if it is called
     second = train(*flags, "--run_name", "second")
     name = "predictions/sst-sentiment-dev-output.csv"
     assert (first / name).read_bytes() == (second / name).read_bytes()
@@ -79,7 +79,7 @@ def test_the_second_run_tags_nothing_and_new_text_is_tagged(
 
 
 def test_augmented_rows_are_trained_on_and_counted_apart(parse, tiny_model, few_rows):
-    """Pairs are swapped; an epoch and the annealed scheduler still go by the file's rows."""
+    """Pairs are swapped. The length of an epoch and the scheduler's sizes count the file's rows."""
     flags = ("--data_dir", few_rows, "--augment", 1, "--task_scheduler", "pal", "--batch_size", 4)
     args = parse("train_multitask_pal.py", *flags)
     names = [name for name, task in TASKS.items() if task.is_pair]

@@ -1,4 +1,4 @@
-"""segments.py: texts cut into segments, with specials, types and limits of their own."""
+"""Texts cut into segments: special tokens, token types and limits."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def examples(task):
 @pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_segments_hold_every_token_once_in_order(tokenizer, task, pair_encoding):
-    """Three tokens of text a segment, between [CLS] and [SEP]; b's have type 1 under cross."""
+    """A segment has three tokens of text between [CLS] and [SEP]."""
     build = dict(tokenizer=tokenizer, pad_token_id=0, pair_encoding=pair_encoding)
     rows = SegmentedTask(task, examples(task), **build, segment_length=5)
     batch = rows.batch(np.arange(3))
@@ -50,7 +50,7 @@ def test_segments_hold_every_token_once_in_order(tokenizer, task, pair_encoding)
 
 
 def test_the_limit_counts_as_without_segments(tokenizer):
-    """The same tokens of the text survive --max_length."""
+    """--max_length keeps the same tokens of the text with segments and without."""
     task = TASKS["para"]
     plain = TokenizedTask(task, examples(task), tokenizer, 0, max_length=7)
     cut = SegmentedTask(task, examples(task), tokenizer, 0, max_length=7, segment_length=4)
@@ -62,11 +62,11 @@ def test_the_limit_counts_as_without_segments(tokenizer):
         assert kept[0] == kept[1]
 
 
-def test_a_text_of_nothing_is_one_empty_segment(tokenizer):
+def test_a_text_without_tokens_is_one_empty_segment(tokenizer):
     rows = SegmentedTask(TASKS["sst"], [Example("1", ("\u200b",), 1)], tokenizer, 0)
     assert rows.batch(np.arange(1))["attention_mask"].sum() == 2
 
 
-def test_too_short_a_segment_is_an_error(tokenizer):
+def test_a_segment_length_that_leaves_no_text_is_an_error(tokenizer):
     with pytest.raises(InputError, match="--segment_length is 2, expected at least 3"):
         SegmentedTask(TASKS["sst"], examples(TASKS["sst"]), tokenizer, 0, segment_length=2)

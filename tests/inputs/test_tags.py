@@ -1,4 +1,4 @@
-"""Tags of word pieces are those of spaCy's tokens, kept on disk; their vectors begin at zero."""
+"""Word pieces get the tags of spaCy's tokens; the cache of tags; tag embeddings start at zero."""
 
 import random
 import re
@@ -36,7 +36,7 @@ WORDS = " ".join(SENTENCES).split(" ")
 
 
 def tricky_sentences():
-    """Words of the sentences above in any order, well or badly spaced."""
+    """Yield random words of SENTENCES with random white space between them."""
     draw = random.Random(0)
     spaces = [" ", " ", " ", "", "  ", "\n", "\u00a0", " \t "]
     for _ in range(100):
@@ -78,7 +78,7 @@ def tokenizer(request, tiny_model, tmp_path_factory):
 
 
 def spacy_tags(doc, start, end):
-    """The tags of the token that holds the first character of the span that is no white space."""
+    """Return the tags of the token that holds the span's first character but white space."""
     for i in sorted(range(start, end), key=lambda i: doc.text[i].isspace()):
         for token in doc:
             if token.idx <= i < token.idx + len(token.text):
@@ -88,7 +88,7 @@ def spacy_tags(doc, start, end):
 
 
 def stripped(text):
-    """Lower case without accents, as the tokenizer's normaliser leaves it."""
+    """Return a text in lower case without accents, as the tokenizer normalizes it."""
     letters = unicodedata.normalize("NFD", text.lower())
     return "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Cc", "Cf"))
 
@@ -167,7 +167,7 @@ def test_fresh_embeddings_change_nothing(encoder, sizes, make_batch):
     plain = encoder(**batch)
     state = torch.get_rng_state()
     encoder.embeddings.tag_embeddings = TagEmbeddings(sizes["hidden_size"])
-    assert torch.equal(torch.get_rng_state(), state)  # what is initialised next stays the same
+    assert torch.equal(torch.get_rng_state(), state)  # later initial weights stay the same
     tag_ids = torch.randint(19, (2, 7, 2))
     tagged = encoder(**batch, embeddings=encoder.embed(**batch, tag_ids=tag_ids))
     assert torch.equal(tagged.last_hidden_state, plain.last_hidden_state)
@@ -187,7 +187,7 @@ def test_gradients_reach_the_rows_of_both_tables(encoder, sizes, make_batch):
 
 
 class Word:
-    """A token that is none of spaCy's, with labels that we do not know."""
+    """A stand-in for a spaCy token, with tags that are not in our tables."""
 
     pos_, ent_type_ = "UNHEARD", "OF"
 
@@ -206,7 +206,7 @@ def split_words(texts):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Versions of spaCy and its model, and a pipeline in their place; a list of its loads."""
+    """Replace spaCy and its model by a stand-in; return the list of models loaded so far."""
     loaded = []
     fake = SimpleNamespace(pipe=split_words)
     monkeypatch.setattr(tags, "version", VERSIONS.get)
@@ -229,7 +229,7 @@ def test_second_call_loads_nothing(loads, tmp_path, monkeypatch, capsys):
         assert read.dtype == array.dtype and (read == array).all()
 
 
-def test_other_texts_or_versions_are_tagged_anew(loads, tmp_path, monkeypatch):
+def test_other_texts_or_versions_are_tagged_again(loads, tmp_path, monkeypatch):
     for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["ab", "c"]):
         tag_texts(texts, tmp_path)
     assert len(loads) == 4
@@ -240,7 +240,7 @@ def test_other_texts_or_versions_are_tagged_anew(loads, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other"])
-def test_broken_file_is_made_anew(loads, tmp_path, damage):
+def test_a_broken_file_is_replaced(loads, tmp_path, damage):
     texts = ["ab c", "d"] * 20
     expected = tag_texts(texts, tmp_path)
     (path,) = tmp_path.glob("*.npz")
@@ -255,7 +255,7 @@ def test_broken_file_is_made_anew(loads, tmp_path, damage):
     assert path.read_bytes() == content and len(loads) == 2
 
 
-def test_unwritable_cache_costs_only_time(loads, tmp_path):
+def test_a_cache_that_cannot_be_written_is_a_warning(loads, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="cannot be written.*again") as caught:
         assert len(tag_texts(["ab c"], tmp_path / "file").ends) == 2
