@@ -83,9 +83,9 @@ class BertConfig:
 
     @property
     def max_tokens(self) -> int:
-        """The largest number of tokens that positions exist for.
+        """The largest number of tokens in a row, limited by the position embeddings.
 
-        The first position of RoBERTa is pad_token_id + 1, so it cannot use all of its embeddings.
+        RoBERTa counts positions from pad_token_id + 1 and never uses the embeddings before that.
         """
         if self.model_type == "roberta":
             return self.max_position_embeddings - self.pad_token_id - 1
@@ -136,7 +136,7 @@ class Encoder(nn.Module, ABC):
         """Return the embeddings [B, L, H], after LayerNorm and dropout.
 
         Args:
-            input_ids: [B, L] int64. Padding stands on the right.
+            input_ids: [B, L] int64. Padding is on the right.
             attention_mask: [B, L], 1 at tokens, 0 at padding.
             token_type_ids: [B, L] int64, the number of the sentence a token belongs to. None means
                 0 everywhere.
@@ -208,7 +208,7 @@ class BertEmbeddings(nn.Module):
         self, input_ids: Tensor, token_type_ids: Tensor | None, tag_ids: Tensor | None
     ) -> Tensor:
         """Return [B, L, H]. The arguments are those of `Encoder.embed`."""
-        # Padding stands on the right, so positions of real tokens count up, also in RoBERTa.
+        # Padding is on the right, so positions of real tokens count up, also in RoBERTa.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device) + self.first_position
         # [B, L, H] + [L, H] -> [B, L, H]
         x: Tensor = self.word_embeddings(input_ids) + self.position_embeddings(positions)
