@@ -25,8 +25,8 @@ class ProjectedAttentionLayers(nn.Module):
 
     All layers share V_E (`encode`, H to S) and V_D (`decode`, S to H); each layer has its own
     multi-head attention. Weights are drawn from N(0, 0.02²) and biases start at zero. V_D starts at
-    zero too, so that before the first update the model equals the plain one. The paper instead draws
-    V_D like the other weights.
+    zero too, so that before the first update the model equals the plain one. The paper draws V_D
+    like the other weights.
 
     Args:
         config: shape of the encoder.
