@@ -241,7 +241,7 @@ def draw_para(rng: random.Random) -> tuple[str, str, str]:
 
 def draw_meaning(rng: random.Random, slots: dict) -> dict[str, tuple[str, ...]]:
     """Return a concept for every slot of a question. Slots a and b get different concepts."""
-    meaning = {}
+    meaning: dict[str, tuple[str, ...]] = {}
     for slot, groups in slots.items():
         meaning[slot] = rng.choice([c for c in groups[0] if c not in meaning.values()])
     return meaning
@@ -278,15 +278,15 @@ def draw_sts(rng: random.Random) -> tuple[str, str, str]:
         partner = {1.0: concept, 0.5: related, 0.0: rng.choice(other_group)}[agreement]
         mentioned = (1, 1)
         if slot in "pt":
-            mentioned = rng.choices(list(MENTIONED), MENTIONED.values())[0]
+            mentioned = rng.choices(list(MENTIONED), list(MENTIONED.values()))[0]
         wording = rng.choice(concept)
         rewording = rng.choice([w for w in partner if w != wording] or partner)
         first[slot], second[slot] = wording * mentioned[0], rewording * mentioned[1]
         if any(mentioned):
             agreements.append(agreement if all(mentioned) else 0.5)
     score = 5 * sum(agreements) / len(agreements) + rng.uniform(-NOISE, NOISE)
-    texts = (sentence(rng.choice(templates).format(**event)) + "." for event in (first, second))
-    return *texts, f"{max(0.0, min(5.0, score)):.1f}"
+    one, two = (sentence(rng.choice(templates).format(**event)) + "." for event in (first, second))
+    return one, two, f"{max(0.0, min(5.0, score)):.1f}"
 
 
 def sentence(text: str) -> str:
@@ -305,7 +305,8 @@ def parse_grammar(text: str) -> list[tuple[list[str], str, dict[str, list]]]:
     blocks = []
     for block in text.strip().split("\n\n"):
         templates, *lines = block.split("\n")
-        swap, slots = "", {}
+        swap = ""
+        slots: dict[str, list] = {}
         for names, _, words in (line.partition(": ") for line in lines):
             swap += names[1:2]
             groups = [[tuple(c.split("/")) for c in g.split(", ")] for g in words.split("; ")]
