@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT, SAMPLE
 
 import train_multitask
 from inputs import tags
@@ -13,6 +13,8 @@ from optimizers.aggregators import AGGREGATORS
 from options.parsing import parse_args
 from runtime.errors import InputError
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+SAMPLE = ROOT / "data" / "sample"
 REMEDY = f"; run {sys.executable} -m pip install -r requirements-extras.txt"
 # flags -> the flag that the message names, and packages that it needs
 NEEDED = {
