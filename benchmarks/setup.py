@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
+import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
@@ -101,6 +102,15 @@ def run_updates(training: Training, log: RunLog, num_updates: int) -> None:
     training.updates_per_epoch = num_updates
     training.progress.update = 0
     train_one_epoch(training, log, save=lambda: None)
+
+
+@contextmanager
+def event_log() -> Iterator[RunLog]:
+    """Yield a log whose TensorBoard events go to a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as directory:
+        log = RunLog(Path(directory), Path(directory))
+        yield log
+        log.writer.close()
 
 
 def silent_log(directory: Path | str) -> RunLog:

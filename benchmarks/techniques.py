@@ -7,10 +7,8 @@ A time is the median over the rounds of its ratio to the plain sum's. A memory i
 plain sum's, in float32 copies of the shared parameters.
 """
 
-import tempfile
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,13 +16,13 @@ import torch
 from benchmarks.memory import peak_memory
 from benchmarks.setup import (
     build_seeded_model,
+    event_log,
     load_rows,
     open_arm,
     run_benchmark,
     run_updates,
     seconds_of,
     shared_parser,
-    silent_log,
 )
 from inputs.batches import TokenizedTask
 from optimizers.task_gradients import TaskGradients
@@ -56,12 +54,12 @@ class Arm:
     Args:
         options: the benchmark's options.
         data: the training rows by task.
-        name: a key of `ARMS`.
         log: told every update.
+        name: a key of `ARMS`.
     """
 
     def __init__(
-        self, options: Namespace, data: dict[str, TokenizedTask], name: str, log: RunLog
+        self, options: Namespace, data: dict[str, TokenizedTask], log: RunLog, name: str
     ) -> None:
         flags, self.logs_conflicts = ARMS[name]
         start = open_arm(options, f"--batch_size {options.batch_size} --lr 1e-5 {flags}")
@@ -85,17 +83,14 @@ def main(options: Namespace) -> None:
     torch.set_num_threads(options.threads)
     data = load_rows(open_arm(options), options.rows)
     chosen = [name for name in ARMS if name in (options.only or ARMS) or name == PLAIN]
-    with tempfile.TemporaryDirectory() as directory:
-        build = partial(Arm, options, data, log=silent_log(directory))
+    rounds = []
+    with event_log() as log:
+        build = partial(Arm, options, data, log)
         build(PLAIN).run(1)  # the libraries allocate their own buffers once
         peaks = {name: peak_memory(lambda: build(name).run(2)) for name in chosen}
-        events = {name: Path(directory) / name for name in chosen}
-        arms = {name: build(name, log=RunLog(path, path)) for name, path in events.items()}
-        rounds = []
+        arms = {name: build(name) for name in chosen}
         for _ in range(1 + options.rounds):
             rounds.append([seconds_of(lambda: arm.run(options.updates)) for arm in arms.values()])
-        for arm in arms.values():
-            arm.log.writer.close()
     seconds = np.array(rounds[1:])  # [rounds, arms], without the first round, which warms up
     ratios = seconds / seconds[:, [chosen.index(PLAIN)]]
     shared = sum(p.numel() for p in arms[PLAIN].training.model.shared_parameters())

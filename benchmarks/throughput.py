@@ -14,10 +14,8 @@ parameters · real tokens / second, as a share of what the machine's own matrix 
 reaches on the encoder's shapes in the same rounds.
 """
 
-import tempfile
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from benchmarks.memory import peak_memory
 from benchmarks.setup import (
     build_seeded_model,
+    event_log,
     load_rows,
     open_arm,
     run_benchmark,
@@ -77,10 +76,9 @@ class ReferenceModel(nn.Module):
 class OurArm:
     """Our loop over its own scheduler, which draws the rows of `plan_updates` in their order."""
 
-    def __init__(self, start: Start, data: dict[str, TokenizedTask]) -> None:
+    def __init__(self, start: Start, data: dict[str, TokenizedTask], log: RunLog) -> None:
         self.training = build_training(start.args, build_seeded_model(start), {**data})
-        self.events = tempfile.TemporaryDirectory()
-        self.log = RunLog(Path(self.events.name), Path(self.events.name))
+        self.log = log
 
     def run(self, updates: Plan) -> None:
         """Train on the next updates."""
@@ -119,11 +117,11 @@ class ReferenceArm:
             self.optimizer.step()
 
 
-ARMS: dict[str, tuple[str, type[OurArm] | type[ReferenceArm], str]] = {  # title, class, own flags
-    "a": ("our loop", OurArm, ""),
-    "b": ("transformers, random batches", ReferenceArm, ""),
-    "c": ("transformers, length-grouped", ReferenceArm, ""),
-    "d": ("our loop, dropout 0", OurArm, "--hidden_dropout_prob 0"),
+ARMS = {
+    "a": "our loop",
+    "b": "transformers, random batches",
+    "c": "transformers, length-grouped",
+    "d": "our loop, dropout 0",
 }
 
 
@@ -138,29 +136,28 @@ def main(options: Namespace) -> None:
     plans = {name: [warmup, *rounds] for name in options.arms}
     plans["b"] = [*shuffled([warmup], start.args.seed), *shuffled(rounds, start.args.seed)]
 
-    build = {name: partial(build_arm, options, name, data) for name in options.arms}
-    build["a"]().run(warmup[:1])  # the libraries allocate their own buffers once
-    peaks = {n: peak_memory(lambda: build[n]().run(plans[n][0])) for n in options.arms}
-    arms = {name: build[name]() for name in options.arms}
-    ours = arms["a"]
-    assert isinstance(ours, OurArm)
     tokens = np.array([real_tokens(data, updates) for updates in rounds])
     mean_tokens = int(tokens.sum() / (len(rounds) * options.updates * len(data)))  # of a batch
-    times, gemm = [], []
-    for number in range(len(plans["b"])):
-        times.append([seconds_of(partial(arms[n].run, plans[n][number])) for n in arms])
-        gemm.append(sgemm_rate(start.config, mean_tokens))
-    seconds = dict(zip(arms, np.array(times[1:]).T))  # by arm, without the warm-up
 
-    num_examples = sum(len(rows) for updates in rounds for u in updates for rows in u.values())
-    print_speeds(options, num_examples, seconds, peaks)
-    shares = 6 * ours.num_layer_parameters * tokens / seconds["a"] / np.array(gemm[1:])
-    print(
-        f"  useful rate of (a): {np.median(shares):.1%} of sgemm, median of the rounds   "
-        f"rounds {shares.min():.1%} to {shares.max():.1%}"
-    )
-    if options.profile:
-        print_profile(ours, rounds[0])
+    times, gemm = [], []
+    with event_log() as log:
+        build = partial(build_arm, options, data, log)
+        ours = OurArm(start, data, log)
+        ours.run(warmup[:1])  # the libraries allocate their own buffers once
+        peaks = {n: peak_memory(lambda: build(n).run(plans[n][0])) for n in options.arms}
+        arms = {name: build(name) for name in options.arms}
+        for number in range(1 + len(rounds)):
+            times.append([seconds_of(partial(arms[n].run, plans[n][number])) for n in arms])
+            gemm.append(sgemm_rate(start.config, mean_tokens))
+        seconds = dict(zip(arms, np.array(times[1:]).T))  # by arm, without the warm-up
+        print_speeds(options, seconds, peaks, count_examples(rounds))
+        shares = 6 * ours.num_layer_parameters * tokens / seconds["a"] / np.array(gemm[1:])
+        print(
+            f"  useful rate of (a): {np.median(shares):.1%} of sgemm, median of the rounds   "
+            f"rounds {shares.min():.1%} to {shares.max():.1%}"
+        )
+        if options.profile:
+            print_profile(ours, rounds[0])
 
 
 def common_flags(options: Namespace) -> str:
@@ -169,11 +166,12 @@ def common_flags(options: Namespace) -> str:
 
 
 def build_arm(
-    options: Namespace, name: str, data: dict[str, TokenizedTask]
+    options: Namespace, data: dict[str, TokenizedTask], log: RunLog, name: str
 ) -> OurArm | ReferenceArm:
     """Return an arm with fresh weights."""
-    _, kind, flags = ARMS[name]
-    return kind(open_arm(options, f"{common_flags(options)} {flags}"), data)
+    dropout = "--hidden_dropout_prob 0" if name == "d" else ""
+    start = open_arm(options, f"{common_flags(options)} {dropout}")
+    return OurArm(start, data, log) if name in "ad" else ReferenceArm(start, data)
 
 
 def plan_rounds(options: Namespace, start: Start, data: dict[str, TokenizedTask]) -> list[Plan]:
@@ -202,6 +200,11 @@ def shuffled(rounds: list[Plan], seed: int) -> list[Plan]:
     return [mixed[first : first + size] for first in range(0, len(mixed), size)]
 
 
+def count_examples(rounds: list[Plan]) -> int:
+    """Return the number of examples in these rounds."""
+    return sum(len(rows) for updates in rounds for u in updates for rows in u.values())
+
+
 def real_tokens(data: dict[str, TokenizedTask], updates: Plan) -> int:
     """Return the number of tokens in these updates, padding aside."""
     return sum(int(data[name].lengths[rows].sum()) for u in updates for name, rows in u.items())
@@ -227,15 +230,15 @@ def sgemm_rate(config: BertConfig, num_tokens: int) -> float:
 
 
 def print_speeds(
-    options: Namespace, num_examples: int, seconds: dict[str, np.ndarray], peaks: dict[str, float]
+    options: Namespace, seconds: dict[str, np.ndarray], peaks: dict[str, float], num_examples: int
 ) -> None:
     """Print speed, memory and ratios, over all rounds and as the range of single rounds.
 
     Args:
         options: the benchmark's options.
-        num_examples: examples of all rounds.
         seconds: seconds of each round, [rounds], by arm.
         peaks: peak MiB by arm.
+        num_examples: examples of all rounds.
     """
     print(
         f"{num_examples} examples in {options.rounds} rounds, batch {options.batch_size}, "
@@ -244,7 +247,7 @@ def print_speeds(
     for name, times in seconds.items():
         memory = f"peak {peaks[name]:.0f} MiB, {peaks[name] / peaks['b']:.2f} of (b)"
         rate = num_examples / times.sum()
-        print(f"  ({name}) {ARMS[name][0]:<30}{rate:>8.1f} examples/s   {memory}")
+        print(f"  ({name}) {ARMS[name]:<30}{rate:>8.1f} examples/s   {memory}")
     for name, times in seconds.items():
         if name != "a":
             ratio, rounds = times.sum() / seconds["a"].sum(), times / seconds["a"]

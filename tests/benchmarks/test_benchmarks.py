@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import frozen, parallel, scale, techniques, throughput
 from benchmarks.memory import peak_memory
-from benchmarks.setup import load_rows, open_arm, run_benchmark
+from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
 from runtime.errors import InputError
 from tasks import TASKS
 
@@ -66,14 +66,14 @@ def test_throughput_prints_every_arm_its_ratio_and_a_profile(table):
     assert sum(share for [share] in shares.values()) == pytest.approx(100, abs=1)
 
 
-def test_the_plan_of_throughput_holds_the_rows_that_our_loop_draws(words):
+def test_the_plan_of_throughput_holds_the_rows_that_our_loop_draws(words, tmp_path):
     parser = throughput.get_args_parser()
     options = parser.parse_args([*words, *SMALL.split(), "--updates", "3"])
     start = open_arm(options, throughput.common_flags(options))
     data = load_rows(start)
     rounds = throughput.plan_rounds(options, start, data)
     assert [len(updates) for updates in rounds] == [3, 3]
-    scheduler = throughput.OurArm(start, data).training.task_scheduler
+    scheduler = throughput.OurArm(start, data, silent_log(tmp_path)).training.task_scheduler
     for update in rounds[0] + rounds[1]:
         for task, batch, _ in scheduler.next_update():
             planned = data[task.name].batch(update[task.name])
