@@ -129,16 +129,20 @@ def write_result(
         "conflicts": dev.get("conflicts"),
         "predictions": {name: read_predictions(args, name, labels[name]) for name in args.tasks},
     }
-    labels_path = path.parent / f"dev_labels-{settings.data}.json"
-    with locked(labels_path.with_suffix(".lock"), wait=True):  # runs of an array add to it at once
-        known = read_json(labels_path) if labels_path.is_file() else {"num_dev": {}, "labels": {}}
+    add_labels(path.parent / f"dev_labels-{settings.data}.json", labels)
+    write_json(path, result)
+    return result
+
+
+def add_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
+    """Add the labels [N] of tasks to the labels' file, as far as it lacks them."""
+    with locked(path.with_suffix(".lock"), wait=True):  # the runs of an array add to it at once
+        known = read_json(path) if path.is_file() else {"num_dev": {}, "labels": {}}
         for name, values in labels.items():
             known["num_dev"].setdefault(name, len(values))
             if is_score(TASKS[name]):
                 known["labels"].setdefault(name, encode_scores(values))
-        write_json(labels_path, known)
-    write_json(path, result)
-    return result
+        write_json(path, known)
 
 
 def cost(run_dir: Path) -> dict[str, object]:
