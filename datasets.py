@@ -1,7 +1,7 @@
 """Data files: read and checked as examples, then turned into token ids once.
 
-A file is tab-separated UTF-8 text with one header line. Lines end in LF or CRLF, and cells are
-quoted as RFC 4180 says, but no cell may hold a line break.
+A file is tab-separated UTF-8 text: one header line, then one record per line. Lines end in LF or
+CRLF. Cells are quoted as RFC 4180 says.
 """
 
 import csv
@@ -109,7 +109,7 @@ def find_columns(
     for name in wanted:
         if names.count(name) != 1:
             raise InputError(
-                f"{path}:1: column {name!r} is there {names.count(name)} times among {names}, "
+                f"{path}:1: column {name!r} occurs {names.count(name)} times in {names}, "
                 f"expected the tab-separated columns {', '.join(wanted)}"
             )
     return {name: names.index(name) for name in wanted}, len(names)

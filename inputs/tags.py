@@ -184,7 +184,7 @@ def read_tags(path: Path) -> TextTags | None:
         return None
     except Exception as error:  # the zip reader and the array reader raise many kinds of errors
         warnings.warn(
-            f"{path}: truncated or not a file of tags ({type(error).__name__}); made anew",
+            f"{path}: truncated or not a file of tags ({type(error).__name__}); tagging again",
             stacklevel=3,
         )
         return None

@@ -163,7 +163,7 @@ def test_smoketest_caps_rows(args, tokenizer):
 
 def test_load_data_requires_labels_outside_test(args, tokenizer, data_copy):
     args.sts_dev = str(data_copy / "sts-similarity-test-student.csv")
-    with pytest.raises(InputError, match="column 'similarity' is there 0 times"):
+    with pytest.raises(InputError, match="column 'similarity' occurs 0 times"):
         load_data(args, tokenizer, 0, ("dev",))
 
 

@@ -174,7 +174,7 @@ def test_label_column_is_optional_unless_required(read, refusal, name):
     )  # without the label and the last line end
     assert read(content, task)[0].label is None
     message = refusal(content, task, require_labels=True)
-    assert message.startswith(f"1: column {task.label_column!r} is there 0 times among ['id', ")
+    assert message.startswith(f"1: column {task.label_column!r} occurs 0 times in ['id', ")
     assert read(one_row(task, "1"), task, require_labels=True)[0].label == 1
 
 
@@ -184,11 +184,11 @@ def test_missing_or_repeated_column_is_refused(refusal, name):
     content = one_row(task, "1")
     for column in ("id", *task.text_columns):
         message = refusal(content.replace(f"{column}\t", "other\t", 1), task, skip_bad_rows=True)
-        assert message.startswith(f"1: column {column!r} is there 0 times among ")
+        assert message.startswith(f"1: column {column!r} occurs 0 times in ")
     for column in ("id", *task.text_columns, task.label_column):
         header, row = content.splitlines()
         message = refusal(f"{header}\t{column}\n{row}\tx\n", task, skip_bad_rows=True)
-        assert message.startswith(f"1: column {column!r} is there 2 times among ")
+        assert message.startswith(f"1: column {column!r} occurs 2 times in ")
 
 
 def test_columns_are_found_by_name(read):
@@ -212,9 +212,9 @@ def test_byte_order_mark_and_blank_end_are_no_records(read):
         (HEADER + "\n\n", " no examples in it, expected one per line after the header"),
         (HEADER + "a\t\t3\n", " no examples in it, expected one per line after the header"),
         ((HEADER + GOOD).encode("utf-16"), "1: byte 1 is b'\\xff', expected UTF-8 text"),
-        ('"id\tsentence\tsentiment\n' + GOOD, "1: column 'id' is there 0 times among "),
+        ('"id\tsentence\tsentiment\n' + GOOD, "1: column 'id' occurs 0 times in "),
         ((HEADER + GOOD).replace("\n", "\r"), "1: new-line character seen in unquoted field"),
-        ((HEADER + GOOD).replace("\t", ","), "1: column 'id' is there 0 times among "),
+        ((HEADER + GOOD).replace("\t", ","), "1: column 'id' occurs 0 times in "),
     ],
 )
 def test_file_without_examples_is_refused(refusal, content, message):
