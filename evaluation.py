@@ -193,4 +193,6 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if (args.input is None) != (args.task is None):
         parser.error("--task and --input go together: the task labels the input")
+    if args.input is not None and args.data_dir is not None:
+        parser.error("--input labels new text and reads no data files; drop --data_dir")
     sys.exit(exit_status(lambda: main(args)))

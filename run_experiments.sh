@@ -30,7 +30,7 @@ while [[ $# -gt 0 && $1 != -* ]]; do
 done
 
 if [[ " $* " == *" --work_dir"* ]]; then
-    fail "run_experiments.sh: --work_dir is always runs/experiments here; leave it out"
+    fail "run_experiments.sh: --work_dir is always runs/experiments here; drop it"
 fi
 if ! is_batch_job; then
     find_environment training # here, as a node may have no network

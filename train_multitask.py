@@ -130,7 +130,8 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
         "--max_length",
         type=positive_int,
         default=128,
-        help="tokens of a text, special tokens included; the rest is cut off",
+        help="tokens of a sequence (of both sentences under cross), special tokens included; "
+        "the rest is cut off",
     )
 
     add = parser.add_argument_group("model").add_argument
@@ -141,7 +142,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
         "--option",
         choices=["finetune", "pretrain"],
         default="finetune",
-        help="finetune: train everything; pretrain: freeze the encoder, train the heads",
+        help="finetune: train everything; pretrain: freeze the encoder, train features and heads",
     )
     add(
         "--pair_encoding",
@@ -178,7 +179,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--combined_models",
         action="store_true",
-        help="mix three encoders by the weights of a fourth: four times the memory and time",
+        help="mix three encoders by the weights of a fourth; about five times the time",
     )
     add("--n_hidden_layers", type=count, default=0, help="hidden layers of each head")
     add("--add_layers", type=count, default=0, help="additional hidden layers of sst's head")
@@ -215,7 +216,12 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
         type=positive_int,
         help="updates per epoch, in place of --samples_per_epoch",
     )
-    add("--batch_size", type=positive_int, default=16, help="examples per task and update")
+    add(
+        "--batch_size",
+        type=positive_int,
+        default=16,
+        help="examples per batch; an update has one batch per task, or one where tasks take turns",
+    )
     add(
         "--micro_batch_size",
         type=positive_int,

@@ -99,9 +99,9 @@ class Training:
         model: encoder, features, heads.
         task_scheduler: gives the tasks and batches of each update.
         projection: combines the tasks' gradients; `SummedGradients` leaves their sum.
-        conflicts: the cosines of task gradients; without pairs of tasks where none are logged.
+        conflicts: the cosines of task gradients; empty if none are logged.
         regularizer: adds penalties to a loss; `PlainForward` adds none.
-        optimizer: steps.
+        optimizer: updates the weights.
         curvature: estimates the Hessian's diagonal; `NoCurvature` estimates nothing.
         lr_schedule: moves the learning rate.
         num_epochs: epochs of the whole run.

@@ -74,7 +74,7 @@ class ReferenceModel(nn.Module):
 
 
 class OurArm:
-    """Our loop over its own scheduler, which draws the rows of `plan_updates` in their order."""
+    """Our loop over its own scheduler, which draws the rows of `plan_rounds` in their order."""
 
     def __init__(self, start: Start, data: dict[str, TokenizedTask], log: RunLog) -> None:
         self.training = build_training(start.args, build_seeded_model(start), {**data})

@@ -61,7 +61,8 @@ def add_technique_options(parser: ArgumentParser) -> None:
     add(
         "--log_conflicts",
         action="store_true",
-        help="log the cosines of task gradients without a projection too; with one they always are",
+        help="log the cosines of task gradients, as every projection does; needs --task_scheduler "
+        "joint without one",
     )
     add = parser.add_argument_group("projected attention layers").add_argument
     add(

@@ -204,7 +204,7 @@ class Together:
         """Compare each weight's sum in float64, to the last bit.
 
         Raises:
-            WorkerLost: they differ, so that some worker would train a model of its own.
+            WorkerLost: they differ, so the workers would train different models.
         """
         with torch.no_grad():
             sums = torch.stack([p.double().sum() for p in model.parameters()])

@@ -64,7 +64,7 @@ for name in sys.argv[1:]:
 }
 
 # install_files FILE...: let pip install the last of these files, which names the others by -r. A
-# .venv that is complete for training is kept, and the rest is added. Any other .venv is made anew,
+# .venv that is complete for training is kept, and the rest is added. Any other .venv is made from scratch,
 # so that nothing of an old or half-made one remains; pip's cache makes this cheap.
 install_files() {
     local base is_kept=""

@@ -38,7 +38,7 @@ TECHNIQUES = ("projection", "task_scheduler", "smart_weight_regularization")
 def search_space(args: Namespace) -> dict[str, Range | Choice]:
     """Return the part of SPACE that a search of these options searches.
 
-    Left out are options that are given on the command line, that the script does not have, or that
+    It skips options that are given on the command line, that the script does not have, or that
     would have no effect. The --hpo_space file narrows the rest.
 
     Args:

@@ -136,7 +136,7 @@ def test_the_entry_script_under_torchrun_writes_one_run(tiny_model, few_rows, tm
 
 
 def test_evaluation_is_sharded_and_equal(tiny_model, tmp_path, finished_run):
-    """Predictions of a run's weights, from one process and from two, four batches a task."""
+    """Predictions of a run's weights, from one process and from two, four batches per task."""
     flags = f"--model_name {tiny_model} --data_dir {SAMPLE} --logdir {tmp_path} --run_name both"
     flags += f" --checkpoint {finished_run}/checkpoints/best.pt --num_batches_per_epoch 1"
     flags += " --epochs 1 --lr 1e-30 --weight_decay 0 --no_tensorboard"
@@ -190,8 +190,8 @@ def test_sigterm_to_torchrun_saves_once_for_all(tiny_model, few_rows, tmp_path):
         _, err = process.communicate(timeout=100)
     assert process.returncode != 0
     [line] = [line for line in err.splitlines() if line.startswith("stopped by ")]
-    go_on = f"torchrun --nproc_per_node 2 train_multitask.py --resume {tmp_path}/stopped"
-    assert f"saved; go on with: {go_on}" in line
+    resume = f"torchrun --nproc_per_node 2 train_multitask.py --resume {tmp_path}/stopped"
+    assert f"saved; resume with: {resume}" in line
     progress = checkpoint.load(tmp_path / "stopped" / "checkpoints" / "last.pt")["progress"]
     assert progress["total_updates"] >= 40
 
