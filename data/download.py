@@ -122,12 +122,8 @@ SOURCES = {
 FILE_NAMES = tuple(f"{stem}-{split}.csv" for stem in SOURCES for split in SPLITS)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit status: 0 if the nine files are there, 1 after an error, 130 after an interrupt.
-    """
+def get_args_parser() -> argparse.ArgumentParser:
+    """Return the parser of this command."""
     parser = argparse.ArgumentParser(
         description="Download SST-5, QQP and STS-B from the Hugging Face hub as our nine files.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -139,7 +135,16 @@ def main(argv: list[str] | None = None) -> int:
         help="folder for the nine files",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist already")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0 if the nine files are there, 1 after an error, 130 after an interrupt.
+    """
+    args = get_args_parser().parse_args(argv)
     hub_logging.set_verbosity_error()  # the hub's messages about retries would hide our error
     try:
         download(args.out, args.force)

@@ -84,7 +84,7 @@ CASES = {  # what is wrong: (damage, flags, pattern of the error message)
     "a label out of range": (
         append(SST, b"i\ta film\t5\r\n"),
         "",
-        rf"{SST}:602: column 'sentiment'",
+        rf"{SST}:1802: column 'sentiment'",
     ),
     "a label of words": (
         append(STS, b"i\ta\tb\tclose\r\n"),

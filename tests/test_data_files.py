@@ -143,7 +143,7 @@ def test_load_data_reads_every_file_of_the_run(args, tokenizer, data_copy, capsy
     ]
     assert data["dev"]["sst"].ids == ["a", "b"] and data["dev"]["sst"].num_truncated == 1
     assert lines[2] == "sst dev: 2 examples, 1 truncated"
-    assert lines[0] == f"sst train: {len(data['train']['sst'])} examples"
+    assert lines[0] == f"sst train: {len(data['train']['sst']):,} examples"
     train = read_examples(data_copy / "sts-similarity-train.csv", TASKS["sts"])
     assert data["train"]["sts"].ids == [example.id for example in train]
 

@@ -1,12 +1,17 @@
 """Pictures of TensorBoard, and what a user sees without a browser, a run, or a picture."""
 
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments import dashboard
 from runtime.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -40,20 +45,33 @@ def events(args):
         writer.add_scalar("dev/mean", 0.5, 1)
 
 
-def test_tensorboard_serves_the_run_to_the_browser(args, events, browser, tmp_path, capsys):
-    args.pages = ["scalars", "hparams"]
+def picture(args, pages, path=""):
+    """Run the command in a process of its own, which TensorBoard's threads end with."""
+    flags = ["--logdir", args.logdir, "--out_dir", args.out_dir, "--pages", *pages]
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.dashboard", *flags],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_tensorboard_serves_the_run_to_the_browser(args, events, browser, tmp_path):
     fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read())"
     browser(f'{sys.executable} -c "{fetch}" "${{!#}}" > "$picture"')
-    dashboard.main(args)
-    paths = [tmp_path / "out" / f"{page}.png" for page in args.pages]
-    assert capsys.readouterr().out.splitlines() == [str(path) for path in paths]
+    pages = ["scalars", "hparams"]
+    done = picture(args, pages, tmp_path)
+    assert done.returncode == 0, done.stderr
+    paths = [tmp_path / "out" / f"{page}.png" for page in pages]
+    assert done.stdout.splitlines() == [str(path) for path in paths]
     assert all("<title>TensorBoard</title>" in path.read_text() for path in paths)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, dashboard.BROWSERS)), reason="needs Chromium")
 def test_chromium_takes_a_picture(args, events, tmp_path):
-    args.pages = ["scalars"]
-    dashboard.main(args)
+    assert picture(args, ["scalars"]).returncode == 0
     assert (tmp_path / "out" / "scalars.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -66,6 +84,7 @@ def test_without_a_browser_nothing_starts(args, monkeypatch):
 def test_without_runs_there_is_no_picture(args, browser, monkeypatch):
     browser("exit 1")
     monkeypatch.setattr(dashboard, "TIMEOUT", 1)
+    monkeypatch.setattr(dashboard, "start_tensorboard", lambda logdir: "http://127.0.0.1:9/")
     with pytest.raises(InputError, match="TensorBoard shows no runs"):
         dashboard.main(args)
 
