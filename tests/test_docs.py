@@ -194,8 +194,10 @@ class Small:
         assert len(list(self.folder.glob("*-seed1-*.json"))) == 1
 
     def write_page(self, command: Command) -> None:
-        """Write a generated page anew: it is what the repository holds."""
+        """Regenerate a page from the repository's own results: it is what the repository holds."""
         flags = list(command.flags)
+        for own in {"--results_dir", "--figures_dir"} & {*flags}:
+            del flags[flags.index(own) : flags.index(own) + 2]
         if command.kind == "experiments.report":
             flags += ["--figures_dir", str(self.folder / "experiments" / "figures")]
         pages = {
