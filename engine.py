@@ -37,8 +37,7 @@ def fit(
 ) -> None:
     """Train for --epochs, or until --patience runs out; keep the last and the best checkpoint.
 
-    What stops the run in between, a signal or an error raised by `check`, finds the last finished
-    update saved.
+    If `check` raises Interrupted, the last finished update is saved first.
 
     Args:
         args: the run's options.
@@ -49,7 +48,6 @@ def fit(
     """
     progress = training.progress
     checkpoints = Path(args.filepath)
-    training.exchange.check_replicas(training.model)
 
     def save() -> None:
         checkpoint.save(checkpoints / "last.pt", training.state_dict())
@@ -66,7 +64,8 @@ def fit(
         line = training.finish_epoch(metrics)
         if progress.best_epoch == progress.epoch:
             checkpoint.save(checkpoints / "best.pt", training.best_state())
-        log.epoch(line, progress.total_updates, training.conflicts)
+        first_update = progress.total_updates - training.updates_per_epoch
+        log.epoch(line, first_update, training.conflicts)
         save()
         print(format_epoch(line, args.epochs))
 
@@ -134,25 +133,27 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     for task, batch, weight in update:
         batch = {key: x.to(training.device, non_blocking=True) for key, x in batch.items()}
         with training.precision():
-            logits = training.regularizer.logits(task, batch)  # [B, C]
+            logits = training.regularizer.logits(task, batch)  # the model's forward pass, [B, C]
             loss = task.loss(logits, batch["labels"])  # [B, C] -> []
             penalty = training.regularizer.penalty(task, batch, logits)  # []
         if loss.requires_grad:  # a cosine head on a frozen encoder has nothing to train
             training.curvature.accumulate_hessian(weight * loss)
             training.projection.backward(task, weight * (loss + penalty))
         losses.append(loss.detach())
+    # With several workers: sum the losses and, in place, the gradients. Alone: change nothing.
     sizes = [num_examples(batch) for _, batch, _ in update]
     total_losses = training.exchange.add_up(losses, sizes, training.gradients())  # [num batches]
     training.projection.combine()
     grad_norm = torch.nn.utils.clip_grad_norm_(
         training.model.parameters(), training.clip or math.inf
     )
-    norms = [grad_norm.to(training.device), *training.curvature.hessian_norms()]
-    values = training.exchange.read([*total_losses, *norms])  # the one host read
-    means = mean_losses(update, values)
-    check_finite(means, values[len(update) :], where)
+    grad_norm = grad_norm.to(training.device)  # without any gradient, it is on the CPU
+    results = [*total_losses, grad_norm, *training.curvature.hessian_norms()]
+    values = training.exchange.read(results)  # the one host read
+    means, norms = mean_losses(update, values), values[len(update) :]
+    check_finite(means, norms, where)
     training.optimizer.step()
-    return means, values[len(update)]
+    return means, norms[0]
 
 
 def mean_losses(update: Update, values: list[float]) -> dict[str, float]:

@@ -78,7 +78,7 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
         progress = training.progress
 
         # The run's directory and log.
-        start.write_directory()
+        start.write_directory(model)
         print_start(args, model, training.updates_per_epoch)
         print_resumed(args, progress.epoch, progress.update)
         log = build_run_log(args, progress.epoch, progress.total_updates, report)

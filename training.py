@@ -127,7 +127,7 @@ class Training:
     lr_schedule: UpdateSchedule | PlateauSchedule
     num_epochs: int
     updates_per_epoch: int
-    clip: float = 1.0
+    clip: float
     use_amp: bool = False
     save_every: int | None = None
     unfreeze_interval: int | None = None
@@ -163,19 +163,19 @@ class Training:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Compute in bfloat16 if asked for, and as the curvature needs it where it is due."""
+        """Compute in bfloat16 if asked for; in float32 on updates that estimate the Hessian."""
         is_amp = self.use_amp and not self.curvature.hessian_due
         with torch.autocast(self.device.type, torch.bfloat16, is_amp):
             with self.curvature.twice_differentiable():
                 yield
 
     def gradients(self) -> list[Tensor]:
-        """Return all that the backward passes of an update have added up, by reference."""
+        """Return the tensors that backward passes have filled, to be summed in place."""
         plain = [p.grad for p in self.model.parameters() if p.grad is not None]
         return [*plain, *self.projection.filled_rows(), *self.curvature.hessian_buffer]
 
     def start_epoch(self) -> None:
-        """Prepare what is left of the current epoch, and unfreeze what is due."""
+        """Prepare the rest of the current epoch, and unfreeze the layers whose turn it is."""
         if self.unfreeze_interval is not None:
             due = self.progress.epoch // self.unfreeze_interval
             self.unfreeze(min(due, self.model.encoder.config.num_hidden_layers))
@@ -183,7 +183,7 @@ class Training:
         self.task_scheduler.start_epoch(self.progress.epoch + 1)
 
     def after_update(self) -> None:
-        """Move what follows an update: the learning rate, the regularizer's averages."""
+        """Move the learning rate and the regularizer's averages on by one update."""
         self.lr_schedule.after_update()
         self.regularizer.after_step(self.share_done)
 
@@ -235,7 +235,8 @@ class Training:
         """Continue where `state_dict` was called, random numbers included."""
         self.unfreeze(state["num_unfrozen"])  # the optimizer's groups, before their state
         for name, part in self.stateful_parts().items():
-            part.load_state_dict(state[name])
+            if name in state:  # what was off has no state in the runs of earlier versions
+                part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
         checkpoint.set_random_states(state["random"])
 

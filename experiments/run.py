@@ -98,7 +98,7 @@ class ForwardedStop(StopSignal):
 
 
 def plan_runs(args: Namespace, shared: Namespace) -> list[Run]:
-    """Return every row with every seed, seed by seed, so that a stopped night has whole tables.
+    """Return every row with every seed, by seed, so that an early stop leaves complete seeds.
 
     Args:
         args: the runner's own options.
@@ -292,7 +292,7 @@ def main(args: Namespace, shared: Namespace) -> None:
         InputError: some runs failed.
     """
     plan = plan_runs(args, shared)
-    stop = ForwardedStop("its run is saved as far as it came; the same command resumes it")
+    stop = ForwardedStop("its run is saved; the same command resumes it")
     with caught_signals(stop):
         failures = run_all(args, plan, stop)
     if failures:

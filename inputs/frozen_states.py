@@ -28,7 +28,7 @@ CHANGING = {  # option -> why the states of the encoder change
 def cache_frozen_states(
     args: Namespace, model: MultitaskBert, data: dict[str, dict[str, Rows]]
 ) -> dict[str, dict[str, Rows]]:
-    """Cache the states of training and dev rows if the encoder is frozen, and print so.
+    """Cache the states of training and dev rows if the encoder is frozen; print whether it does.
 
     Rows of the test split are not cached, because a run reads them only once.
 
@@ -47,14 +47,23 @@ def cache_frozen_states(
             print(f"frozen states are not cached: {reason}")
             return data
     print("frozen states are cached: the encoder runs once per row")
-    return {
-        split: (
-            {name: CachedRows(model, rows, Path(args.run_dir)) for name, rows in by_task.items()}
-            if split in ("train", "dev")
-            else by_task
-        )
-        for split, by_task in data.items()
-    }
+    cached = {split: dict(by_task) for split, by_task in data.items()}
+    for split in ("train", "dev"):
+        for name, rows in data[split].items():
+            if split == "train" and num_trained(args, data["train"]) <= len(rows):
+                print(f"not those of {name}'s training rows: the run sees each at most about once")
+            else:
+                cached[split][name] = CachedRows(model, rows, Path(args.run_dir))
+    return cached
+
+
+def num_trained(args: Namespace, train_data: dict[str, Rows]) -> float:
+    """Return how many examples of each task a run trains on, if all tasks get equally many."""
+    total = sum(rows.num_in_file for rows in train_data.values())
+    per_epoch = args.samples_per_epoch or total / len(train_data)
+    if args.num_batches_per_epoch is not None:
+        per_epoch = args.num_batches_per_epoch * args.batch_size
+    return args.epochs * per_epoch
 
 
 class CachedRows(Rows):

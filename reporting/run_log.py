@@ -167,11 +167,17 @@ class RunLog:
         self.estimate.update(num_examples, seconds)
         return rate
 
-    def epoch(self, line: dict, step: int, conflicts: ConflictLog) -> None:
-        """Append an epoch's line to metrics.jsonl; write its metrics and cosines to the events."""
+    def epoch(self, line: dict, first_update: int, conflicts: ConflictLog) -> None:
+        """Append an epoch's line to metrics.jsonl; write its metrics and cosines to the events.
+
+        Args:
+            line: as `Training.finish_epoch` returns it.
+            first_update: updates before this epoch.
+            conflicts: the cosines of all updates.
+        """
         if not workers.is_main():
             return
-        first_update = json.loads(self.lines[-1])["update"] if self.lines else 0
+        step = line["update"]
         self.lines.append(json.dumps(json_values(line)))
         with atomic_write(self.path) as file:
             file.write("\n".join(self.lines) + "\n")

@@ -1,4 +1,4 @@
-"""Where a run begins: a new one with published weights, or a saved one where it stopped."""
+"""Open a run: a new one with published weights, or a saved one at the point where it stopped."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from torch import nn
 
 from models.bert import BertConfig, BertModel
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
@@ -47,8 +48,13 @@ class Start:
             return BertModel(self.config)
         return load_encoder(self.source, self.config)
 
-    def write_directory(self) -> None:
-        """Make the run's directory, or write what --resume changed into it."""
+    def write_directory(self, model: nn.Module) -> None:
+        """Make the run's directory, or write what --resume changed into it.
+
+        Raises:
+            WorkerLost: the workers' models differ.
+        """
+        workers.exchange().check_replicas(model)
         if self.args.resume is not None:
             keep_options(self.args)
         else:
@@ -78,11 +84,12 @@ def open_run(args: Namespace) -> Iterator[Start]:
         last = Path(args.filepath) / "last.pt" if args.resume is not None else None
         # Worker 0's view of the disk counts: another machine's may be behind.
         is_saved = workers.broadcast(last is not None and last.is_file())
-        source = (
-            Path(args.run_dir)
-            if is_saved
-            else find_checkpoint(args.model_name, args.local_files_only)
-        )
+        with workers.main_first():  # it may download the checkpoint
+            source = (
+                Path(args.run_dir)
+                if is_saved
+                else find_checkpoint(args.model_name, args.local_files_only)
+            )
         config = load_config(source)
         config.hidden_dropout_prob = args.hidden_dropout_prob
         config.attention_probs_dropout_prob = args.hidden_dropout_prob

@@ -28,7 +28,7 @@ def print_start(args: Namespace, model: MultitaskBert, updates_per_epoch: int) -
 def print_resumed(args: Namespace, epoch: int, update: int) -> None:
     """Print where a resumed run continues; nothing for a new one."""
     if epoch or update:
-        print(f"resumed after {epoch} epochs and {update} updates of the next one")
+        print(f"resumed after epoch {epoch} and {update} updates of the next one")
     elif args.resume is not None:
         print("no checkpoint yet: starting over")
 

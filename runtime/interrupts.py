@@ -24,7 +24,8 @@ class Interrupted(Exception):
 class StopSignal:
     """Remembers that a signal asked the run to stop after the current update.
 
-    SIGTERM, SIGINT, SIGUSR1 and SIGHUP (the terminal closed) do; a second Ctrl-C stops at once. A
+    These signals are SIGTERM, SIGINT, SIGUSR1 and SIGHUP (the terminal closed). A second Ctrl-C
+    stops at once. A
     signal that is ignored from the start, as nohup ignores SIGHUP, stays ignored.
 
     Of several workers, all stop after the same update, whichever of them got the signal. torchrun

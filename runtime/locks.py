@@ -29,8 +29,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(
-                f"{path}: another process is at work on it, or what a killed one left behind; "
-                "wait for its end, or stop it"
+                f"{path}: in use by another process, possibly the child of a killed one; "
+                "wait until it ends, or stop it"
             ) from None
         except OSError:  # some cluster file systems have no locks
             pass

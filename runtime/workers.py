@@ -20,10 +20,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import TCPStore
 
-# A dead process is noticed at once, a machine that fell silent only after this time. Workers wait
-# as long for worker 0 to write.
+# A dead process is noticed at once; a machine that stops answering only after this time. Workers
+# wait as long for worker 0 to write.
 TIMEOUT = timedelta(hours=3)
 TURNS_PER_VOTE = 20  # evaluation batches of each worker between two votes on stopping
 
@@ -304,6 +303,16 @@ def barrier() -> None:
             dist.barrier()
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let worker 0 run the block before the others, who then find what it has downloaded."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
 def is_first_to_report() -> bool:
     """Tell whether no other worker has reported an error: a job says one thing, the cause."""
     if size() == 1:
@@ -311,7 +320,7 @@ def is_first_to_report() -> bool:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     key = f"reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        return store.add(key, 1) == 1
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        return bool(store.add(key, 1) == 1)
     except RuntimeError:  # the store is gone with torchrun itself
         return is_main()

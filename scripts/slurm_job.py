@@ -36,7 +36,7 @@ def header(script: str, flags: list[str]) -> str:
     listed = "\n".join(
         f"  {name}: {value}"
         for name, value in sorted(options.items())
-        if value not in (None, False, [], {}) and name != "given"
+        if value is not None and value is not False and value not in ([], {}) and name != "given"
     )
     return f"{versions()}\ncommand: {' '.join([script, *flags])}\noptions:\n{listed}"
 

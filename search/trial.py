@@ -40,7 +40,8 @@ def run_trial(sampled: dict, options: dict, directory: str, train: Train) -> Non
             return
         torch.set_num_threads(args.hpo_cpus)
         vars(args).update(trial_options(args, sampled))
-        args.logdir, args.run_name, args.hpo = str(run_dir.parent), run_dir.name, False
+        args.logdir, args.run_name = str(run_dir.parent), run_dir.name
+        args.hpo, args.hpo_resume = False, None
         args.no_test_predictions, args.write_summary = True, False
         if (run_dir / "args.json").is_file():
             args = resumed(run_dir, args.use_gpu)

@@ -231,5 +231,6 @@ def full_run(args: Namespace, directory: Path, best: dict) -> Namespace:
     if (run_dir / "args.json").is_file():
         return resumed(run_dir, args.use_gpu)
     options = Namespace(**vars(args) | best)
-    options.hpo, options.logdir, options.run_name = False, str(directory), "best"
+    options.hpo, options.hpo_resume = False, None
+    options.logdir, options.run_name = str(directory), "best"
     return options

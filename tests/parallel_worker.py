@@ -55,7 +55,7 @@ def prepared(args: Namespace):
         training = build_training(args, model, data["train"])
         if start.last is not None:
             training.load_state_dict(checkpoint.load(start.last))
-        start.write_directory()
+        start.write_directory(model)
         yield args, training, data
 
 

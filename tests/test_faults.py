@@ -139,7 +139,7 @@ def test_two_processes_do_not_work_on_one_run(train, run_copy, capfd):
     with run_directory.run_lock(str(run_copy)):
         assert exit_status(lambda: train("--resume", run_copy, "--epochs", 3)) == 1
     [line] = capfd.readouterr().err.splitlines()
-    assert f"{run_copy}/config.json: another process is at work on it" in line
+    assert f"{run_copy}/config.json: in use by another process" in line
     assert {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")} == before
     train("--resume", run_copy, "--epochs", 2)
 

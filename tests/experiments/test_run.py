@@ -102,7 +102,7 @@ def test_an_unknown_option_is_refused_before_anything_runs(capsys):
 
 def test_a_second_runner_is_refused(tmp_path):
     with run.locked(tmp_path / "a.lock"):
-        with pytest.raises(InputError, match="a.lock: another process is at work on it"):
+        with pytest.raises(InputError, match="a.lock: in use by another process"):
             with run.locked(tmp_path / "a.lock"):
                 pass
         with run.locked(tmp_path / "b.lock"):  # another run is nobody's business

@@ -4,6 +4,7 @@ import json
 import math
 from argparse import Namespace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,3 +141,19 @@ def test_a_trial_that_fits_nowhere_is_one_line(cpus, gpus, name):
     with pytest.raises(InputError, match=f"a trial asks for .* {name}, but there are . here"):
         tune.check_resources({"CPU": 2.0}, cpus, gpus)
     tune.check_resources({"CPU": 2.0, "GPU": 1.0}, 2, 0.5)
+
+
+def test_a_resumed_search_gives_trials_nothing_to_search(monkeypatch, tmp_path):
+    """A trial is a run of the entry script's `main`, which would otherwise start a search in it."""
+    from ray import tune as ray_tune
+
+    from search.trial import run_trial
+
+    monkeypatch.setattr(
+        ray_tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "one"), raising=False
+    )
+    options = vars(search_args(f"--hpo --logdir {tmp_path} --data_dir {tmp_path}"))
+    options |= {"hpo_resume": str(tmp_path), "narrowed": {}}
+    given = []
+    run_trial({}, options, str(tmp_path), lambda args, report: given.append(args))
+    assert (given[0].hpo, given[0].hpo_resume) == (False, None)

@@ -1,0 +1,1 @@
+"""What the shell entry points share, and the generated parts of the documentation."""
