@@ -206,7 +206,7 @@ def test_killed_and_stopped_runs_are_resumed(tmp_path, invoke, tiny_model, few_r
         process.wait()
         [lock] = (tmp_path / "work").glob("*.lock")
         _, error = invoke(tmp_path, flags)  # the child is at work
-        assert "another process is at work" in str(error)
+        assert "in use by another process" in str(error)
         os.killpg(process.pid, signal.SIGKILL)
     with run.locked(lock, wait=True):  # until the child's end
         assert not (tmp_path / "results").exists()
