@@ -77,7 +77,7 @@ class MultitaskBert(nn.Module):
     def prefix(
         self, task: Task, batch: Batch, embeddings: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Run everything up to the first parameters after the encoder.
+        """Run everything up to the first trainable parameters after the encoder.
 
         A batch that holds cached `states` (and `states_mask`) skips the encoder.
 

@@ -20,6 +20,7 @@ import train_multitask
 from experiments import report
 from experiments import run as experiments_run
 from options.parsing import parse_args
+from runtime.files import read_json
 from scripts import flag_tables, marked_page
 
 COMMANDS = docs.commands()
@@ -268,3 +269,17 @@ def test_python_examples_of_the_readme_run(run_copy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for example in examples:
         exec(example, {})
+
+
+@pytest.mark.slow
+def test_the_first_run_learns_what_the_readme_shows(tmp_path):
+    """The last digits, and so the scores, depend on the processor and the number of threads."""
+    (shown,) = [block for block in docs.blocks(README, "") if "expected: about" in block]
+    flags = ["--logdir", str(tmp_path), "--run_name", "first"]
+    train_multitask.main(parse_args(docs.TRAINING["train_multitask.py"](), flags))
+    metrics = read_json(tmp_path / "first" / "metrics-dev.json")["metrics"]
+    rows = re.findall(r"^(\w+) +(accuracy|pearson) +([\d.]+) +(\S+)$", shown, re.M)
+    assert len(rows) == 3
+    for name, metric, score, baseline in rows:
+        assert metrics[name][metric] == pytest.approx(float(score), abs=0.1)
+        assert baseline == "nan" or metrics[name][metric] > float(baseline) + 0.1
