@@ -86,7 +86,7 @@ def take_picture(browser: str, url: str, path: Path, args: Namespace) -> None:
             subprocess.run(command, capture_output=True, timeout=TIMEOUT)
         if not new.is_file():
             raise InputError(f"{browser} has taken no picture of {url} in {TIMEOUT} s")
-        with atomic_write(path, "wb") as file:
+        with atomic_write(path, "wb", make_parents=True) as file:
             file.write(new.read_bytes())
     print(path)
 

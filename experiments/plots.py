@@ -100,5 +100,5 @@ def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG that is the same for the same results."""
-    with atomic_write(path, "wb") as file:
+    with atomic_write(path, "wb", make_parents=True) as file:
         figure.savefig(file, format="png", dpi=110, metadata={"Software": None})

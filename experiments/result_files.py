@@ -130,7 +130,7 @@ def write_result(
         "predictions": {name: read_predictions(args, name, labels[name]) for name in args.tasks},
     }
     add_labels(path.parent / f"dev_labels-{settings.data}.json", labels)
-    write_json(path, result)
+    write_json(path, result, make_parents=True)
     return result
 
 
@@ -142,7 +142,7 @@ def add_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
             known["num_dev"].setdefault(name, len(values))
             if is_score(TASKS[name]):
                 known["labels"].setdefault(name, encode_scores(values))
-        write_json(path, known)
+        write_json(path, known, make_parents=True)
 
 
 def cost(run_dir: Path) -> dict[str, object]:

@@ -185,7 +185,7 @@ def earlier_parts(run: Run) -> list[float]:
 def write_state(run: Run, parts: Sequence[float | None]) -> None:
     """Write what the next invocation has to know; None stands for the process that starts now."""
     state = {"script": run.row.script, "flags": list(run.row.flags), "started": time.time()}
-    write_json(run.beside(".json"), state | {"parts": parts})
+    write_json(run.beside(".json"), state | {"parts": parts}, make_parents=True)
 
 
 def failure(status: int, log_path: Path) -> str:

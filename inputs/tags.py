@@ -133,7 +133,7 @@ def tag_texts(texts: list[str], cache_dir: Path | None = None, is_kept: bool = T
 def keep_tags(path: Path, text_tags: TextTags) -> None:
     """Write tags to the cache; warn if that fails."""
     try:
-        with atomic_write(path, "wb") as file:
+        with atomic_write(path, "wb", make_parents=True) as file:
             np.savez_compressed(file, **vars(text_tags))
     except OSError as error:  # for example, the home directory is read-only or full
         warnings.warn(f"{error}; the next run has to tag these sentences again", stacklevel=2)

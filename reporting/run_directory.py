@@ -86,6 +86,9 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
         ) from None
     contents = {"args.json": run_record(args), "config.json": config.to_dict()}
     try:
+        for name, folder in MOVABLE.items():
+            if Path(getattr(args, name)) == Path(args.run_dir) / folder:
+                (partial / folder).mkdir()
         for name, content in contents.items():
             write_json(partial / name, content)
         with atomic_write(partial / "tokenizer.json") as file:

@@ -1,38 +1,71 @@
 """The one error that a user can fix, and how a command shows it: one line, no traceback."""
 
-import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 
+import torch
+
 from runtime import workers
 from runtime.interrupts import Interrupted
+from runtime.startup import raise_on_interrupt
+from runtime.streams import one_line, steady_streams
 
 
 class InputError(ValueError):
     """Wrong input from the user: what is wrong, its value, what is allowed, what to do."""
 
 
-def exit_status(command: Callable[[], None]) -> int:
+def exit_status(command: Callable[[], None], is_output_needed: bool = False) -> int:
     """Run `command` and print an error that the user can fix as one line on stderr.
 
     Any other error keeps its traceback. Of several workers, only the first that has something to
     report prints.
 
+    Args:
+        command: what to run.
+        is_output_needed: stdout is the command's result. Otherwise the command continues when its
+            reader (`head`, a closed terminal) has gone.
+
     Returns:
         0, 1 for an error, or 128 + the signal's number for an interrupted run, which is saved.
     """
+    raise_on_interrupt()
     warnings.showwarning = show_warning
     threading.excepthook = show_thread_error
     try:
+        with steady_streams(is_output_needed):
+            return run_reported(command)
+    except BrokenPipeError:  # the reader of our output, `head` for example, has ended
+        return 1
+    except OSError as error:
+        report(f"error: {error}")
+        return 1
+
+
+def run_reported(command: Callable[[], None]) -> int:
+    """Run `command`, and report an error of the kinds that a user can do something about."""
+    try:
         command()
         workers.leave()
-    except BrokenPipeError:  # the reader of our output, `head` for example, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise
     except (InputError, OSError, FloatingPointError, workers.WorkerLost) as error:
         report(f"error: {error}")
+        return 1
+    except UnicodeEncodeError as error:
+        report(
+            f"error: standard output is {error.encoding}, which has no "
+            f"{error.object[error.start]!r}; set PYTHONIOENCODING=utf-8"
+        )
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        report(
+            "error: out of memory; give a smaller --micro_batch_size, --batch_size or --max_length"
+        )
         return 1
     except Interrupted as stop:
         report(str(stop))
@@ -43,16 +76,23 @@ def exit_status(command: Callable[[], None]) -> int:
     return 0
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether torch, or Python, could not get the memory that it asked for."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "can't allocate memory" in str(error)  # torch on a CPU has no class of its own for it
+
+
 def report(message: str) -> None:
-    """Print a message on stderr, unless another worker has reported one."""
+    """Print a message on stderr as one line, unless another worker has reported one."""
     if workers.is_first_to_report():
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
 
 
 def show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """Print a warning as one line, without the place in our source."""
     if workers.is_main():
-        print(f"warning: {message}", file=sys.stderr)
+        print(one_line(f"warning: {message}"), file=sys.stderr)
 
 
 def show_thread_error(args: threading.ExceptHookArgs) -> None:

@@ -36,7 +36,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_checkpoint(tmp_path, full
 
 def test_a_directory_without_write_permission_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="last.pt: cannot be written: File exists"):
+    with pytest.raises(OSError, match="last.pt: cannot be written: Not a directory"):
         checkpoint.save(tmp_path / "file" / "last.pt", {"model": {}})
 
 

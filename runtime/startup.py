@@ -1,0 +1,42 @@
+"""What a script imports first: Ctrl-C while the slow rest is imported ends it quietly.
+
+Python's own handler would raise KeyboardInterrupt inside whichever library is being imported.
+`runtime.errors.exit_status` puts that handler back.
+"""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("benchmarks", "experiments", "scripts")
+
+
+def is_own_script(command_line: list[str]) -> bool:
+    """Tell whether a command line of Python runs a script of this repository, not pytest or Ray."""
+    words = iter(command_line[1:])
+    for word in words:
+        if word == "-m":
+            return next(words, "").split(".")[0] in PACKAGES
+        if not word.startswith("-"):
+            return word.endswith(".py") and Path(word).resolve().parent in (ROOT, ROOT / "data")
+    return False
+
+
+def end_quietly_on_interrupt() -> None:
+    """Let SIGINT end the process at once, unless someone else handles or ignores it."""
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def raise_on_interrupt() -> None:
+    """Let SIGINT raise KeyboardInterrupt again."""
+    is_quiet = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if is_quiet and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if is_own_script(sys.orig_argv):
+    end_quietly_on_interrupt()
