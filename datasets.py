@@ -5,7 +5,11 @@ CRLF. Cells are quoted as RFC 4180 says.
 """
 
 import csv
+import hashlib
+import unicodedata
+import warnings
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,11 +21,13 @@ from inputs.batches import Rows, TokenizedTask
 from inputs.segments import SegmentedTask
 from inputs.tags import tag_texts
 from runtime.errors import InputError
+from runtime.files import MAX_DATA_BYTES, read_bytes
 from tasks import TASKS, Example, Task
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
 DATA_DIR = Path(__file__).resolve().parent / "data"
 SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}
+csv.field_size_limit(MAX_DATA_BYTES)  # a quoted cell may be as long as any other
 
 
 def default_data_dir() -> Path:
@@ -63,7 +69,19 @@ def read_examples(
         print(f"{path}: skipped {len(bad_lines)} bad rows, lines {', '.join(map(str, bad_lines))}")
     if not examples:
         raise InputError(f"{path}: no examples in it, expected one per line after the header")
+    warn_of_repeated_ids(path, examples)
     return examples
+
+
+def warn_of_repeated_ids(path: Path | str, examples: list[Example]) -> None:
+    """Warn if several rows have the same id, which a prediction file cannot tell apart."""
+    counts = Counter(example.id for example in examples)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        warnings.warn(
+            f"{path}: {len(repeated)} ids stand in several rows, {shorten(repeated[0])} the first",
+            stacklevel=2,
+        )
 
 
 def read_lines(path: Path) -> list[bytes]:
@@ -72,12 +90,7 @@ def read_lines(path: Path) -> list[bytes]:
     Raises:
         InputError: there is no such file, it cannot be read, or it is empty.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name it with --data_dir or its own flag") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_bytes(path, MAX_DATA_BYTES, hint="name it with --data_dir or its own flag")
     lines = [
         line.removesuffix(b"\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     ]
@@ -175,8 +188,8 @@ def make_example(cells: list[str], columns: dict[str, int], task: Task) -> Examp
     """
     texts = tuple(cells[columns[name]] for name in task.text_columns)
     for name, text in zip(task.text_columns, texts):
-        if not text.strip():
-            raise ValueError(f"column {name!r} is {text!r}, expected a sentence")
+        if not is_visible(text):
+            raise ValueError(f"column {name!r} is {shorten(text)}, expected a sentence")
     label = None
     if task.label_column in columns:
         cell = cells[columns[task.label_column]]
@@ -187,6 +200,16 @@ def make_example(cells: list[str], columns: dict[str, int], task: Task) -> Examp
                 f"column {task.label_column!r} is {shorten(cell)}, expected {task.label_expected}"
             ) from None
     return Example(cells[columns["id"]], texts, label)
+
+
+def is_visible(text: str) -> bool:
+    """Tell whether a text has a character that is neither white space nor invisible."""
+    if text.isspace() or not text:
+        return False
+    return text.isprintable() or any(
+        not (character.isspace() or unicodedata.category(character).startswith("C"))
+        for character in text
+    )
 
 
 def shorten(text: str, num_characters: int = 80) -> str:
@@ -229,6 +252,8 @@ def load_data(
             path = task_file(args, task, split)
             rows = read_examples(path, task, split != "test", args.skip_bad_rows)
             examples[split, task.name] = rows[: SMOKETEST_ROWS[split]] if args.smoketest else rows
+    if "train" in splits:
+        keep_digests(args, tasks)
     for (split, name), rows in examples.items():
         num_in_file = len(rows)
         if split == "train" and args.augment:
@@ -242,6 +267,25 @@ def load_data(
         cut = f", {tokenized.num_truncated} truncated" if tokenized.num_truncated else ""
         print(f"{name} {split}: {len(rows):,} examples{cut}")
     return data
+
+
+def keep_digests(args: Namespace, tasks: list[Task]) -> None:
+    """Set args.data_sha256, the digest of every training file.
+
+    Raises:
+        InputError: a resumed run was trained on another file.
+    """
+    known = getattr(args, "data_sha256", None) or {}
+    args.data_sha256 = {}
+    for task in tasks:
+        path = task_file(args, task, "train")
+        digest = hashlib.sha256(read_bytes(path, MAX_DATA_BYTES)).hexdigest()
+        if known.get(task.name, digest) != digest:
+            raise InputError(
+                f"{path}: is not the file that this run was trained on; put that one back, or "
+                "start a new run"
+            )
+        args.data_sha256[task.name] = digest
 
 
 def tokenize(

@@ -55,6 +55,8 @@ def fit(
     while progress.epoch < args.epochs and not progress.is_stalled(args.patience):
         try:
             train_one_epoch(training, log, save, check)
+            if progress.epoch == 0:
+                save()  # from here on the run has results, and so a checkpoint to resume from
             metrics, _ = evaluate(
                 training.model, dev_data, args.dev_samples, args.seed, args.use_amp, check
             )
@@ -193,6 +195,7 @@ def evaluate(
     seed: int = 0,
     use_amp: bool = False,
     check: Callable[[], None] = lambda: None,
+    split: str = "dev",
 ) -> tuple[Metrics, dict[str, np.ndarray]]:
     """Predict every task's rows and compare them with their labels. Leaves the model in eval mode.
 
@@ -203,6 +206,7 @@ def evaluate(
         seed: of that sample.
         use_amp: compute in bfloat16.
         check: called after every batch; it may raise to stop.
+        split: what the rows are, for the progress bar.
 
     Returns:
         Metrics by task, for the tasks with labels, and predictions by task.
@@ -210,7 +214,7 @@ def evaluate(
     metrics, predictions = {}, {}
     for name, rows_of_task in data.items():
         task, rows = TASKS[name], rows_of_task.sample_rows(num_samples, seed)
-        logits = predict_logits(model, rows_of_task, rows, use_amp, check)
+        logits = predict_logits(model, rows_of_task, rows, use_amp, check, f"{split} {name}")
         predictions[name] = task.decode(logits)
         if rows_of_task.labels is not None:
             metrics[name] = task.evaluate(predictions[name], rows_of_task.labels[rows])
@@ -224,18 +228,21 @@ def predict_logits(
     rows: np.ndarray | None = None,
     use_amp: bool = False,
     check: Callable[[], None] = lambda: None,
+    name: str = "rows",
 ) -> np.ndarray:
     """Return logits [N, C] of all rows, or of the given ones, in their order.
 
-    The arguments are those of `evaluate`.
+    The arguments are those of `evaluate`; `name` stands before the progress bar.
     """
     rows = np.arange(len(data)) if rows is None else rows
     device = next(model.parameters()).device
     model.eval()
     logits = np.zeros((len(data), data.task.num_outputs), dtype=np.float32)
     chunks = data.chunks(EVALUATION_BATCH_SIZE, rows)
-    for number in exchange().share_out(len(chunks), check):
-        batch = {key: tensor.to(device) for key, tensor in data.batch(chunks[number]).items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
-            logits[chunks[number]] = model(data.task, batch).cpu().numpy()
+    with progress_bar(name, len(rows), 0, "example") as bar:
+        for number in exchange().share_out(len(chunks), check):
+            batch = {key: tensor.to(device) for key, tensor in data.batch(chunks[number]).items()}
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
+                logits[chunks[number]] = model(data.task, batch).cpu().numpy()
+            bar.update(len(chunks[number]))
     return exchange().add_rows(logits, device, check)[rows]  # zeros where others' rows are

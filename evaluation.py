@@ -1,16 +1,22 @@
 """Evaluate a finished run, or label new text with it.
 
     python evaluation.py --run runs/joint --split dev
+    python evaluation.py --run runs/joint --data_dir other_data     # to runs/joint/on-other_data
     python evaluation.py --run runs/joint --task sst --input sentences.txt
     echo "a film to remember" | python evaluation.py --run runs/joint --task sst --input -
 
 `--run` alone rewrites metrics-<split>.json and the prediction files from the run's best checkpoint.
-`--input` labels new text, one sentence per line or two separated by a tab, and prints TSV with a
-probability (a score has none).
+With `--data_dir` or `--output`, they go to a folder of their own. `--input` labels new text, one
+sentence per line or two separated by a tab, and prints TSV with a probability (a score has none).
 """
 
-import argparse
+import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imports
+
+# isort: split
+import os
+import re
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +24,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from datasets import load_data, tokenize
+from datasets import is_visible, load_data, tokenize
 from engine import evaluate, predict_logits
 from inputs.batches import Rows
 from models import MultitaskBert, build_model
 from models.bert import BertModel
 from models.pretrained import load_config, load_tokenizer
+from options.parsing import ArgumentParser
+from options.types import printable
 from reporting.figures import dev_figures
 from reporting.run_directory import read_options, write_outputs
 from reporting.run_log import RunLog
@@ -31,9 +39,11 @@ from reporting.summary import baselines, count_parameters, format_table, print_e
 from runtime import checkpoint
 from runtime.device import connect
 from runtime.errors import InputError, exit_status
-from runtime.files import read_json
+from runtime.files import MAX_DATA_BYTES, make_folder, read_bytes, read_json
 from tasks import TASKS, Example, Task, mean_score, scores
 from training import Training
+
+DESCRIPTION = "Evaluate a finished run, or label new text with it."
 
 
 def finish(
@@ -60,7 +70,7 @@ def finish(
     metrics, predictions = {}, {}
     for split in [split for split in data if split != "train"]:
         metrics[split], predictions[split] = evaluate(
-            training.model, data[split], use_amp=args.use_amp, check=check
+            training.model, data[split], use_amp=args.use_amp, check=check, split=split
         )
         write_outputs(args, split, data[split], metrics[split], predictions[split], facts)
     finals = scores(metrics["dev"])
@@ -73,15 +83,23 @@ def finish(
 
 
 def load_run(
-    directory: Path | str, device: torch.device | str = "cpu"
+    directory: Path | str,
+    device: torch.device | str = "cpu",
+    filepath: str | None = None,
 ) -> tuple[MultitaskBert, Tokenizer, Namespace]:
     """Return the best model of a run, in eval mode, its tokenizer and its options.
+
+    Args:
+        directory: of the run.
+        device: where the model goes.
+        filepath: the folder of the checkpoints, for a run that keeps them elsewhere.
 
     Raises:
         InputError: this is no directory of a run, or its checkpoint does not fit.
     """
     directory = Path(directory)
-    args = read_options(directory)
+    folders = {} if filepath is None else {"filepath": filepath}
+    args = read_options(directory, folders | {"predictions_path": str(directory / "predictions")})
     config = load_config(directory)
     tokenizer = load_tokenizer(directory, config)
     model = build_model(args, BertModel(config))
@@ -89,35 +107,72 @@ def load_run(
     return model.to(device).eval(), tokenizer, args
 
 
-def evaluate_run(run: str, split: str, data_dir: str | None, device: torch.device) -> None:
-    """Rewrite a finished run's metrics and prediction files of one split; print the metrics."""
-    model, tokenizer, args = load_run(run, device)
-    if data_dir is not None:
-        args.data_dir = data_dir
+def evaluate_run(given: Namespace, device: torch.device) -> None:
+    """Evaluate a finished run on one split; print the metrics, then write them and predictions.
+
+    Args:
+        given: the options of this command.
+        device: where to compute.
+    """
+    split = given.split
+    model, tokenizer, args = load_run(given.run, device, given.filepath)
+    output = output_folder(given)
+    if given.data_dir is not None:
+        args.data_dir, args.smoketest = given.data_dir, False
         for task in TASKS.values():
             setattr(args, f"{task.name}_{split}", None)
+    elif args.smoketest:
+        warnings.warn("the run is a --smoketest: only its few rows are evaluated", stacklevel=1)
     data = load_data(args, tokenizer, model.encoder.config.pad_token_id, (split,))[split]
-    metrics, predictions = evaluate(model, data, use_amp=args.use_amp)
-    written = Path(args.run_dir) / f"metrics-{split}.json"
-    known = read_json(written) if written.is_file() else {}
-    facts: dict[str, object] = {"num_parameters": count_parameters(model)}
-    facts |= {"conflicts": known["conflicts"]} if "conflicts" in known else {}
-    write_outputs(args, split, data, metrics, predictions, facts)
+    metrics, predictions = evaluate(model, data, use_amp=args.use_amp, split=split)
     print(
         format_table(metrics, split=split)
         if metrics
         else f"{split} has no labels: predictions only"
     )
-    print(f"written to {args.predictions_path}")
+    facts: dict[str, object] = {"num_parameters": count_parameters(model)}
+    written = Path(args.run_dir) / f"metrics-{split}.json"
+    known = read_json(written) if written.is_file() else {}
+    if output is not None:
+        args.run_dir, args.predictions_path = str(output), str(output / "predictions")
+    elif "conflicts" in known:
+        facts |= {"conflicts": known["conflicts"]}
+    make_folder(Path(args.predictions_path))
+    write_outputs(args, split, data, metrics, predictions, facts)
+    print(f"written to {args.run_dir}")
 
 
-def label_text(run: str, task_name: str, path: str, device: torch.device) -> None:
+def output_folder(given: Namespace) -> Path | None:
+    """Return where metrics and predictions go; None for the run's own places.
+
+    Raises:
+        InputError: the folder has results on other data.
+    """
+    if given.output is not None:
+        output = Path(given.output)
+    elif given.data_dir is not None:
+        name = re.sub(r"[^\w.-]", "_", Path(given.data_dir).resolve().name) or "root"
+        output = Path(given.run) / f"on-{name}"
+    else:
+        return None
+    path = output / f"metrics-{given.split}.json"
+    data_dir = read_json(path).get("data_dir") if path.is_file() else None
+    wanted = given.data_dir and os.path.abspath(given.data_dir)
+    if data_dir is not None and data_dir != wanted:
+        raise InputError(
+            f"{path}: holds the metrics on {data_dir!r}; name another folder with --output"
+        )
+    return output
+
+
+def label_text(given: Namespace, device: torch.device) -> None:
     """Label new text, one example per line, and print it as TSV."""
-    model, tokenizer, args = load_run(run, device)
+    task_name = given.task
+    model, tokenizer, args = load_run(given.run, device, given.filepath)
     if task_name not in args.tasks:
         raise InputError(f"--task {task_name}: this run was trained on {', '.join(args.tasks)}")
     task = TASKS[task_name]
-    examples = read_text(path, task)
+    examples = read_text(given.input, task)
     pad_token_id = model.encoder.config.pad_token_id
     data = tokenize(args, task, examples, tokenizer, pad_token_id, are_tags_kept=False)
     logits = predict_logits(model, data, use_amp=args.use_amp)
@@ -142,11 +197,10 @@ def read_text(path: str, task: Task) -> list[Example]:
             sentences than the task takes; the message names the line.
     """
     name = "standard input" if path == "-" else path
+    hint = "name the text to label with --input, - for standard input"
+    raw = sys.stdin.buffer.read() if path == "-" else read_bytes(path, MAX_DATA_BYTES, hint)
     try:
-        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         lines = raw.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"--input {path}: no such file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: byte {error.start + 1} is not UTF-8 text") from None
     if not raw:
@@ -154,7 +208,7 @@ def read_text(path: str, task: Task) -> list[Example]:
     examples = []
     for number, line in enumerate(lines, start=1):
         texts = tuple(line.split("\t"))
-        if len(texts) != len(task.text_columns) or not all(text.strip() for text in texts):
+        if len(texts) != len(task.text_columns) or not all(map(is_visible, texts)):
             raise InputError(
                 f"{name}:{number}: {len(texts)} sentences in {line[:80]!r}, expected "
                 f"{len(task.text_columns)}, separated by tabs and not empty"
@@ -163,18 +217,31 @@ def read_text(path: str, task: Task) -> list[Example]:
     return examples
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> ArgumentParser:
     """Return the parser of this command."""
-    parser = argparse.ArgumentParser("evaluation.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", required=True, help="directory of a run")
-    parser.add_argument(
-        "--split", choices=["dev", "test"], default="dev", help="rows to evaluate on"
+    parser = ArgumentParser("evaluation.py", description=DESCRIPTION)
+    # torchrun takes --run as its own option, so there is a second name.
+    add = parser.add_argument
+    add("--run", "--run_dir", dest="run", type=printable, required=True, help="directory of a run")
+    add("--split", choices=["dev", "test"], default="dev", help="rows to evaluate on")
+    add("--data_dir", type=printable, help="evaluate on the files there; unset: as the run")
+    add(
+        "--output",
+        metavar="DIR",
+        type=printable,
+        help="folder of metrics and predictions; unset: the run's own, or with --data_dir a "
+        "folder on-<its name> in the run",
     )
-    parser.add_argument(
-        "--data_dir", default=None, help="where the files are (default: as the run)"
+    add(
+        "--filepath",
+        metavar="DIR",
+        type=printable,
+        help="folder of the checkpoints; unset: checkpoints in the run",
     )
     parser.add_argument("--task", choices=list(TASKS), help="task that labels --input")
-    parser.add_argument("--input", metavar="FILE", help="text to label, - for standard input")
+    parser.add_argument(
+        "--input", type=printable, metavar="FILE", help="text to label, - for standard input"
+    )
     parser.add_argument("--use_gpu", action="store_true", help="run on CUDA, an error without it")
     return parser
 
@@ -183,9 +250,9 @@ def main(args: Namespace) -> None:
     """Label --input, or evaluate the run on a split."""
     device = connect(args.use_gpu)
     if args.input is not None:
-        label_text(args.run, args.task, args.input, device)
+        label_text(args, device)
     else:
-        evaluate_run(args.run, args.split, args.data_dir, device)
+        evaluate_run(args, device)
 
 
 if __name__ == "__main__":
@@ -193,6 +260,7 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if (args.input is None) != (args.task is None):
         parser.error("--task and --input go together: the task labels the input")
-    if args.input is not None and args.data_dir is not None:
-        parser.error("--input labels new text and reads no data files; drop --data_dir")
-    sys.exit(exit_status(lambda: main(args)))
+    for name in ("data_dir", "output"):
+        if args.input is not None and getattr(args, name) is not None:
+            parser.error(f"--input labels new text on standard output; drop --{name}")
+    sys.exit(exit_status(lambda: main(args), is_output_needed=args.input is not None))

@@ -58,17 +58,9 @@ if ((${SLURM_RESTART_COUNT:-0} == 0)); then
     printf '%s\n' "host: $HOSTNAME" "${lines[@]:2}"
 else
     echo "restart $SLURM_RESTART_COUNT on $HOSTNAME"
-    resume=""
-    if [[ -f $run_dir/args.json ]]; then
-        resume=--resume
-    elif [[ -f $run_dir/search.json ]]; then
-        resume=--hpo_resume
-    fi
-    if [[ -n $resume && -z $is_resumed ]]; then
-        use_gpu=()
-        if [[ " $* " == *" --use_gpu "* ]]; then use_gpu=(--use_gpu); fi
-        set -- "$resume" "$run_dir" "${use_gpu[@]}"
-    fi
+    described=$("$python" -m scripts.slurm_job resume "$script" "$@")
+    mapfile -t flags <<<"$described"
+    set -- "${flags[@]}"
 fi
 set_launch "$@"
 run_job "$saved/" "${launch[@]}" "$script" "$@"

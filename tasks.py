@@ -20,6 +20,8 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix, f1_score
 from torch import Tensor
 
+from runtime.numbers import is_plain_number
+
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (predictions [N], labels [N])
 Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value
 Batch = dict[str, Tensor]  # described in `inputs.batches`
@@ -238,10 +240,9 @@ class Task:
 
     def parse_label(self, text: str) -> int | float:
         """Read a label; an integer may be written 1 or 1.0. Raises ValueError for anything else."""
-        value = float(text)
         low, high = self.label_range
-        is_allowed = low <= value <= high and "_" not in text  # Python reads 0_4 as 4
-        if not is_allowed or (self.label_type is int and value != int(value)):
+        value = float(text) if is_plain_number(text.strip()) else math.nan
+        if not low <= value <= high or (self.label_type is int and value != int(value)):
             raise ValueError(f"{text!r} is not {self.label_expected}")
         return self.label_type(value)
 

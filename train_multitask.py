@@ -9,30 +9,21 @@ python train_multitask.py --hpo --hpo_trials 20            # search options, tra
 torchrun --nproc_per_node 4 train_multitask.py --use_gpu   # each batch over four GPUs
 """
 
-import argparse
+import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imports
+
+# isort: split
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
-from datasets import SPLITS, load_data
+from datasets import load_data
 from engine import fit
 from evaluation import finish
-from inputs.batches import PAIR_ENCODINGS
 from inputs.frozen_states import cache_frozen_states
-from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
-from models.pretrained import BUNDLED, HUB_IDS
-from optimizers import LR_SCHEDULES, OPTIMIZERS
-from options.parsing import ArgumentParser, parse_args
-from options.techniques import joint_defaults
-from options.types import (
-    count,
-    non_negative_float,
-    plain_name,
-    positive_float,
-    positive_int,
-    probability,
-    task_weight,
-)
+from models import build_model
+from options.parsing import parse_args
+from options.run_options import get_args_parser
 from reporting.run_log import build_run_log
 from reporting.start import open_run
 from reporting.summary import count_evaluated, print_resumed, print_start, resume_command
@@ -40,8 +31,7 @@ from runtime import checkpoint
 from runtime.device import connect
 from runtime.errors import exit_status
 from runtime.interrupts import stop_on_signals
-from search.tune import add_search_options, search
-from tasks import TASKS
+from search.tune import search
 from training import build_training
 
 
@@ -90,247 +80,11 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
         )
 
         # Fit, and finish with the best checkpoint.
-        with stop_on_signals(resume_command(args)) as stop:
+        last = Path(args.filepath) / "last.pt"
+        with stop_on_signals(resume_command(args), last, start.check_place) as stop:
             fit(args, training, data["dev"], log, stop.check)
             if report is None:
                 finish(args, training, data, log, stop.check)
-
-
-def get_args_parser(add_help: bool = True) -> ArgumentParser:
-    """Return the parser of every option that both entry scripts share."""
-    parser = ArgumentParser(
-        description=__doc__.splitlines()[0],
-        add_help=add_help,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument_group("data").add_argument
-    add(
-        "--data_dir",
-        help="folder of the nine files; unset: data if all are there, else data/sample",
-    )
-    for task in TASKS.values():
-        for split in SPLITS:
-            flags = [f"--{name}_{split}" for name in (task.name, *task.aliases)]
-            dest = f"{task.name}_{split}"
-            add(*flags, dest=dest, metavar="FILE", help=f"{split} file of {task.name} alone")
-    add(
-        "--skip_bad_rows",
-        action="store_true",
-        help="skip bad rows and print which; off: a bad row is an error",
-    )
-    choices = ["multitask", *TASKS]
-    add("--task", choices=choices, default="multitask", help="train and evaluate one task alone")
-    add(
-        "--augment",
-        type=count,
-        default=0,
-        help="EDA variants per example of sst's small classes, and each pair swapped once; 0: none",
-    )
-    add(
-        "--max_length",
-        type=positive_int,
-        default=128,
-        help="tokens of a sequence (of both sentences under cross), special tokens included; "
-        "the rest is cut off",
-    )
-
-    add = parser.add_argument_group("model").add_argument
-    names = ", ".join([BUNDLED, *HUB_IDS])
-    add("--model_name", default=BUNDLED, help=f"{names}, a hub id, or a local directory")
-    add("--local_files_only", action="store_true", help="never ask the hub, only its local cache")
-    add(
-        "--option",
-        choices=["finetune", "pretrain"],
-        default="finetune",
-        help="finetune: train everything; pretrain: freeze the encoder, train features and heads",
-    )
-    add(
-        "--pair_encoding",
-        choices=PAIR_ENCODINGS,
-        default="cross",
-        help="cross: a pair is one sequence; bi: each sentence is encoded by itself",
-    )
-    add(
-        "--train_mode",
-        choices=TRAIN_MODES,
-        default="last_hidden_state",
-        help="states to read: the last layer's, the mean of some layers', every layer's [CLS]",
-    )
-    add(
-        "--layers",
-        nargs="+",
-        type=positive_int,
-        metavar="LAYER",
-        help="layers of --train_mode single_layers, counted from 1; unset: the last four",
-    )
-    add("--extension", choices=FEATURES, default="none", help="module on top of these states")
-    add("--pooling", choices=POOLINGS, default="mean", help="how token states become one vector")
-    add(
-        "--segment_length",
-        type=positive_int,
-        default=34,
-        help="tokens per segment of --extension hierarchical, special tokens included",
-    )
-    add(
-        "--additional_input",
-        action="store_true",
-        help="add embeddings of part-of-speech and entity tags (needs spaCy)",
-    )
-    add(
-        "--combined_models",
-        action="store_true",
-        help="mix three encoders by the weights of a fourth; about five times the time",
-    )
-    add("--n_hidden_layers", type=count, default=0, help="hidden layers of each head")
-    add("--add_layers", type=count, default=0, help="additional hidden layers of sst's head")
-    add(
-        "--hidden_dropout_prob",
-        type=probability,
-        default=0.1,
-        help="dropout of encoder (hidden states and attention) and heads; 0: off",
-    )
-    add(
-        "--no_train_classifier",
-        dest="train_classifier",
-        action="store_false",
-        help="freeze the heads as they were initialised",
-    )
-    add(
-        "--unfreeze_interval",
-        type=positive_int,
-        help="under --option pretrain, epochs after which one more layer is trained, from the "
-        "top; unset: never",
-    )
-    add("--checkpoint", metavar="FILE", help="start from the weights of a best.pt or last.pt")
-
-    add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=positive_int, default=2, help="number of epochs; see --samples_per_epoch")
-    add(
-        "--samples_per_epoch",
-        type=positive_int,
-        help="examples per task and epoch, N times the number of tasks in all; unset: as many as "
-        "the files hold",
-    )
-    add(
-        "--num_batches_per_epoch",
-        type=positive_int,
-        help="updates per epoch, in place of --samples_per_epoch",
-    )
-    add(
-        "--batch_size",
-        type=positive_int,
-        default=16,
-        help="examples per batch; an update has one batch per task, or one where tasks take turns",
-    )
-    add(
-        "--micro_batch_size",
-        type=positive_int,
-        help="examples in memory at once, all workers together; gradients stay the same; unset: "
-        "the whole batch",
-    )
-    add(
-        "--task_weights",
-        nargs="+",
-        type=task_weight,
-        default=[],
-        metavar="TASK=WEIGHT",
-        help="factor of a task's loss; unset: 1 for each",
-    )
-    add(
-        "--class_weights",
-        action="store_true",
-        help="weight each of sst's classes by the inverse of its number of training examples",
-    )
-    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="update rule")
-    add(
-        "--lr",
-        type=positive_float,
-        help="peak learning rate; unset: 2e-4 for encoders narrower than 768, else 3e-5; "
-        "1e-3 with --option pretrain; a quarter of it with --optimizer sophiah",
-    )
-    add(
-        "--rho",
-        type=positive_float,
-        default=0.01,
-        help="SophiaH's gamma, the weight of the curvature; larger: smaller steps (paper: 0.01)",
-    )
-    add(
-        "--hess_interval",
-        type=positive_int,
-        default=10,
-        help="updates between two Hessian estimates of SophiaH (paper: 10)",
-    )
-    add(
-        "--weight_decay",
-        type=non_negative_float,
-        default=0.01,
-        help="weight decay of matrices, not of biases and LayerNorms; 0: off",
-    )
-    add("--clip", type=non_negative_float, default=1.0, help="largest norm of the gradient; 0: off")
-    add(
-        "--scheduler",
-        type=str.lower,
-        choices=LR_SCHEDULES,
-        default="linear_warmup",
-        help="learning-rate schedule; plateau follows the mean dev score; none: constant",
-    )
-    add(
-        "--warmup_fraction",
-        type=probability,
-        default=0.1,
-        help="share of all updates that warm up; 0: no warm-up",
-    )
-    add(
-        "--restarts",
-        type=count,
-        default=0,
-        help="number of restarts of --scheduler cosine; 0: none",
-    )
-    add(
-        "--patience",
-        type=count,
-        help="stop after more than so many epochs without a better dev mean; unset: never",
-    )
-    add("--seed", type=count, default=0, help="seed of everything random")
-    add(
-        "--use_gpu", action="store_true", help="train on CUDA, an error without it; off: on the CPU"
-    )
-    add("--use_amp", action="store_true", help="compute in bfloat16 on either device; off: float32")
-    add(
-        "--smoketest",
-        action="store_true",
-        help="tiny sizes, every part: 2 updates of 2 examples per task, 8 dev and 8 test rows",
-    )
-
-    add = parser.add_argument_group("evaluation and output").add_argument
-    add("--dev_samples", type=positive_int, help="dev rows per task after each epoch; unset: all")
-    add("--logdir", default="runs", help="where run directories are made")
-    add("--run_name", type=plain_name, help="name of the run's directory; unset: the time")
-    add(
-        "--tensorboard_subfolder",
-        type=plain_name,
-        default="tensorboard",
-        help="folder of the TensorBoard events inside the run directory",
-    )
-    add("--write_summary", action="store_true", default=True, help="write TensorBoard events")
-    add("--no_tensorboard", dest="write_summary", action="store_false", help="write no events")
-    add("--profiler", action="store_true", help="profile updates 3 to 5 of the first epoch")
-    add(
-        "--filepath",
-        metavar="DIR",
-        help="folder of the checkpoints; unset: checkpoints in the run directory",
-    )
-    add(
-        "--predictions_path",
-        metavar="DIR",
-        help="folder of the prediction files; unset: predictions in the run directory",
-    )
-    add("--no_test_predictions", action="store_true", help="do not read or predict the test files")
-    add("--save_every", type=positive_int, help="updates between checkpoints; unset: one epoch")
-    add("--resume", metavar="DIR", help="resume an interrupted run exactly where it stopped")
-    add_search_options(parser)
-    parser.set_defaults(script="train_multitask.py", **joint_defaults())
-    return parser
 
 
 if __name__ == "__main__":

@@ -36,15 +36,15 @@ COUNTS = {  # option that several benchmarks have -> its help
 }
 
 
-def shared_parser(doc: str, **defaults: int | None) -> argparse.ArgumentParser:
+def shared_parser(doc: str | None, **defaults: int | None) -> argparse.ArgumentParser:
     """Return the parser of a benchmark.
 
     Args:
-        doc: the benchmark's docstring, whose first line describes it.
+        doc: the benchmark's docstring, whose first line describes it; None under python -OO.
         defaults: the options of `COUNTS` that the benchmark has, with their defaults.
     """
     parser = argparse.ArgumentParser(
-        description=doc.splitlines()[0],
+        description=(doc or "").partition("\n")[0],
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -324,7 +324,7 @@ FILES = {  # stem: columns with the label last, line end, number of training row
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--out", type=Path, default="data/sample", help="folder for the files (%(default)s)"
     )

@@ -94,7 +94,8 @@ def take_picture(browser: str, url: str, path: Path, args: Namespace) -> None:
 def get_args_parser() -> ArgumentParser:
     """Return the parser of all options."""
     parser = ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--logdir", default=str(ROOT / "runs"), help="log directory that TensorBoard shows")

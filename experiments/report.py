@@ -225,7 +225,8 @@ def get_args_parser() -> ArgumentParser:
     """Return the parser of the report's options."""
     here = ROOT / "experiments"
     parser = ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--settings", metavar="KEY", help="key of a group of results; unset: the largest group")

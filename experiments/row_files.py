@@ -79,13 +79,12 @@ def read_row(path: Path) -> Row:
     script = headers.get("script", SCRIPTS[0]).strip()
     if script not in SCRIPTS:
         raise InputError(f"{path}: script is {script!r}, expected one of {', '.join(SCRIPTS)}")
-    words = ArgumentParser().convert_arg_line_to_args
     return Row(
         name=path.stem,
         title=title.removeprefix("# ").strip(),
         path=path,
         script=script,
-        flags=tuple(word for line in lines for word in words(line)),
+        flags=tuple(ArgumentParser().words_of(path)),
         method=headers.get("part of", path.stem).strip(),
         control=headers.get("control", BASELINE).strip(),
         obstacle=headers.get("not run by default", "").strip(),

@@ -248,7 +248,7 @@ def choose_rows(names: list[str], rows: dict[str, Row]) -> list[Row]:
 def get_args_parser() -> ArgumentParser:
     """Return the parser of the runner's own options."""
     parser = ArgumentParser(
-        description=__doc__.splitlines()[0],
+        description=(__doc__ or "").partition("\n")[0],
         usage="%(prog)s [row ...] [--seeds N ...] [options here and of train_multitask.py]",
         formatter_class=ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

@@ -24,7 +24,8 @@ class Contradiction(NamedTuple):
 
 def trained(args: Namespace) -> list[str]:
     """Return the names of the tasks that are trained."""
-    return [name for name in (args.task, args.task_scheduler) if name in TASKS][:1] or list(TASKS)
+    alone = [name for name in (args.task, args.task_scheduler) if name in TASKS][:1]
+    return alone or getattr(args, "tasks", None) or list(TASKS)
 
 
 def heads(args: Namespace) -> set[str]:
@@ -230,3 +231,11 @@ NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
         for name in ("smart_weight_regularization", "smart_radius", "smart_mu")
     }
 )
+
+
+def contradiction_of(args: Namespace) -> str | None:
+    """Return what is wrong with these options together; None if nothing is."""
+    for contradiction in CONTRADICTIONS:
+        if contradiction.holds(args):
+            return contradiction.message
+    return None

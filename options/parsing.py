@@ -1,9 +1,12 @@
 """Reading the command line: checks, what a resumed run may change, resolved defaults."""
 
 import argparse
+import os
 import shlex
+import sys
 import warnings
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -13,9 +16,10 @@ from models.bert import BertConfig
 from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
-from options.legal import CONTRADICTIONS, NEEDS
+from options.legal import NEEDS, contradiction_of
 from options.packages import check_packages
 from runtime.errors import InputError, report
+from runtime.files import MIB, read_text
 from tasks import TASKS
 
 # All that may be given again with --resume; everything else comes from the run's args.json.
@@ -23,29 +27,72 @@ RESUME_OPTIONS = (
     *("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path"),
     *(f"{name}_{split}" for name in TASKS for split in SPLITS),
 )
+MAX_NESTING = 10  # of an @file that names an @file
 SEARCH_RESUME_OPTIONS = ("hpo_resume", "hpo_only", "ray_address", "use_gpu")
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that reads `@file` arguments and prints an error as one line.
 
-    Such a file holds words as in a shell, several per line, with quotes and # comments.
+    Such a file holds words as in a shell, several per line, with quotes and # comments. It may name
+    other such files.
+
+    Attributes:
+        source: the file that the options come from. Its errors are raised as InputError, and it
+            may not name an `@file`. None for a command line.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, **options)
+    source: Path | None = None
+
+    def __init__(self, prog: str | None = None, **options: Any) -> None:
+        super().__init__(prog, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Print the error without the usage, which is longer than a screen, and exit."""
+        """Print the error without the usage, which is longer than a screen, and exit.
+
+        Raises:
+            InputError: the options come from a file.
+        """
+        if self.source is not None:
+            raise InputError(f"{self.source}: {message}")
         report(f"{self.prog}: error: {message} (--help lists every option)")
         self.exit(2)
 
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """Return the words of one line of an `@file`."""
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Parse words, those of `@file` arguments in their place."""
+        words = sys.argv[1:] if args is None else list(args)
+        if self.source is None:
+            words = self.expanded(words)
+        return super().parse_known_args(words, namespace)
+
+    def expanded(self, words: list[str], outer: tuple[Path, ...] = ()) -> list[str]:
+        """Replace each `@file` with the words that it holds; `outer`: the files around it."""
+        found = []
+        for word in words:
+            if not word.startswith("@"):
+                found.append(word)
+                continue
+            path = Path(word[1:])
+            if path.resolve() in outer or len(outer) == MAX_NESTING:
+                self.error(f"{word!r} names itself, or is nested deeper than {MAX_NESTING} files")
+            found += self.expanded(self.words_of(path), (*outer, path.resolve()))
+        return found
+
+    def words_of(self, path: Path) -> list[str]:
+        """Return the words of an `@file`."""
         try:
-            return shlex.split(arg_line, comments=True)
-        except ValueError as error:
-            self.error(f"{arg_line!r} in an @file: {error}; expected flags as in a shell")
+            lines = read_text(path, MIB, hint="an @file holds flags as in a shell").splitlines()
+        except InputError as error:
+            self.error(str(error))
+        words = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                words += shlex.split(line, comments=True)
+            except ValueError as error:
+                self.error(
+                    f"{path}:{number}: {error} in {line[:80]!r}; expected flags as in a shell"
+                )
+        return words
 
 
 def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespace:
@@ -56,14 +103,11 @@ def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespa
         command line.
     """
     args = parser.parse_args(argv)
-    args.task_weights = dict(args.task_weights)
     unset = object()
     blank = Namespace(**dict.fromkeys(vars(args), unset))
     explicit = vars(parser.parse_args(argv, namespace=blank))
     args.given = sorted(name for name, value in explicit.items() if value is not unset)
-    for contradiction in CONTRADICTIONS:
-        if contradiction.holds(args):
-            parser.error(contradiction.message)
+    check_options(parser, args)
     for name, (needed, is_needed) in NEEDS.items():
         if name in args.given and not is_needed(args):
             parser.error(f"--{name} does nothing without {needed}; add that, or drop it")
@@ -72,6 +116,18 @@ def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespa
     elif args.resume is not None:
         refuse_fixed(parser, args, "--resume", "the run's args.json", RESUME_OPTIONS)
     return args
+
+
+def check_options(parser: ArgumentParser, args: Namespace) -> None:
+    """End in `parser.error` if options contradict each other; make task_weights a dict."""
+    names = [name for name, _ in args.task_weights]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        parser.error(f"--task_weights names {twice[0]} more than once; give each task one weight")
+    args.task_weights = dict(args.task_weights)
+    message = contradiction_of(args)
+    if message is not None:
+        parser.error(message)
 
 
 def refuse_fixed(
@@ -100,7 +156,8 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
     is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
     check_length("max_length", args.max_length, config, is_checked=not is_cut)
     check_length("segment_length", args.segment_length, config, is_checked=is_cut)
-    args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
+    if getattr(args, "tasks", None) is None:  # a saved run keeps those that it was made with
+        args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
     if args.lr is None:
         args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
     if args.use_pal and args.pal_size is None:
@@ -112,13 +169,40 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
     if args.data_dir is None:
         args.data_dir = str(default_data_dir())
-    if args.smoketest:
-        # Four rows per task: two updates of every task, whatever the task scheduler. One epoch, and
-        # one with a layer unfrozen.
-        args.batch_size, args.epochs = 2, 1 + (args.unfreeze_interval or 0)
-        args.samples_per_epoch = args.num_batches_per_epoch = args.micro_batch_size = None
-        args.max_length = min(args.max_length, 32)
+    if args.smoketest and args.resume is None:  # a saved run has these sizes already
+        shrink(args)
     print(f"data: {args.data_dir}")
+
+
+def make_absolute(args: Namespace) -> None:
+    """Make paths absolute, in place, so that the run can be resumed from any directory."""
+    own_files = [f"{name}_{split}" for name in TASKS for split in SPLITS]
+    for name in ("data_dir", "checkpoint", "filepath", "predictions_path", *own_files):
+        if getattr(args, name, None) is not None:
+            setattr(args, name, os.path.abspath(getattr(args, name)))
+    if Path(getattr(args, "model_name", "")).is_dir():
+        args.model_name = os.path.abspath(args.model_name)
+
+
+def shrink(args: Namespace) -> None:
+    """Set the sizes of --smoketest, in place; warn if one of them was given.
+
+    Four rows per task make two updates of every task, whatever the task scheduler. There is one
+    epoch, and one with a layer unfrozen.
+    """
+    sizes = {
+        "batch_size": 2,
+        "epochs": 1 + (args.unfreeze_interval or 0),
+        "samples_per_epoch": None,
+        "num_batches_per_epoch": None,
+        "micro_batch_size": None,
+        "max_length": min(args.max_length, 32),
+    }
+    changed = [n for n, size in sizes.items() if n in args.given and getattr(args, n) != size]
+    vars(args).update(sizes)
+    if changed:
+        listed = ", ".join("--" + name for name in changed)
+        warnings.warn(f"--smoketest sets its own sizes in place of {listed}", stacklevel=2)
 
 
 def check_length(name: str, length: int, config: BertConfig, is_checked: bool) -> None:

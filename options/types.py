@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
+from runtime.numbers import is_plain_number
 from tasks import TASKS
 
 Number = TypeVar("Number", int, float)
+LARGEST = 10**9  # of any count: more examples, updates or tokens than any run has
 
 
 def number(
@@ -25,28 +27,40 @@ def number(
     """
 
     def convert(text: str) -> Number:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
+        value = None
+        if is_plain_number(text):
+            try:
+                value = kind(text)
+            except ValueError:  # "1.5" is no int
+                pass
         if value is None or not is_allowed(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+            raise argparse.ArgumentTypeError(f"{shorten(text)} is not {expected}")
         return value
 
     return convert
 
 
-INFINITY = float("inf")
-positive_int = number(int, "a positive integer", lambda value: value > 0)
-count = number(int, "an integer of at least 0", lambda value: value >= 0)
-positive_float = number(float, "a positive number", lambda value: 0 < value < INFINITY)
-non_negative_float = number(float, "a number of at least 0", lambda value: 0 <= value < INFINITY)
+def shorten(text: str, num_characters: int = 80) -> str:
+    """Return a quoted text for an error message, cut off after `num_characters`."""
+    return repr(text if len(text) <= num_characters else text[:num_characters] + "...")
+
+
+positive_int = number(
+    int, f"a positive integer up to {LARGEST:,}", lambda value: 0 < value <= LARGEST
+)
+count = number(int, f"an integer from 0 to {LARGEST:,}", lambda value: 0 <= value <= LARGEST)
+few = number(int, "an integer from 0 to 100", lambda value: 0 <= value <= 100)
+seed = number(int, "an integer from 0 to 4,294,967,295", lambda value: 0 <= value < 2**32)
+positive_float = number(float, "a positive number up to 1e30", lambda value: 0 < value <= 1e30)
+non_negative_float = number(
+    float, "a number of at least 0, at most 1e30", lambda value: 0 <= value <= 1e30
+)
 probability = number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 rate = number(float, "a number in (0, 1]", lambda value: 0 < value <= 1)
 multiple_of_six = number(
     int,
-    "a positive multiple of 6, the number of heads",
-    lambda value: value > 0 and value % 6 == 0,
+    "a positive multiple of 6, the number of heads, up to 60,000",
+    lambda value: 0 < value <= 60_000 and value % 6 == 0,
 )
 
 
@@ -54,14 +68,30 @@ def task_weight(text: str) -> tuple[str, float]:
     """Return a task's name and its weight from `TASK=WEIGHT`."""
     name, _, weight = text.partition("=")
     if name not in TASKS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not TASK=WEIGHT, tasks {', '.join(TASKS)}")
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is not TASK=WEIGHT, tasks {', '.join(TASKS)}"
+        )
     return name, positive_float(weight)
 
 
 def plain_name(text: str) -> str:
     """Return a name for a file or folder, without a path."""
-    if not text or text.startswith(".") or "/" in text or "\0" in text:
+    if not is_plain_name(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain name, without / or a leading dot"
+            f"{shorten(text)} is not a plain name: at most 200 bytes, without /, control "
+            "characters or a leading dot"
         )
+    return text
+
+
+def is_plain_name(text: str) -> bool:
+    """Tell whether a text can name a file or folder, and be printed."""
+    is_short = len(text.encode(errors="replace")) <= 200  # suffixes are added to it
+    return bool(text) and text.isprintable() and is_short and text[0] != "." and "/" not in text
+
+
+def printable(text: str) -> str:
+    """Return a path, or another text, that can be printed and written to a file."""
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is empty or holds control characters")
     return text

@@ -5,14 +5,14 @@ import errno
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,48 +21,110 @@ from tokenizers import Tokenizer
 
 from inputs.batches import Rows
 from models.bert import BertConfig
+from options.legal import contradiction_of
+from options.parsing import make_absolute
+from options.saved import check_saved_options
 from runtime import workers
 from runtime.errors import InputError
-from runtime.files import atomic_write, read_json, write_json
-from runtime.locks import locked
+from runtime.files import (
+    atomic_write,
+    make_folder,
+    read_json,
+    remove_empty,
+    remove_partial,
+    write_json,
+)
+from runtime.locks import locked, reserved
 from tasks import Metrics, Task, mean_score, scores
 
 REPORTED_VERSIONS = ("torch", "numpy", "tokenizers", "safetensors", "scipy", "scikit-learn")
 MOVABLE = {"filepath": "checkpoints", "predictions_path": "predictions"}
 
 
-def name_run_dir(args: Namespace) -> None:
-    """Set run_dir, filepath and predictions_path.
+def name_run_dir(args: Namespace, locks: ExitStack) -> None:
+    """Set run_dir, filepath and predictions_path, and keep other processes off them.
 
-    Worker 0 chooses: the clock and the disk may look different to another one.
+    Nothing is loaded yet, so that a name that is taken is noticed at once. Worker 0 chooses: the
+    clock and the disk may look different to another one.
+
+    Args:
+        args: the options of a new run.
+        locks: hold the name and the folders until the run ends.
 
     Raises:
         InputError: one of them is taken.
+        OSError: one of them cannot be written.
     """
     if workers.is_main():
-        choose_run_dir(args)
+        take_name(args, locks)
+        lock_folders(args, locks)
     names = ("run_dir", *MOVABLE)
     vars(args).update(workers.broadcast({name: getattr(args, name, None) for name in names}))
 
 
-def choose_run_dir(args: Namespace) -> None:
-    """Choose a free name, and folders that hold no other run's files. Raises InputError."""
+def take_name(args: Namespace, locks: ExitStack) -> None:
+    """Take a free name for the run's directory. Raises InputError or OSError."""
+    logdir = Path(args.logdir)
     stem = args.run_name or time.strftime("run-%Y%m%d-%H%M%S")
     names = [stem] if args.run_name else [stem, *(f"{stem}-{count}" for count in range(2, 1000))]
-    free = [name for name in names if not (Path(args.logdir) / name).exists()]
-    if not free:
-        raise InputError(
-            f"{Path(args.logdir) / stem}: a run of this name exists; choose another --run_name, or "
-            f"continue it: --resume {Path(args.logdir) / stem}"
-        )
-    args.run_dir = str(Path(args.logdir) / free[0])
+    try:
+        locks.callback(remove_empty, make_folder(logdir))
+    except OSError as error:
+        raise OSError(f"{logdir}: no run directory can be made in it: {error.strerror}") from None
+    for name in names:
+        run_dir = logdir / name
+        if os.path.lexists(run_dir) or not locks.enter_context(reserved(logdir / f".{name}.lock")):
+            continue
+        if not os.path.lexists(run_dir):  # nor has another run just got this name and ended
+            args.run_dir = str(run_dir)
+            return
+    state = "exists" if os.path.lexists(logdir / stem) else "is just starting"
+    raise InputError(
+        f"{logdir / stem}: a run of this name {state}; choose another --run_name, or continue it: "
+        f"--resume {shlex.quote(str(logdir / stem))}"
+    )
+
+
+def lock_folders(args: Namespace, locks: ExitStack) -> None:
+    """Take the folders of checkpoints and predictions; those outside the run's must be free.
+
+    Raises:
+        InputError: another run is at work in such a folder, or has left its files there.
+        OSError: such a folder cannot be written.
+    """
+    taken = []
     for (name, folder), pattern in zip(MOVABLE.items(), ("*.pt", "*-output.csv")):
         if getattr(args, name) is None:
             setattr(args, name, str(Path(args.run_dir) / folder))
-        if any(Path(getattr(args, name)).glob(pattern)):
-            raise InputError(
-                f"--{name} {getattr(args, name)}: holds another run's {folder}; name an empty one"
-            )
+        path = Path(getattr(args, name))
+        if inside(path, args.run_dir) is None and path not in taken:
+            take_folder(path, f"--{name}", locks)
+            taken.append(path)
+        if any(path.glob(pattern)):
+            raise InputError(f"--{name} {path}: holds another run's {folder}; name an empty one")
+
+
+def inside(path: Path | str, directory: Path | str) -> Path | None:
+    """Return the way from a directory to a path in it; None if the path is outside."""
+    way = Path(os.path.relpath(os.path.abspath(path), os.path.abspath(directory)))
+    return None if ".." in way.parts else way
+
+
+def take_folder(folder: Path, flag: str, locks: ExitStack) -> None:
+    """Make a folder if it is missing, and keep other runs off it.
+
+    Raises:
+        InputError: another run is at work in it.
+        OSError: it cannot be written.
+    """
+    try:
+        locks.callback(remove_empty, make_folder(folder))
+        is_free = locks.enter_context(reserved(folder / ".lock"))
+    except OSError as error:
+        reason = error.strerror or str(error).rpartition(": ")[2]
+        raise OSError(f"{flag} {folder}: cannot be written: {reason}") from None
+    if not is_free:
+        raise InputError(f"{flag} {folder}: in use by another run; name another folder")
 
 
 def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> None:
@@ -76,7 +138,6 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
     """
     if not workers.is_main():
         return
-    check_folders(args)
     partial = Path(args.logdir) / f".partial-{secrets.token_hex(8)}"
     try:
         partial.mkdir(parents=True)
@@ -86,9 +147,8 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
         ) from None
     contents = {"args.json": run_record(args), "config.json": config.to_dict()}
     try:
-        for name, folder in MOVABLE.items():
-            if Path(getattr(args, name)) == Path(args.run_dir) / folder:
-                (partial / folder).mkdir()
+        for folder in filter(None, (inside(getattr(args, name), args.run_dir) for name in MOVABLE)):
+            (partial / folder).mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             write_json(partial / name, content)
         with atomic_write(partial / "tokenizer.json") as file:
@@ -103,18 +163,6 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
         raise OSError(f"{args.run_dir}: cannot be made: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_folders(args: Namespace) -> None:
-    """Raise OSError now, and not after an epoch, if a folder beside the run's is not writable."""
-    for name in MOVABLE:
-        folder = Path(getattr(args, name))
-        if not folder.is_relative_to(args.run_dir):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=folder).close()
-            except OSError as error:
-                raise OSError(f"--{name} {folder}: cannot be written: {error.strerror}") from None
 
 
 def run_record(args: Namespace) -> dict:
@@ -147,24 +195,47 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in REPORTED_VERSIONS}
 
 
-def read_options(directory: Path | str) -> Namespace:
-    """Read a run's options from args.json; its folders follow if the run was moved.
+def read_options(directory: Path | str, given: dict[str, str] | None = None) -> Namespace:
+    """Read a run's options from args.json, and check them like a command line.
+
+    The run's folders follow if it was moved.
+
+    Args:
+        directory: of the run.
+        given: folders that the command line names, by option. Those that args.json names have to be
+            inside the run, as the file may be someone else's.
 
     Raises:
-        InputError: this is no directory of a run.
+        InputError: this is no directory of a run, an option is wrong, or a folder is outside.
     """
-    directory = Path(directory)
-    if not (directory / "args.json").is_file():
+    directory, given = Path(directory), given or {}
+    path = directory / "args.json"
+    if not path.is_file():
         raise InputError(f"{directory}: no args.json in it, expected the directory of a run")
-    record = read_json(directory / "args.json")
-    if not isinstance(record.get("options"), dict) or "run_dir" not in record["options"]:
-        raise InputError(f"{directory / 'args.json'}: holds no options of a run")
-    args = Namespace(**record["options"])
+    options = read_json(path).get("options")
+    args = check_saved_options(options, path)
     for name, folder in MOVABLE.items():
-        if Path(getattr(args, name)) == Path(args.run_dir) / folder:
-            setattr(args, name, str(directory / folder))
+        saved = getattr(args, name)
+        way = Path(folder) if saved is None else inside(saved, args.run_dir)
+        if name not in given and way is None:
+            raise InputError(
+                f"{path}: {name} is {saved!r}, outside the run; if that is right, add "
+                f"--{name} {shlex.quote(str(saved))}"
+            )
+        setattr(args, name, given.get(name, str(directory / (way or folder))))
+    for folder in {*(getattr(args, name) for name in MOVABLE)} - {*given.values()}:
+        check_own(Path(folder), directory)
+    check_own(directory / args.tensorboard_subfolder, directory)
     args.run_dir = str(directory)
     return args
+
+
+def check_own(folder: Path, directory: Path) -> None:
+    """Raise InputError if links lead from a run's folder to a place outside the run."""
+    if not folder.resolve().is_relative_to(directory.resolve()):
+        raise InputError(
+            f"{folder}: leads to {folder.resolve()} by a link; nothing is written outside the run"
+        )
 
 
 def resumed_options(given: Namespace) -> Namespace:
@@ -175,13 +246,50 @@ def resumed_options(given: Namespace) -> Namespace:
     Raises:
         InputError: this is no directory of a run, or --filepath holds no last.pt.
     """
-    args = read_options(given.resume)
+    make_absolute(given)
+    folders = {name: getattr(given, name) for name in MOVABLE if name in given.given}
+    args = read_options(given.resume, folders)
+    saved_filepath = read_json(Path(given.resume) / "args.json")["options"].get("filepath")
     for name in given.given:
         setattr(args, name, getattr(given, name))
     args.resume, args.use_gpu = given.resume, given.use_gpu
-    if "filepath" in given.given and not (Path(args.filepath) / "last.pt").is_file():
+    message = contradiction_of(args)
+    if message is not None:
+        raise InputError(message)
+    is_moved = "filepath" in given.given and args.filepath != saved_filepath
+    if is_moved and not (Path(args.filepath) / "last.pt").is_file():
         raise InputError(f"--filepath {args.filepath}: no last.pt in it to resume from")
     return args
+
+
+def lock_resumed(args: Namespace, locks: ExitStack) -> None:
+    """Keep other runs off a resumed run's folders, and tidy up after a killed process."""
+    if not workers.is_main():
+        return
+    for path in {Path(getattr(args, name)): name for name in MOVABLE}:
+        if inside(path, args.run_dir) is None:
+            take_folder(path, str(path), locks)
+        path.mkdir(parents=True, exist_ok=True)  # an earlier version made it later
+        remove_partial(path)
+    remove_partial(Path(args.run_dir))
+
+
+def find_last(args: Namespace) -> Path | None:
+    """Return the checkpoint that a resumed run continues from; None if it has not got so far.
+
+    Raises:
+        InputError: it is gone although the run has results, on top of which it would start over.
+    """
+    last, run_dir = Path(args.filepath) / "last.pt", Path(args.run_dir)
+    if last.is_file():
+        return last
+    for result in (last.with_name("best.pt"), run_dir / "metrics.jsonl"):
+        if result.is_file():
+            raise InputError(
+                f"{last}: missing, although {result} is there; starting over would replace it. "
+                "Put last.pt back, or start a new run"
+            )
+    return None
 
 
 def keep_options(args: Namespace) -> None:
@@ -193,17 +301,17 @@ def keep_options(args: Namespace) -> None:
 
 
 @contextmanager
-def run_lock(directory: Path | str) -> Iterator[None]:
+def run_lock(directory: Path | str) -> Iterator[int | None]:
     """Keep other processes off a run; where there is no run, do nothing.
 
-    Worker 0 holds the lock for all.
+    Worker 0 holds the lock for all. Yields the descriptor of the lock file, None without one.
 
     Raises:
         InputError: another process is at work on the run.
     """
     path = Path(directory) / "config.json"  # never written again
-    with locked(path) if path.is_file() and workers.is_main() else nullcontext():
-        yield
+    with locked(path) if path.is_file() and workers.is_main() else nullcontext() as descriptor:
+        yield descriptor
 
 
 def write_outputs(
@@ -234,6 +342,8 @@ def write_outputs(
     if not metrics:
         return
     content: dict = {"metrics": metrics, "mean": mean_score(scores(metrics)), "confusion": {}}
+    content["data_dir"] = os.path.abspath(args.data_dir)
+    content["num_rows"] = {name: len(rows) for name, rows in data.items()}
     content |= facts
     for name, rows in data.items():
         if rows.task.class_names is not None and rows.labels is not None:

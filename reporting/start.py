@@ -11,15 +11,19 @@ from torch import nn
 
 from models.bert import BertConfig, BertModel
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
-from options.parsing import resolve_options
+from options.parsing import make_absolute, resolve_options
 from reporting.run_directory import (
+    find_last,
     keep_options,
+    lock_resumed,
     make_run_dir,
     name_run_dir,
     resumed_options,
     run_lock,
 )
 from runtime import checkpoint, workers
+from runtime.errors import InputError
+from runtime.locks import is_same_file
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Start:
         source: the directory that these come from: a published checkpoint, or the run's own.
         last: the checkpoint to resume from; None for a run that starts from published weights.
         locks: what is released when the run ends.
+        anchor: the descriptor of a file in the run's directory, once that is there; None in all
+            workers but 0.
     """
 
     args: Namespace
@@ -41,6 +47,7 @@ class Start:
     source: Path
     last: Path | None
     locks: ExitStack
+    anchor: int | None
 
     def build_encoder(self) -> BertModel:
         """Return the encoder with published weights, or with fresh ones that `last` replaces."""
@@ -59,8 +66,17 @@ class Start:
             keep_options(self.args)
         else:
             make_run_dir(self.args, self.config, self.tokenizer)
-            self.locks.enter_context(run_lock(self.args.run_dir))
+            self.anchor = self.locks.enter_context(run_lock(self.args.run_dir))
         workers.barrier()  # all workers read and write in it
+
+    def check_place(self) -> None:
+        """Raise InputError if the run's directory has been moved or removed while we work."""
+        path = Path(self.args.run_dir) / "config.json"
+        if self.anchor is not None and not is_same_file(path, self.anchor):
+            raise InputError(
+                f"{self.args.run_dir}: moved or removed while the run was at work, which stops "
+                "here; its checkpoints are where they were moved to: resume that directory"
+            )
 
 
 @contextmanager
@@ -77,17 +93,21 @@ def open_run(args: Namespace) -> Iterator[Start]:
         InputError: the run or the encoder cannot be read, or options do not fit them.
     """
     with ExitStack() as locks:
+        anchor, last = None, None
         if args.resume is not None:
-            locks.enter_context(run_lock(args.resume))
+            anchor = locks.enter_context(run_lock(args.resume))
             args = resumed_options(args)
+            lock_resumed(args, locks)
+            # Worker 0's view of the disk counts: another machine's may be behind.
+            last = workers.broadcast(find_last(args) if workers.is_main() else None)
+        else:
+            make_absolute(args)
+            name_run_dir(args, locks)
         checkpoint.seed_everything(args.seed)
-        last = Path(args.filepath) / "last.pt" if args.resume is not None else None
-        # Worker 0's view of the disk counts: another machine's may be behind.
-        is_saved = workers.broadcast(last is not None and last.is_file())
         with workers.main_first():  # it may download the checkpoint
             source = (
                 Path(args.run_dir)
-                if is_saved
+                if last is not None
                 else find_checkpoint(args.model_name, args.local_files_only)
             )
         config = load_config(source)
@@ -95,6 +115,4 @@ def open_run(args: Namespace) -> Iterator[Start]:
         config.attention_probs_dropout_prob = args.hidden_dropout_prob
         tokenizer = load_tokenizer(source, config)
         resolve_options(args, config)
-        if args.resume is None:
-            name_run_dir(args)
-        yield Start(args, config, tokenizer, source, last if is_saved else None, locks)
+        yield Start(args, config, tokenizer, source, last, locks, anchor)

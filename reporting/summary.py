@@ -1,15 +1,20 @@
 """What a run prints: how it starts, every epoch, and the table at its end."""
 
+import os
 import shlex
 import warnings
 from argparse import Namespace
+from pathlib import Path
 
 import torch
 
 from inputs.batches import Rows
 from models import MultitaskBert
+from reporting.run_directory import MOVABLE, inside
 from runtime import workers
 from tasks import TASKS, Metrics, mean_score, scores
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def print_start(args: Namespace, model: MultitaskBert, updates_per_epoch: int) -> None:
@@ -45,9 +50,13 @@ def device_name(args: Namespace) -> str:
 
 
 def resume_command(args: Namespace) -> str:
-    """Return the command line that resumes the run."""
-    command = f"{workers.launcher()} {args.script} --resume {shlex.quote(args.run_dir)}"
-    return command + " --use_gpu" * args.use_gpu
+    """Return the command line that resumes the run, from any directory."""
+    words = [str(ROOT / args.script), "--resume", os.path.abspath(args.run_dir)]
+    for name in MOVABLE:
+        if inside(getattr(args, name), args.run_dir) is None:
+            words += [f"--{name}", os.path.abspath(getattr(args, name))]
+    words += ["--use_gpu"] * args.use_gpu
+    return f"{workers.launcher()} {shlex.join(words)}"
 
 
 def count_evaluated(args: Namespace, data: dict[str, dict[str, Rows]], num_epochs: int) -> int:

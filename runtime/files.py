@@ -69,6 +69,20 @@ def remove_partial(folder: Path) -> None:
             path.unlink()
 
 
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and its missing parents; return those that were made, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders that are empty, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def read_bytes(path: Path | str, max_bytes: int = MAX_TEXT_BYTES, hint: str = "") -> bytes:
     """Read a regular file as a whole.
 

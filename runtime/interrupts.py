@@ -2,8 +2,9 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from runtime import workers
 
@@ -34,12 +35,14 @@ class StopSignal:
 
     Args:
         message: what to tell the user beside the signal's name.
+        check_place: raises if the run's directory is gone.
     """
 
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, check_place: Callable[[], None] = lambda: None) -> None:
         self.message = message
+        self.check_place = check_place
         self.signum: int | None = None
         workers.vote.wanted = workers.vote.agreed = False
 
@@ -53,6 +56,7 @@ class StopSignal:
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come and all workers know of it."""
+        self.check_place()
         if workers.vote.agreed:
             signum = self.signum or signal.SIGTERM
             name = signal.Signals(signum).name
@@ -77,16 +81,22 @@ def caught_signals(stop: StopSignal) -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signals(command: str) -> Iterator[StopSignal]:
+def stop_on_signals(
+    command: str, last: Path | None = None, check_place: Callable[[], None] = lambda: None
+) -> Iterator[StopSignal]:
     """Catch the signals inside the block.
 
     Args:
         command: how the user resumes the run.
+        last: the checkpoint from which it resumes, once it is there; None if there never is one.
+        check_place: as in `StopSignal`.
     """
-    stop = StopSignal(f"saved; resume with: {command}")
+    stop = StopSignal(f"saved; resume with: {command}", check_place)
     try:
         with caught_signals(stop):
             yield stop
     except workers.WorkerLost as error:
-        message = f"{error}; the last checkpoint is complete; resume with: {command}"
+        is_saved = last is not None and last.is_file()
+        saved = "the last checkpoint is complete" if is_saved else "no checkpoint yet"
+        message = f"{error}; {saved}; resume with: {command}"
         raise workers.WorkerLost(message) from error

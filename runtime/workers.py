@@ -10,6 +10,7 @@ whichever of the two `exchange` returns.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,9 +70,9 @@ def is_main() -> bool:
 
 
 def launcher() -> str:
-    """Return the command that runs a script the way this one is run."""
+    """Return the command that runs a script the way this one is run, quoted for a shell."""
     if size() == 1:
-        return sys.executable
+        return shlex.quote(sys.executable)
     on_this_node = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = f" --nnodes {size() // on_this_node} ..." if size() > on_this_node else ""
     return f"torchrun{nodes} --nproc_per_node {on_this_node}"

@@ -97,7 +97,7 @@ def line(action: Action) -> str:
 
 def get_args_parser() -> ArgumentParser:
     """Return the parser of this command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--page", metavar="FILE", help="file with the two markers; unset: print")
     return parser
 

@@ -3,20 +3,25 @@
 python -m scripts.slurm_job versions                             # git revision and packages
 python -m scripts.slurm_job train_multitask.py --run_name a      # the run's directory on one line,
                         # that of its checkpoints on the next, then the head of the job's output
+python -m scripts.slurm_job resume train_multitask.py --run_name a    # after a restart: the flags
+                                                                      # to go on with, one per line
 """
 
-import importlib
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 from options.parsing import parse_args
+from options.run_options import PARSERS
 from reporting.run_directory import git_revision, package_versions
+from runtime.errors import InputError, exit_status
 
 
 def parse_job(script: str, flags: list[str]) -> Namespace:
     """Return the script's options. Wrong flags end in the script's own usage error."""
-    parser = importlib.import_module(script.removesuffix(".py")).get_args_parser()
+    if script not in PARSERS:
+        raise InputError(f"there is no script {script}, expected one of {', '.join(PARSERS)}")
+    parser = PARSERS[script]()
     parser.prog = script
     return parse_args(parser, flags)
 
@@ -52,9 +57,31 @@ def saved(script: str, flags: list[str]) -> str:
     return str(Path(parse_job(script, flags).filepath or run_dir(script, flags)))
 
 
-if __name__ == "__main__":
-    script, *flags = sys.argv[1:]
-    if script == "versions":
+def resume_flags(script: str, flags: list[str]) -> list[str]:
+    """Return the flags that continue what these flags began: the same ones if nothing is saved."""
+    args, directory = parse_job(script, flags), run_dir(script, flags)
+    if args.resume is not None or args.hpo_resume is not None:
+        return flags
+    if (Path(directory) / "search.json").is_file():
+        return ["--hpo_resume", directory, *["--use_gpu"] * args.use_gpu]
+    if not (Path(directory) / "args.json").is_file():
+        return flags
+    folders = {name: getattr(args, name) for name in ("filepath", "predictions_path")}
+    given = [word for name, path in folders.items() if path for word in (f"--{name}", path)]
+    return ["--resume", directory, *given, *["--use_gpu"] * args.use_gpu]
+
+
+def main(what: str, flags: list[str]) -> None:
+    """Print what is asked for; `what`: versions, resume, or a script."""
+    if what == "versions":
         print(versions())
+    elif what == "resume":
+        print(*resume_flags(flags[0], flags[1:]), sep="\n")
     else:
-        print(run_dir(script, flags), saved(script, flags), header(script, flags), sep="\n")
+        print(run_dir(what, flags), saved(what, flags), header(what, flags), sep="\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("error: expected versions, resume SCRIPT, or the name of a script, then its flags")
+    sys.exit(exit_status(lambda: main(sys.argv[1], sys.argv[2:]), is_output_needed=True))

@@ -10,7 +10,6 @@ epoch. A search has one directory: search.json, trials.tsv, best.txt, two figure
 run directory each, best/ with the complete run of the best options, ray/ with Ray's own state.
 """
 
-import argparse
 import os
 import socket
 import time
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from options.packages import check_packages
-from options.types import non_negative_float, positive_int
 from runtime import workers
 from runtime.device import select_device
 from runtime.errors import InputError
@@ -32,20 +30,6 @@ from tasks import TASKS
 
 REDUCTION = 3  # HyperBand continues one trial in three after 1, 3, 9 … epochs
 PATHS = ("data_dir", "checkpoint", "logdir")
-
-
-def add_search_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of a search to a parser."""
-    add = parser.add_argument_group("hyper-parameter search").add_argument
-    add("--hpo", action="store_true", help="search options with Ray Tune, then train the best")
-    add("--hpo_trials", type=positive_int, default=20, help="number of configurations to try")
-    add("--hpo_only", action="store_true", help="search only; do not train the best options")
-    add("--hpo_resume", metavar="DIR", help="resume a search; finished trials stay")
-    add("--hpo_space", metavar="FILE", help="JSON that narrows what is searched; unset: all of it")
-    add("--hpo_cpus", type=positive_int, default=1, help="CPU cores, and threads, of a trial")
-    add("--hpo_gpus", type=non_negative_float, help="GPUs of a trial; unset: 1 with --use_gpu")
-    add("--hpo_concurrent", type=positive_int, help="trials at once; unset: as many as fit")
-    add("--ray_address", help="auto or HOST:PORT of a running Ray; unset: one for this search")
 
 
 def search(args: Namespace, train: Train) -> Namespace | None:

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -50,7 +51,11 @@ def replace(part: str, name: str, content: bytes | None) -> Callable[[Place], No
 
     def damage(place: Place) -> None:
         path = getattr(place, part) / name
-        path.unlink() if content is None else path.write_bytes(content)
+        (
+            path.unlink()
+            if content is None
+            else path.write_bytes(content.replace(b"{folder}", str(place.folder).encode()))
+        )
 
     return damage
 
@@ -61,6 +66,17 @@ def truncate(part: str, name: str) -> Callable[[Place], None]:
     def damage(place: Place) -> None:
         path = getattr(place, part) / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return damage
+
+
+def pipe(part: str, name: str) -> Callable[[Place], None]:
+    """Return a function that puts a named pipe, which nobody writes to, in a file's place."""
+
+    def damage(place: Place) -> None:
+        path = getattr(place, part) / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
 
     return damage
 
@@ -93,6 +109,61 @@ CASES = {  # what is wrong: (damage, flags, pattern of the error message)
     ),
     "an empty label": (append(STS, b"i\ta\tb\t\r\n"), "", r"is '', expected a number in \[0, 5\]"),
     "an empty sentence": (append(SST, b"i\t \t1\r\n"), "", "column 'sentence' is ' ', expected a"),
+    "a label too small for a number": (append(STS, b"i\ta\tb\t1e-400\r\n"), "", "is '1e-400', exp"),
+    "a label in other digits": (
+        append(SST, "i\ta\t١\r\n".encode()),
+        "",
+        "'sentiment' is '١', expe",
+    ),
+    "a sentence of NULs": (append(SST, b"i\t\0\0\t1\r\n"), "", r"is '\\x00\\x00', expected a sen"),
+    "a sentence that nobody sees": (
+        append(SST, "i\t\u200b\ufeff\t1\r\n".encode()),
+        "",
+        r"is '\\u200b\\ufeff', expected a sentence",
+    ),
+    "a pipe for a data file": (pipe("data", STS), "", f"{STS}: is a pipe, expected a regular file"),
+    "a pipe for a config": (pipe("model", "config.json"), "", "is a pipe, expected a regular file"),
+    "a pipe for options": (pipe("run", "args.json"), "--resume {run}", "no args.json in it"),
+    "a pipe for an @file": (pipe("folder", "flags"), "@{folder}/flags", "flags: is a pipe"),
+    "a device for a data file": (nothing, "--sst_dev /dev/zero", "is a device, expected a regular"),
+    "an @file that names itself": (
+        replace("folder", "flags", b"@{folder}/flags"),
+        "@{folder}/flags",
+        "names itself, or is nested deeper than 10 files",
+    ),
+    "JSON that is nested too deeply": (
+        replace("model", "config.json", b'{"a":' * 50_000),
+        "",
+        "config.json: cannot be read as JSON: nested too deeply",
+    ),
+    "JSON with a number of JavaScript": (
+        replace("run", "args.json", b'{"options": NaN}'),
+        "--resume {run}",
+        "args.json: cannot be read as JSON: NaN is no JSON",
+    ),
+    "options that are no options": (
+        replace("run", "args.json", b'{"options": [1]}'),
+        "--resume {run}",
+        "args.json: holds no options of a run",
+    ),
+    "a seed that no generator takes": (nothing, "--seed 4294967296", "integer from 0 to 4,294,967"),
+    "more layers than memory": (nothing, "--n_hidden_layers 1000000", "an integer from 0 to 100"),
+    "a number of Python's": (nothing, "--epochs 1_0", "'1_0' is not a positive integer"),
+    "a name with control characters": (
+        nothing,
+        "--run_name a\x1bb",
+        r"'a\\x1bb' is not a plain name",
+    ),
+    "a weight given twice": (
+        nothing,
+        "--task_weights sst=1 sst=2",
+        "--task_weights names sst more than once",
+    ),
+    "results whose checkpoint is gone": (
+        replace("run", "checkpoints/last.pt", None),
+        "--resume {run} --epochs 5",
+        "last.pt: missing, although .*best.pt is there; starting over would replace it",
+    ),
     "too few columns": (
         append(PARA, b"i\tonly one\n"),
         "",
@@ -109,7 +180,7 @@ CASES = {  # what is wrong: (damage, flags, pattern of the error message)
     "an empty file": (replace("data", SST, b""), "", "the file is empty, expected a header"),
     "a header alone": (replace("data", SST, HEADER), "", "no examples in it"),
     "a missing file": (replace("data", STS, None), "", rf"{STS}: no such file; name it with"),
-    "a folder for a file": (nothing, "--sst_dev {folder}", "cannot be read: Is a directory"),
+    "a folder for a file": (nothing, "--sst_dev {folder}", "is a folder, expected a regular file"),
     "a missing data folder": (nothing, "--data_dir {folder}/none", "no such file; name it with"),
     "a max_length too short": (nothing, "--max_length 4", "--max_length is 4, but para needs at"),
     "a max_length too long": (nothing, "--max_length 999", "this encoder has positions for 128"),
@@ -161,7 +232,7 @@ CASES = {  # what is wrong: (damage, flags, pattern of the error message)
     "a run's options of another kind": (
         replace("run", "args.json", b'{"options": {}}'),
         "--resume {run}",
-        "args.json: holds no options of a run",
+        "args.json: script is None, expected one of",
     ),
     "a run's tokenizer missing": (
         replace("run", "tokenizer.json", None),
@@ -176,9 +247,13 @@ CASES = {  # what is wrong: (damage, flags, pattern of the error message)
     "an @file with an open quote": (
         replace("folder", "flags", b"--run_name 'a"),
         "@{folder}/flags",
-        "in an @file: No closing quotation",
+        "flags:1: No closing quotation",
     ),
-    "an @file that is not there": (nothing, "@{folder}/none", "No such file"),
+    "an @file that is not there": (
+        nothing,
+        "@{folder}/none",
+        "none: no such file; an @file holds flags",
+    ),
     "a space of another option": (
         replace("folder", "space.json", b'{"batch_size": [1, 2]}'),
         "--hpo --hpo_space {folder}/space.json",
@@ -264,7 +339,10 @@ def test_a_disk_that_fills_later_keeps_the_last_good_checkpoint(place, small_dis
     assert status == 1 and "cannot be written" in err and len(err.splitlines()) == 1
     (small_disk / "ballast").unlink()
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    status, err = run_command(place, f"--resume {place.run.parent / 'a'}", capfd)
+    resume = f"--resume {place.run.parent / 'a'}"
+    status, err = run_command(place, resume, capfd)
+    assert status == 1 and f"outside the run; if that is right, add --filepath {small_disk}" in err
+    status, err = run_command(place, f"{resume} --filepath {small_disk}/ckpt", capfd)
     assert (status, err) == (0, "")
     assert checkpoint.load(small_disk / "ckpt" / "last.pt")["progress"]["epoch"] == 1
 

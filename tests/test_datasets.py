@@ -221,8 +221,21 @@ def test_file_without_examples_is_refused(refusal, content, message):
     assert refusal(content, skip_bad_rows=True).startswith(message)
 
 
+def test_a_long_quoted_cell_is_as_good_as_an_unquoted_one(tmp_path):
+    text = "long " * 40_000
+    (tmp_path / "a.csv").write_text(f'id\tsentence\tsentiment\na\t"{text}"\t1\nb\t{text}\t1\n')
+    first, second = read_examples(tmp_path / "a.csv", SST)
+    assert first.texts == second.texts == (text,)
+
+
+def test_ids_that_stand_in_several_rows_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("id\tsentence\tsentiment\n" + "a\tx\t1\n" * 2 + "b\ty\t1\n")
+    with pytest.warns(UserWarning, match="a.csv: 1 ids stand in several rows, 'a' the first"):
+        read_examples(tmp_path / "a.csv", SST)
+
+
 def test_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere.csv: no such file; name it with --data_dir"):
         read_examples(tmp_path / "nowhere.csv", SST)
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="is a folder, expected a regular file"):
         read_examples(tmp_path, SST)

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -53,12 +55,44 @@ def test_metrics_are_those_of_the_prediction_file(run_copy):
 
 
 def test_other_data_may_be_evaluated(run_copy, data_copy):
+    """Its metrics and predictions go to a folder of their own, and say whose data it was."""
+    own = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
     for task in TASKS.values():
         path = data_copy / f"{task.stem}-dev.csv"
         path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]))
     command("--run", run_copy, "--data_dir", data_copy)
-    lines = (run_copy / "predictions" / "sts-similarity-dev-output.csv").read_text().splitlines()
+    output = run_copy / "on-data"
+    lines = (output / "predictions" / "sts-similarity-dev-output.csv").read_text().splitlines()
     assert len(lines) == 6
+    written = json.loads((output / "metrics-dev.json").read_text())
+    assert written["data_dir"] == str(data_copy)
+    assert written["num_rows"] == {"sst": 5, "para": 5, "sts": 5}
+    assert all(path.read_bytes() == content for path, content in own.items())
+    other = data_copy.parent / "other" / "data"
+    shutil.copytree(data_copy, other)
+    with pytest.raises(InputError, match="on-data/metrics-dev.json: holds the metrics on '.*data'"):
+        command("--run", run_copy, "--data_dir", other)
+    command("--run", run_copy, "--data_dir", other, "--output", run_copy.parent / "scores")
+    assert (run_copy.parent / "scores" / "metrics-dev.json").is_file()
+
+
+def test_a_smoketest_run_is_evaluated_on_all_rows_of_other_data(train, data_copy, capsys):
+    run = train("--smoketest", "--no_tensorboard")
+    with pytest.warns(UserWarning, match="only its few rows are evaluated"):
+        command("--run", run)
+    assert json.loads((run / "metrics-dev.json").read_text())["num_rows"]["sst"] == 8
+    command("--run", run, "--data_dir", data_copy)
+    assert json.loads((run / "on-data" / "metrics-dev.json").read_text())["num_rows"]["sst"] > 8
+
+
+def test_the_scores_of_a_read_only_run_are_printed(run_copy, small_disk, capsys):
+    """They are printed before they are written, which fails."""
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    shutil.copytree(run_copy, small_disk / "done")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match="cannot be written: Read-only file system"):
+        command("--run", small_disk / "done")
+    assert "mean" in capsys.readouterr().out
 
 
 def test_predictions_come_in_the_rows_order_whatever_the_batches(run_copy, monkeypatch):
@@ -121,7 +155,7 @@ def test_what_is_no_run_is_one_line(train, tmp_path):
     with pytest.raises(InputError, match="no args.json in it, expected the directory of a run"):
         command("--run", tmp_path)
     (tmp_path / "args.json").write_text('{"options": {}}')
-    with pytest.raises(InputError, match="args.json: holds no options of a run"):
+    with pytest.raises(InputError, match="args.json: script is None, expected one of train_mul"):
         command("--run", tmp_path)
     other = train(*FLAGS, "--task", "sst")
     with pytest.raises(InputError, match="--task sts: this run was trained on sst"):

@@ -22,7 +22,7 @@ WRITTEN = {  # file -> how often a run of two epochs writes it
     "args.json": 1,
     "tokenizer.json": 1,
     "metrics.jsonl": 2,
-    "last.pt": 2,
+    "last.pt": 3,
     "best.pt": 2,
     "metrics-dev.json": 1,
     "sst-sentiment-dev-output.csv": 1,
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_anywhere_is_one_line_and_loses_nothing(
     assert not [path for path in small_disk.rglob("*") if "partial" in path.name]
     ballast.unlink()
     if run.exists():
-        train("--resume", run)
+        train("--resume", run, "--filepath", folder)
     else:
         train(*flags)
     for one, other in zip(final_state(whole), final_state(run, folder)):

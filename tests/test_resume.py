@@ -175,7 +175,9 @@ def test_resume_with_other_files_is_one_line(train, stop_after, data_copy):
     stop_after(0)
     path = data_copy / "sst-sentiment-train.csv"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:100]))
-    with pytest.raises(InputError, match="has 99 rows now, 1800 when the run was saved"):
+    with pytest.raises(
+        InputError, match="sst-sentiment-train.csv: is not the file that this run was trained on"
+    ):
         train("--resume", data_copy.parent / "runs" / "a")
 
 
@@ -193,11 +195,22 @@ def test_resume_of_nothing_is_one_line(train, tmp_path):
 def test_resume_before_the_first_checkpoint_starts_over(train):
     whole = train(*SIZES, "--run_name", "whole")
     run = train(*SIZES, "--run_name", "a")
-    for path in (run / "checkpoints").iterdir():
+    for path in [*(run / "checkpoints").iterdir(), run / "metrics.jsonl"]:
         path.unlink()
     train("--resume", run)
     for one, other in zip(final_state(whole), final_state(run)):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("kept", ["checkpoints/best.pt", "metrics.jsonl"])
+def test_a_run_with_results_never_starts_over(train, kept):
+    run = train(*SIZES, "--run_name", "a")
+    (run / "checkpoints" / "last.pt").unlink()
+    (run / ("metrics.jsonl" if "best" in kept else "checkpoints/best.pt")).unlink()
+    before = (run / kept).read_bytes()
+    with pytest.raises(InputError, match=f"last.pt: missing, although .*{kept} is there"):
+        train("--resume", run, "--epochs", 5)
+    assert (run / kept).read_bytes() == before
 
 
 def test_checkpoint_flag_takes_weights_alone(train):
@@ -301,7 +314,8 @@ def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):
         train(*flags, "--run_name", "a")
     state = checkpoint.load(run / "checkpoints" / "last.pt")
     assert state["progress"]["total_updates"] == 5
-    (run / "checkpoints" / "last.pt").unlink()
+    for path in [*(run / "checkpoints").iterdir(), run / "metrics.jsonl"]:
+        path.unlink()
     stop_after(0)
     train("--resume", run)
     events = EventAccumulator(str(run / "tensorboard"))

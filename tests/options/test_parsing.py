@@ -78,7 +78,7 @@ def test_defaults_contradict_nothing(get_parser):
         ("--pooling median", "invalid choice: 'median' (choose from mean, cls, max)"),
         ("--no_such_flag", "unrecognized arguments: --no_such_flag"),
         ("--batch 8", "unrecognized arguments: --batch 8"),
-        ("@no_such_file", "No such file or directory: 'no_such_file'"),
+        ("@no_such_file", "no_such_file: no such file; an @file holds flags"),
     ],
 )
 def test_bad_values_name_flag_value_and_what_is_allowed(flags, message, capsys):

@@ -190,7 +190,7 @@ def test_sigterm_to_torchrun_saves_once_for_all(tiny_model, few_rows, tmp_path):
         _, err = process.communicate(timeout=100)
     assert process.returncode != 0
     [line] = [line for line in err.splitlines() if line.startswith("stopped by ")]
-    resume = f"torchrun --nproc_per_node 2 train_multitask.py --resume {tmp_path}/stopped"
+    resume = f"torchrun --nproc_per_node 2 {ROOT}/train_multitask.py --resume {tmp_path}/stopped"
     assert f"saved; resume with: {resume}" in line
     progress = checkpoint.load(tmp_path / "stopped" / "checkpoints" / "last.pt")["progress"]
     assert progress["total_updates"] >= 40
@@ -203,7 +203,7 @@ def test_a_dead_worker_ends_the_job_with_one_message(tiny_model, few_rows, tmp_p
     assert done.returncode != 0
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "a worker of this job has ended" in line
-    assert f"--nproc_per_node 2 train_multitask.py --resume {tmp_path}/dead" in line
+    assert f"--nproc_per_node 2 {ROOT}/train_multitask.py --resume {tmp_path}/dead" in line
     assert (tmp_path / "dead" / "checkpoints" / "last.pt").is_file()
 
 
