@@ -162,6 +162,11 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
     if args.use_pal and args.pal_size is None:
         args.pal_size = default_pal_size(config.hidden_size)
+    if args.use_pal and args.pal_size > max(config.hidden_size, 6):
+        raise InputError(
+            f"--pal_size is {args.pal_size}, wider than the encoder's {config.hidden_size}; the "
+            "projected attention is meant to be narrower"
+        )
     if args.train_mode == "single_layers":
         args.layers = args.layers or default_layers(config.num_hidden_layers)
         check_layers(args.layers, config.num_hidden_layers)

@@ -74,17 +74,15 @@ def saved_words(options: dict[str, Any], parser: ArgumentParser) -> list[str]:
     fixed = set(parser.parse_args([]).__dict__) - set(actions) - set(OWN)  # of the other script
     missing = [dest for dest in actions if dest not in options]
     unknown = sorted(options.keys() - actions.keys() - fixed - {*RESOLVED, *OWN})
+    notes = []
     if missing:
         values = ", ".join(f"{name} is {parser.get_default(name)}" for name in missing)
-        warnings.warn(
-            f"{parser.source}: an older version wrote it; by default {values}", stacklevel=2
-        )
+        notes.append(f"an older version wrote it; by default {values}")
     if unknown:
-        warnings.warn(
-            f"{parser.source}: ignored options that this version does not have: "
-            f"{', '.join(map(repr, unknown[:5]))}",
-            stacklevel=2,
-        )
+        names = ", ".join(map(repr, unknown[:5]))
+        notes.append(f"ignored options that this version does not have: {names}")
+    if notes:
+        warnings.warn(f"{parser.source}: {'; '.join(notes)}", stacklevel=2)
     return words
 
 

@@ -1,0 +1,232 @@
+"""Whatever is read may be damaged: a command then works, or ends in one clear line.
+
+Each case damages one file of a copied run, model or data folder, or draws a command line, and runs
+a command in a process of its own. It has to end with status 0, or with 1 or 2 and at most two lines
+without a traceback, within a minute and 2 GiB; and nothing outside its own directory may change.
+
+    FUZZ_CASES=5000 bash run_tests.sh tests/test_fuzz.py -m slow
+"""
+
+import hashlib
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import damage
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import evaluation
+import train_multitask
+import train_multitask_pal
+from options.parsing import parse_args
+from runtime.errors import exit_status
+from search.tune import resumed_search
+from tasks import TASKS
+
+MAX_SECONDS, MAX_MIB = 60, 2048
+SIZES = "--num_batches_per_epoch 1 --batch_size 2 --epochs 1 --dev_samples 4 --no_tensorboard"
+RESUME, EVALUATE = "--resume {run} --epochs 2", "--run {run}"
+LABEL = "--run {run} --task sst --input {data}/text"
+NEW = f"--model_name {{model}} --data_dir {{data}} --logdir {{logs}} --run_name new {SIZES}"
+JSON = [  # (folder, file, entry, command line)
+    ("run", "args.json", "train", RESUME),
+    ("run", "args.json", "evaluate", EVALUATE),
+    ("run", "args.json", "evaluate", LABEL),
+    ("run", "config.json", "train", RESUME),
+    ("run", "config.json", "evaluate", EVALUATE),
+    ("run", "tokenizer.json", "train", RESUME),
+    ("run", "tokenizer.json", "evaluate", LABEL),
+    ("run", "metrics.jsonl", "train", RESUME),
+    ("run", "metrics-dev.json", "evaluate", EVALUATE),
+    ("run", "search.json", "search", "--hpo_resume {run}"),
+    ("model", "config.json", "train", NEW),
+    ("model", "tokenizer.json", "train", NEW),
+]
+CHECKPOINTS = [
+    ("run", "checkpoints/last.pt", "train", RESUME),
+    ("run", "checkpoints/best.pt", "evaluate", EVALUATE),
+    ("run", "checkpoints/best.pt", "train", NEW + " --checkpoint {run}/checkpoints/best.pt"),
+]
+BYTES = [("model", "model.safetensors", "train", NEW), ("model", "vocab.txt", "train", NEW)]
+ROWS = [
+    ("data", f"{task.stem}-{end}.csv", "train", NEW + skip)
+    for task in TASKS.values()
+    for end in ("train", "dev", "test-student")
+    for skip in ("", " --skip_bad_rows")
+]
+ROWS += [("data", "sts-similarity-dev.csv", "evaluate", EVALUATE + " --data_dir {data}")]
+WORDS = [("data", "flags", "train", NEW + " --smoketest @{data}/flags")]
+ACTIONS = [
+    action
+    for action in train_multitask_pal.get_args_parser()._actions
+    if not action.dest.startswith(("hpo", "ray")) and action.dest not in ("help", "resume")
+]
+
+
+class Case(NamedTuple):
+    """One damage and the command that meets it."""
+
+    target: str
+    damage: damage.Damage
+    entry: str
+    flags: str
+
+
+@pytest.fixture(scope="module")
+def original(tiny_model, few_rows, tmp_path_factory) -> Path:
+    """Folders that cases copy: run, model, data, logs; `outside` is what no case may change."""
+    root = tmp_path_factory.mktemp("fuzz")
+    place, outside = root / "original", root / "outside"
+    (place / "logs").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "victim").write_text("mine")
+    data = shutil.copytree(few_rows, place / "data")
+    (data / "text").write_text("a film\nno film\n")
+    (data / "flags").write_text("--seed 1 --lr 1e-4\n--pooling max # words\n")
+    model = shutil.copytree(tiny_model, place / "model")
+    flags = f"--model_name {model} --data_dir {data} --logdir {place} --run_name run {SIZES}"
+    train_multitask.main(parse_args(train_multitask.get_args_parser(), flags.split()))
+    shutil.copy(place / "run" / "tokenizer.json", model / "tokenizer.json")
+    (place / "run" / "search.json").write_bytes((place / "run" / "args.json").read_bytes())
+    return place
+
+
+@st.composite
+def cases(draw: Any, place: Path) -> Case:
+    """Draw a case; `place` holds the undamaged files."""
+    kind = draw(st.sampled_from(["json", "checkpoint", "bytes", "rows", "words", "flags", "kind"]))
+    if kind == "flags":
+        return Case("command line", lambda path: None, "train", NEW + drawn_flags(draw))
+    table = {"json": JSON, "checkpoint": CHECKPOINTS, "bytes": BYTES, "rows": ROWS, "words": WORDS}
+    every = [entry for entries in table.values() for entry in entries]
+    folder, name, entry, flags = draw(st.sampled_from(table.get(kind, every)))
+    target = f"{folder}/{name}"
+    content = (place / target).read_bytes()
+    change: st.SearchStrategy
+    if kind == "kind":
+        change = damage.other_kinds(place.parent / "outside")
+    elif kind == "words":
+        change = st.builds(damage.written, st.just(drawn_flags(draw).encode(errors="replace")))
+    elif kind == "rows":
+        change = (damage.row_damage(content) | damage.byte_damage(content)).map(damage.written)
+    elif kind == "bytes" or draw(st.integers(0, 4)) == 0:
+        change = damage.byte_damage(content).map(damage.written)
+    elif kind == "json":
+        change = damage.json_damage(content).map(damage.written)
+    else:
+        change = damage.checkpoint_damage(place / target)
+    return Case(target, draw(change), entry, flags)
+
+
+def drawn_flags(draw: Any) -> str:
+    """Return some flags of the parser with values that fit or do not."""
+    words = ["", "--smoketest"]
+    for action in draw(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=4)):
+        words.append(draw(st.sampled_from(action.option_strings)))
+        if action.nargs == 0:
+            continue
+        known = [str(choice) for choice in action.choices or ()] + [str(action.default), "1", "2"]
+        words.append(draw(st.sampled_from(known) | damage.numbers.map(str) | damage.texts))
+    return " ".join(word.replace(" ", "_").replace("{", "_").replace("}", "_") for word in words)
+
+
+def snapshot(*folders: Path) -> dict[Path, str]:
+    """Return a digest of every file, link and folder."""
+    found = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            is_file = path.is_file() and not path.is_symlink()
+            found[path] = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else "no file"
+    return found
+
+
+def run_case(case: Case, place: Path) -> tuple[int, float, float, str]:
+    """Run a case's command in a child; return status, seconds, MiB at the peak, and its stderr."""
+    folders = {name: str(place / name) for name in ("run", "model", "data", "logs")}
+    words = [word.format(**folders) for word in case.flags.split(" ") if word]
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(MAX_SECONDS)
+            limit = 8 * 2**30  # of addresses, of which torch takes some without using them
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            os.chdir(place)
+            for name, number in (("stdout", 1), ("stderr", 2)):
+                os.dup2(os.open(place / name, os.O_CREAT | os.O_WRONLY, 0o600), number)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            status = command(case.entry, words)
+        except BaseException:
+            traceback.print_exc()
+            status = 99
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+    _, status, usage = os.wait4(child, 0)
+    seconds = time.monotonic() - started
+    err = (place / "stderr").read_text(errors="replace")
+    return os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss / 1024, err
+
+
+def command(entry: str, words: list[str]) -> int:
+    """Run one of our commands in this process; return its exit status."""
+    try:
+        if entry == "evaluate":
+            args = evaluation.get_args_parser().parse_args(words)
+            return exit_status(lambda: evaluation.main(args))
+        script = train_multitask_pal if "--smoketest" in words else train_multitask
+        args = parse_args(script.get_args_parser(), words)
+        if entry == "search":  # up to the point where Ray would start
+            return exit_status(lambda: resumed_search(args) and None)
+        return exit_status(lambda: train_multitask.main(args))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def check_case(case: Case, original: Path, folder: Path) -> None:
+    """Assert what this file promises of one case."""
+    place = Path(shutil.copytree(original, folder / "case"))
+    try:
+        case.damage(place / case.target)
+        kept = [original, original.parent / "outside", place / "data", place / "model"]
+        before = snapshot(*kept)
+        status, seconds, mib, err = run_case(case, place)
+        lines = [line for line in err.splitlines() if line]
+        told = (
+            f"{case.target}: {case.flags}\nstatus {status}, {seconds:.0f} s, {mib:.0f} MiB\n{err}"
+        )
+        assert status in (0, 1, 2), told
+        assert "Traceback" not in err, told
+        assert status == 0 or 1 <= len(lines) <= 2, told
+        assert seconds < MAX_SECONDS and mib < MAX_MIB, told
+        assert snapshot(*kept) == before, told
+    finally:
+        shutil.rmtree(place)
+
+
+CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+SHORT = settings(
+    max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=CHECKS
+)
+LONG = settings(SHORT, max_examples=int(os.environ.get("FUZZ_CASES", 5000)))
+
+
+@SHORT
+@given(data=st.data())
+def test_damage_is_read_or_refused_in_one_line(original, tmp_path, data):
+    check_case(data.draw(cases(original)), original, tmp_path)
+
+
+@pytest.mark.slow
+@LONG
+@given(data=st.data())
+def test_much_damage_is_read_or_refused_in_one_line(original, tmp_path, data):
+    check_case(data.draw(cases(original)), original, tmp_path)
