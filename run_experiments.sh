@@ -32,7 +32,14 @@ done
 if [[ " $* " == *" --work_dir"* ]]; then
     fail "run_experiments.sh: --work_dir is always runs/experiments here; drop it"
 fi
+for row in "${rows[@]}"; do
+    if [[ ! -f experiments/rows/$row.txt ]]; then
+        fail "run_experiments.sh: there is no row $(printf %q "$row"); see experiments/rows/*.txt"
+    fi
+done
 if ! is_batch_job; then
+    command -v sbatch >/dev/null ||
+        fail "run_experiments.sh: there is no sbatch here; on one machine: python -m experiments.run"
     find_environment training # here, as a node may have no network
     if ((${#rows[@]} == 0)); then
         mapfile -t rows < <(cd experiments/rows && grep -L "^# not run by default" -- *.txt)

@@ -165,3 +165,39 @@ def test_how_a_script_is_launched(bash, flags, environ, expected):
 def test_a_search_on_several_nodes_is_one_line(bash):
     done = bash("python=python; set_launch --hpo", SLURM_JOB_NUM_NODES=2)
     assert done.returncode == 1 and done.stderr.startswith("A search is one process")
+
+
+def test_an_unknown_row_is_one_line_before_anything_is_installed():
+    words = ["bash", str(ROOT / "run_experiments.sh"), "joint", "no such row", "--seeds", "1"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert "there is no row no\\ such\\ row; see experiments/rows/*.txt" in line
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("", "error: expected versions, resume SCRIPT, or the name of a script"),
+        ("setup.py", "error: there is no script setup.py, expected one of train_multitask.py"),
+        ("train_multitask.py --epochs two", "train_multitask.py: error: argument --epochs: 'two'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(words, message):
+    command = [sys.executable, "-m", "scripts.slurm_job", *words.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    [line] = done.stderr.splitlines()
+    assert done.returncode in (1, 2) and line.startswith(message)
+
+
+def test_a_restarted_job_resumes_what_it_has_saved(tmp_path):
+    script, flags = "train_multitask.py", ["--logdir", str(tmp_path), "--run_name", "a"]
+    flags += ["--filepath", "weights", "--use_gpu"]
+    assert slurm_job.resume_flags(script, flags) == flags
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "args.json").touch()
+    expected = f"--resume {tmp_path}/a --filepath weights --use_gpu".split()
+    assert slurm_job.resume_flags(script, flags) == expected
+    (tmp_path / "a" / "search.json").touch()
+    assert slurm_job.resume_flags(script, flags) == f"--hpo_resume {tmp_path}/a --use_gpu".split()
+    assert slurm_job.resume_flags(script, ["--resume", "b"]) == ["--resume", "b"]
