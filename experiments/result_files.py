@@ -23,6 +23,7 @@ import torch
 
 from datasets import SPLITS, read_examples, task_file
 from experiments.row_files import Row
+from reporting.metrics_file import read_lines
 from reporting.run_directory import read_options
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
@@ -151,8 +152,7 @@ def cost(run_dir: Path) -> dict[str, object]:
     Seconds are those of the updates that count: not those of evaluation, nor of what was trained
     again after a kill. Memory is the largest of the run's processes.
     """
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    epochs = [json.loads(line) for line in lines]
+    epochs = read_lines(run_dir / "metrics.jsonl")
     seconds = [sum(line["examples"].values()) / line["examples_per_second"] for line in epochs]
     return {
         # The first of equals, as in training.

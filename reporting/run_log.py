@@ -13,8 +13,8 @@ import torch
 from optimizers.conflicts import WHOLE, ConflictLog, cosine_tag
 from reporting.duration import DurationEstimate
 from reporting.events import EventWriter, NullWriter
+from reporting.metrics_file import read_lines
 from runtime import workers
-from runtime.errors import InputError
 from runtime.files import atomic_write, json_values
 from tasks import TASKS
 
@@ -85,23 +85,12 @@ class RunLog:
         self.estimate = DurationEstimate(0, 0)
         self.lines: list[str] = []
         if self.path.is_file():
-            lines = enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1)
-            self.lines = [text for n, text in lines if self.epoch_of(n, text) <= resumed_epoch]
-        for text in self.lines:
-            self.on_epoch(json.loads(text))
+            for line in read_lines(self.path)[:resumed_epoch]:
+                self.lines.append(json.dumps(line))
+                self.on_epoch(line)
         self.writer = (
             NullWriter() if events_dir is None else EventWriter(events_dir, resumed_update)
         )
-
-    def epoch_of(self, number: int, text: str) -> int:
-        """Return the epoch of a line of metrics.jsonl. Raises InputError."""
-        try:
-            return int(json.loads(text)["epoch"])
-        except (ValueError, TypeError, KeyError):
-            raise InputError(
-                f"{self.path}:{number}: not a line of metrics; remove the line, or the file, to "
-                "continue without what it held"
-            ) from None
 
     def begin(
         self, names: list[str], pair_names: list[str], num_updates: int, num_evaluated: int

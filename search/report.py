@@ -1,21 +1,21 @@
-"""What a search leaves to look at: a line per epoch, a table, the best options, two figures."""
+"""What a search leaves to look at: a table, the best options, two figures."""
 
 import csv
 import shlex
 import warnings
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from ray.tune import Callback
 
 from runtime.errors import InputError
 from runtime.files import atomic_write
+from search.continued import distribution
+from search.records import Record
 from search.space import Choice, Range, trial_options
-from search.trial import finished_epochs, free_trial
+from search.trial import NAME, finished_epochs
 from tasks import TASKS
 
 OWN_OPTIONS = ("hpo_trials", "hpo_only", "hpo_cpus", "hpo_gpus", "hpo_concurrent", "hpo_space")
@@ -23,44 +23,21 @@ UNKEPT = {*OWN_OPTIONS, "hpo", "hpo_resume", "ray_address", "run_name", "logdir"
 NEGATED = {"write_summary": "no_tensorboard", "train_classifier": "no_train_classifier"}
 
 
-class TrialPrinter(Callback):
-    """Prints every epoch and end of a trial, and removes a finished one's checkpoints."""
-
-    def __init__(self, directory: Path, num_trials: int, num_epochs: int) -> None:
-        self.directory, self.num_trials, self.num_epochs = directory, num_trials, num_epochs
-
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_):
-        """Print an epoch's scores."""
-        scores = "  ".join(f"{name} {result[name]:.4f}" for name in TASKS if name in result)
-        line = f"trial {trial.trial_id} epoch {result['epoch']}"
-        print(f"{line}: {scores}  mean {result['mean']:.4f}")
-
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_) -> None:
-        """Print that a trial is done, or was stopped early."""
-        is_done = trial.last_result["epoch"] == self.num_epochs
-        self.print_end(trials, trial, "done" if is_done else "stopped")
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_) -> None:
-        """Print that a trial failed."""
-        self.print_end(trials, trial, "failed")
-
-    def print_end(self, trials: list, trial: Any, how: str) -> None:
-        """Print how a trial ended, and how many have."""
-        ended = {t.trial_id for t in trials if t.is_finished()} | {trial.trial_id}
-        print(f"trial {trial.trial_id} {how}, {len(ended)} of {self.num_trials}")
-        free_trial(self.directory, trial.trial_id)
-
-
 def report_search(
-    directory: Path, space: dict[str, Range | Choice], trials: list, args: Namespace
+    directory: Path,
+    space: dict[str, Range | Choice],
+    records: list[Record],
+    args: Namespace,
+    resume_command: str,
 ) -> dict:
     """Print and write the table, best.txt and the figures.
 
     Args:
         directory: the search's directory.
         space: what was searched.
-        trials: Ray's results.
+        records: the trials.
         args: the options of the search.
+        resume_command: the command line that resumes the search.
 
     Returns:
         The options that the best trial sets.
@@ -68,30 +45,38 @@ def report_search(
     Raises:
         InputError: no trial has finished an epoch, or some trials are not finished.
     """
-    rows = [trial_row(trial, args, directory) for trial in trials]
+    rows = [trial_row(record, directory) for record in records]
     rows.sort(key=lambda row: (row["mean"] != row["mean"], -row["mean"]))  # nan last
     scored = [row for row in rows if row["mean"] == row["mean"]]
-    for row in [row for row in rows if row["error"]]:
-        print(f"trial {row['trial']} failed: {row['error']}")
+    for row in [row for row in rows if row["state"] == "failed"]:
+        print(f"trial {row[NAME]} failed: {row['error']}")
+    unfinished = args.hpo_trials - sum(row["state"] != "unfinished" for row in rows)
+    settings = report_rows(directory, space, rows, args) if scored else {}
+    if unfinished > 0:
+        raise InputError(f"{unfinished} trials are not finished; resume with: {resume_command}")
     if not scored:
         raise InputError(f"{directory}: no trial has finished an epoch; see the errors above")
+    best = max(scored, key=rank)
+    print(
+        f"\nbest: trial {best[NAME]}, dev mean {best['mean']:.4f}, chosen on dev, so optimistic"
+        f"\nits options: {directory / 'best.txt'}; figures beside it"
+    )
+    return settings
+
+
+def report_rows(
+    directory: Path, space: dict[str, Range | Choice], rows: list[dict], args: Namespace
+) -> dict:
+    """Print and write the table, best.txt and the figures; return the best trial's options."""
+    scored = [row for row in rows if row["mean"] == row["mean"]]
     names = [name for name in TASKS if any(name in row for row in scored)]
-    columns = ["trial", "state", "epochs", "mean", *names, "seconds", *space]
+    columns = [NAME, "state", "epochs", "mean", *names, "seconds", *space]
     write_table(directory / "trials.tsv", columns, rows)
     print(format_rows(columns, rows))
     best = max(scored, key=rank)
     settings = trial_options(args, {name: best[name] for name in space})
     write_best(directory / "best.txt", args, settings)
     draw(directory, space, scored)
-    unfinished = args.hpo_trials - sum(row["state"] != "cut off" for row in rows)
-    if unfinished:
-        raise InputError(
-            f"{unfinished} trials are not finished; resume with: --hpo_resume {directory}"
-        )
-    print(
-        f"\nbest: trial {best['trial']}, dev mean {best['mean']:.4f}, chosen on dev, so optimistic"
-        f"\nits options: {directory / 'best.txt'}; figures beside it"
-    )
     return settings
 
 
@@ -100,30 +85,21 @@ def rank(row: dict) -> tuple[bool, bool, float]:
     return row["state"] == "done", row["state"] != "failed", row["mean"]
 
 
-def trial_row(trial: Any, args: Namespace, directory: Path) -> dict:
+def trial_row(record: Record, directory: Path) -> dict:
     """Return one trial's line of the table.
 
     Its scores are those of its best epoch, as a run's are. Its mean is nan before its first epoch.
     """
-    metrics = trial.metrics or {}
-    name = metrics.get("trial_id") or Path(trial.path).name.split("_")[2]
-    lines = finished_epochs(directory / "trials" / name)
+    lines = finished_epochs(directory / "trials" / record.name)
     best = max(lines, key=lambda line: line["mean"], default={"epoch": 0, "mean": float("nan")})
-    epochs = len(lines)
-    is_patience_out = args.patience is not None and epochs - best["epoch"] > args.patience
-    state = "done" if epochs == args.epochs or is_patience_out else "stopped"
-    if trial.error:
-        state = "failed"
-    elif not metrics.get("done"):
-        state = "cut off"
     return {
-        "trial": name,
-        "state": state,
-        "epochs": epochs,
-        "error": str(trial.error).strip().splitlines()[-1] if trial.error else "",
+        NAME: record.name,
+        "state": record.state,
+        "epochs": len(lines),
+        "error": record.error,
         **best,
         "seconds": sum(line["seconds"] for line in lines),  # of the updates
-        **(trial.config or {}),
+        **record.sampled,
     }
 
 
@@ -203,10 +179,3 @@ def save(axes: Axes, path: Path) -> None:
     figure.set_size_inches(11, 5)
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
-
-
-def distribution(domain: Range | Choice) -> optuna.distributions.BaseDistribution:
-    """Return a domain in Optuna's terms."""
-    if isinstance(domain, Choice):
-        return optuna.distributions.CategoricalDistribution(domain.values)
-    return optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.is_log)

@@ -1,6 +1,5 @@
 """One trial of a search: a run like any other, in a process of its own, that reports to Ray."""
 
-import json
 import math
 import shutil
 from argparse import Namespace
@@ -9,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from reporting.metrics_file import read_lines
 from runtime.locks import locked
 from search.space import trial_options
 from tasks import scores
 
 Train = Callable[[Namespace, Callable[[dict], None]], None]  # the entry script's `main`
+NAME = "trial"  # of the option, in what Ray is given, that holds a trial's name
 
 
 def run_trial(sampled: dict, options: dict, directory: str, train: Train) -> None:
@@ -22,7 +23,7 @@ def run_trial(sampled: dict, options: dict, directory: str, train: Train) -> Non
     A trial that was cut off resumes from its last checkpoint, and reports its earlier epochs again.
 
     Args:
-        sampled: the options that were drawn for this trial.
+        sampled: the options that were drawn for this trial, and its name under NAME.
         options: those of the search.
         directory: the search's directory.
         train: trains with some options, and reports every epoch's line.
@@ -30,7 +31,8 @@ def run_trial(sampled: dict, options: dict, directory: str, train: Train) -> Non
     from ray import tune
 
     args = Namespace(**options)
-    run_dir = Path(directory) / "trials" / tune.get_context().get_trial_id()
+    sampled = dict(sampled)
+    run_dir = Path(directory) / "trials" / sampled.pop(NAME)
     # What a killed search left behind may still be running.
     with locked(run_dir.with_suffix(".lock"), wait=True):
         finished = finished_epochs(run_dir)
@@ -69,12 +71,11 @@ def reported(line: dict) -> dict[str, float]:
 
 
 def finished_epochs(run_dir: Path) -> list[dict]:
-    """Return what a trial reports of the epochs that its metrics.jsonl holds."""
+    """Return what a trial reports of the epochs in its metrics.jsonl. Raises InputError."""
     path = run_dir / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [reported(json.loads(line)) for line in lines]
+    return [reported(line) for line in read_lines(path)] if path.exists() else []
 
 
-def free_trial(directory: Path, trial_id: str) -> None:
+def free_trial(directory: Path, name: str) -> None:
     """Remove a finished trial's checkpoints: its scores and options stay."""
-    shutil.rmtree(directory / "trials" / trial_id / "checkpoints", ignore_errors=True)
+    shutil.rmtree(directory / "trials" / name / "checkpoints", ignore_errors=True)

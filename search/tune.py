@@ -7,16 +7,18 @@
 
 A trial is a run like any other, in a process of its own, judged by its mean dev score after every
 epoch. A search has one directory: search.json, trials.tsv, best.txt, two figures, trials/ with one
-run directory each, best/ with the complete run of the best options, ray/ with Ray's own state.
+record and one run directory each, best/ with the complete run of the best options, and ray/ with
+what Ray writes. A resumed search reads JSON, texts and checkpoints of tensors alone, and nothing of
+ray/: a search directory from someone else is data, never code.
 """
 
 import os
-import socket
+import shlex
+import sys
 import time
 import warnings
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from options.packages import check_packages
 from runtime import workers
@@ -24,11 +26,14 @@ from runtime.device import select_device
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.locks import locked
+from runtime.startup import ROOT
+from search.options_file import read_search
+from search.ray_session import check_resources, ray_session, remove_stale, set_ray_environment
+from search.records import Record, read_records
 from search.space import Choice, Range, search_space
-from search.trial import Train, resumed, run_trial
+from search.trial import Train, free_trial, resumed, run_trial
 from tasks import TASKS
 
-REDUCTION = 3  # HyperBand continues one trial in three after 1, 3, 9 … epochs
 PATHS = ("data_dir", "checkpoint", "logdir")
 
 
@@ -43,7 +48,9 @@ def search(args: Namespace, train: Train) -> Namespace | None:
         The options to train in full; None with --hpo_only.
 
     Raises:
-        InputError: the space or the directory is wrong, or no trial has finished.
+        InputError: the space or the directory is wrong, Ray cannot be started, or no trial has
+            finished an epoch.
+        Interrupted: a signal has stopped the search.
     """
     check_packages(args)
     set_ray_environment()
@@ -55,8 +62,9 @@ def search(args: Namespace, train: Train) -> Namespace | None:
     space = search_space(args)
     print(f"search: {args.hpo_trials} trials of {', '.join(space)}\nsearch directory: {directory}")
     with locked(directory / "search.lock"):
-        trials = run_trials(args, directory, space, train)
-        best = report_search(directory, space, trials, args)
+        run_trials(args, directory, space, read_records(directory, space, args), train)
+        records = read_records(directory, space, args)
+        best = report_search(directory, space, records, args, resume_command(args, directory))
     if args.hpo_only:
         return None
     print(f"\ntraining the best options in full: {directory / 'best'}")
@@ -95,7 +103,7 @@ def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
     directory = Path(os.path.abspath(given.hpo_resume))
     if not (directory / "search.json").is_file():
         raise InputError(f"{directory}: no search.json in it, expected the directory of a search")
-    args = Namespace(**read_json(directory / "search.json")["options"])
+    args = read_search(directory / "search.json", given)
     for name in given.given:
         setattr(args, name, getattr(given, name))
     if args.ray_address is None:
@@ -104,109 +112,61 @@ def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
 
 
 def run_trials(
-    args: Namespace, directory: Path, space: dict[str, Range | Choice], train: Train
-) -> list:
-    """Run all trials of the search; return Ray's results, those of an earlier process included."""
+    args: Namespace,
+    directory: Path,
+    space: dict[str, Range | Choice],
+    records: list[Record],
+    train: Train,
+) -> None:
+    """Run the trials that have not ended; their records and run directories are the results.
+
+    Raises:
+        InputError: Ray cannot be started, or it has too little for a trial.
+        Interrupted: a signal has stopped the trials.
+    """
     import optuna
     import ray
     from ray import tune
-    from ray.tune.schedulers import AsyncHyperBandScheduler
-    from ray.tune.search.optuna import OptunaSearch
 
-    from search.report import TrialPrinter
+    from search.continued import ContinuedHyperBand, NumberedSearch
+    from search.printer import TrialPrinter
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A resumed trial reports again what it had reported.
     warnings.filterwarnings("ignore", message="The reported value is ignored")
-    start_ray(args)
+    ended = [record.name for record in records if record.state != "unfinished"]
+    for name in ended:
+        free_trial(directory, name)  # a kill may have come between its record and this
+    if len(ended) >= args.hpo_trials:
+        return
+    remove_stale(directory / "ray")
     gpus = args.hpo_gpus if args.hpo_gpus is not None else float(args.use_gpu)
-    check_resources(ray.cluster_resources(), args.hpo_cpus, gpus)
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, options=vars(args), directory=str(directory), train=train),
-        {"cpu": args.hpo_cpus, "gpu": gpus},
-    )
-    if tune.Tuner.can_restore(str(directory / "ray")):
-        tuner = tune.Tuner.restore(str(directory / "ray"), trainable)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={name: domain_of(domain) for name, domain in space.items()},
+    with ray_session(args, resume_command(args, directory)) as stop:
+        check_resources(ray.cluster_resources(), args.hpo_cpus, gpus)
+        trainable = tune.with_parameters(
+            run_trial, options=vars(args), directory=str(directory), train=train
+        )
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": args.hpo_cpus, "gpu": gpus}),
             tune_config=tune.TuneConfig(
-                metric="mean",
-                mode="max",
-                num_samples=args.hpo_trials,
+                num_samples=args.hpo_trials - len(ended),
                 max_concurrent_trials=args.hpo_concurrent,
-                search_alg=OptunaSearch(seed=args.seed),
-                scheduler=AsyncHyperBandScheduler(
-                    time_attr="epoch", max_t=args.epochs, reduction_factor=REDUCTION
-                ),
+                search_alg=NumberedSearch(directory, space, records, args),
+                scheduler=ContinuedHyperBand(directory, records, args),
             ),
             run_config=tune.RunConfig(
                 name="ray",
                 storage_path=str(directory),
-                callbacks=[TrialPrinter(directory, args.hpo_trials, args.epochs)],
+                callbacks=[TrialPrinter(directory, args, ended, stop)],
                 verbose=0,
             ),
-        )
-    try:
-        results = tuner.fit()
-        return [results[number] for number in range(len(results))]
-    finally:
-        ray.shutdown()
+        ).fit()
 
 
-def set_ray_environment() -> None:
-    """Set the variables that Ray reads when it is imported, where the user has not."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Save Ray's state at every change: after a kill, a trial that it forgot would be another one.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "0")
-    # A Ray that was started where this token is asks for it, but HOST:PORT alone does not offer it.
-    if (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def start_ray(args: Namespace) -> None:
-    """Join the Ray that --ray_address names, or start one. Raises InputError."""
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "fatal"}  # we report errors
-    if args.ray_address is None:
-        cores = len(os.sched_getaffinity(0))  # a job's share of the machine
-        ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
-        return
-    try:
-        if args.ray_address != "auto":  # Ray itself would try for many minutes
-            host, _, port = args.ray_address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(args.ray_address, **quiet)
-    except (OSError, OverflowError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--ray_address {args.ray_address}: no Ray answers there ({reason}); expected auto or "
-            "HOST:PORT; start one with `ray start --head`, copy ~/.ray/auth_token here if that "
-            "machine has one, or drop the option"
-        ) from None
-
-
-def check_resources(present: dict[str, float], cpus: int, gpus: float) -> None:
-    """Raise InputError if no trial could ever start: Ray would wait silently."""
-    for name, needed in (("CPU", cpus), ("GPU", gpus)):
-        if needed > present.get(name, 0):
-            raise InputError(
-                f"a trial asks for {needed:g} {name}, but there are {present.get(name, 0):g} here; "
-                f"give a smaller --hpo_{name.lower()}s, or more machines with --ray_address"
-            )
-
-
-def domain_of(domain: Range | Choice) -> object:
-    """Return a domain in Ray's terms."""
-    from ray import tune
-
-    if isinstance(domain, Choice):
-        return tune.choice(list(domain.values))
-    spread = tune.loguniform if domain.is_log else tune.uniform
-    return spread(domain.low, domain.high)
+def resume_command(args: Namespace, directory: Path) -> str:
+    """Return the command line that resumes a search, from any folder."""
+    words = [sys.executable, str(ROOT / args.script), "--hpo_resume", os.path.abspath(directory)]
+    return shlex.join(words)
 
 
 def full_run(args: Namespace, directory: Path, best: dict) -> Namespace:

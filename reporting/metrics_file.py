@@ -1,0 +1,75 @@
+"""metrics.jsonl read back: every line is checked, because the file may be someone else's."""
+
+import math
+from pathlib import Path
+
+from runtime.errors import InputError
+from runtime.files import parse_json, read_text
+from tasks import TASKS
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Return the epochs that a metrics.jsonl holds, the first one first.
+
+    Raises:
+        InputError: the file cannot be read, or a line is none of ours; the message has its number.
+    """
+    texts = read_text(path).splitlines()
+    return [read_line(text, number, f"{path}:{number}") for number, text in enumerate(texts, 1)]
+
+
+def read_line(text: str, epoch: int, where: str) -> dict:
+    """Return one line of metrics.jsonl.
+
+    Args:
+        text: the line.
+        epoch: the epoch that it has to be of.
+        where: the file and the line's number, for an error message.
+
+    Raises:
+        InputError: the line is not a JSON object with what every epoch has.
+    """
+    try:
+        line = parse_json(text, where)
+        reason = mistake(line, epoch)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{where}: ")
+    if reason:
+        raise InputError(
+            f"{where}: not a line of metrics; remove the line, or the file, to continue without "
+            f"what it held ({reason[:150]})"
+        )
+    return line
+
+
+def mistake(line: dict, epoch: int) -> str | None:
+    """Return what is wrong with a line of this epoch, or None."""
+    if type(line.get("epoch")) is not int or line["epoch"] != epoch:
+        return f"epoch is {line.get('epoch')!r}, expected {epoch}"
+    if not is_number(line.get("mean")):  # a constant's Pearson counts as 0, so it is never null
+        return f"mean is {line.get('mean')!r}, expected a number"
+    for name in ("loss", "examples"):
+        if not is_numbers(line.get(name)) or None in line[name].values():
+            return f"{name} is {line.get(name)!r}, expected a number for each task"
+    if not is_number(line.get("examples_per_second")) or line["examples_per_second"] <= 0:
+        return f"examples_per_second is {line.get('examples_per_second')!r}, expected more than 0"
+    dev = line.get("dev")
+    if not isinstance(dev, dict):
+        return f"dev is {dev!r}, expected the metrics of each task"
+    for name, metrics in dev.items():
+        if name not in TASKS or not is_numbers(metrics) or TASKS[name].metric_name not in metrics:
+            return f"dev of {name!r} is {metrics!r}, expected the metrics of a task"
+    return None
+
+
+def is_numbers(values: object) -> bool:
+    """Tell whether a value is a JSON object of numbers, null for nan among them."""
+    return isinstance(values, dict) and all(is_number(v, or_null=True) for v in values.values())
+
+
+def is_number(value: object, or_null: bool = False) -> bool:
+    """Tell whether a value of a JSON file is a finite number, or null where that is allowed."""
+    if value is None:
+        return or_null
+    is_numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_numeric and abs(value) < math.inf  # type: ignore[arg-type, operator]
