@@ -109,7 +109,7 @@ def start_ray(args: Namespace, stop: SearchStop) -> None:
     check_temporary_folder(folder)
     cores = len(os.sched_getaffinity(0))  # a job's share of the machine
     try:
-        with limited_time(), held_back(signal.SIGHUP):
+        with limited_time(), held_back(stop):
             ray.init("local", num_cpus=cores, include_dashboard=False, **QUIET)
     except Interrupted:
         raise
@@ -163,15 +163,19 @@ def limited_time() -> Iterator[None]:
 
 
 @contextmanager
-def held_back(signum: int) -> Iterator[None]:
-    """Hold a signal back inside the block, also for good in the processes that the block starts.
+def held_back(stop: SearchStop) -> Iterator[None]:
+    """Hold every signal but Ctrl-C back inside the block; handle them at its end.
 
-    A closed terminal sends SIGHUP to them too: Ray would be gone before it has been stopped.
+    The processes that the block starts hold them back for good. A closed terminal and a batch
+    system send their signals to those as well, and Ray would be gone before it has been stopped.
+    Ray itself does the same for Ctrl-C.
     """
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    signals = set(stop.signals) - {signal.SIGINT}
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
+        stop.install()  # Ray has taken SIGTERM
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
