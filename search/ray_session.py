@@ -46,6 +46,8 @@ class SearchStop(StopSignal):
         """Remember Ray's handler of Ctrl-C, which ends its trials in order; handle all signals."""
         self.end_trials = signal.getsignal(signal.SIGINT)
         self.install()
+        if self.signum is not None:  # Ray has caught what the handler raised
+            self.end_trials(self.signum, None)
 
     def install(self) -> None:
         """Handle the signals, also those that Ray has taken."""
@@ -75,6 +77,7 @@ def ray_session(args: Namespace, resume_command: str) -> Iterator[SearchStop]:
         try:
             start_ray(args, stop)
             stop.install()
+            stop.check()  # Ray may have caught what our handler raised
             yield stop
             stop.check()
         except SystemExit as end:  # Ray's own handler of SIGTERM, while Ray starts
@@ -114,11 +117,11 @@ def start_ray(args: Namespace, stop: SearchStop) -> None:
     except Interrupted:
         raise
     except Exception as error:  # Ray raises errors of many classes, a plain Exception among them
-        stop.check()  # Ray may have caught what our handler raised
+        stop.check()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"Ray cannot be started: {reason}; its files are in {folder}/ray, TMPDIR names another "
-            "folder"
+            f"Ray cannot be started: {reason}; if its folder is the reason, set TMPDIR to another "
+            f"than {folder}"
         ) from None
 
 
