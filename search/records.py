@@ -95,11 +95,11 @@ def read_record(run_dir: Path, space: dict[str, Range | Choice], args: Namespace
 
 
 def run_options(run_dir: Path) -> Namespace | None:
-    """Return the options of a trial's run, None before it has made its directory.
+    """Return the options of a run in a search's directory, None before it has made its own.
 
     Raises:
         InputError: they cannot be read, or its checkpoints are said to be elsewhere, where
-            resuming the trial would overwrite what belongs to someone else.
+            resuming the run would overwrite what belongs to someone else.
     """
     if not run_dir.exists():
         return None
@@ -108,7 +108,7 @@ def run_options(run_dir: Path) -> Namespace | None:
         if Path(getattr(options, name)) != run_dir / folder:
             raise InputError(
                 f"{run_dir / 'args.json'}: {name} is {getattr(options, name)!r}, expected "
-                f"{folder} in the trial's own directory"
+                f"{folder} in the run's own directory"
             )
         check_folder(run_dir / folder)
     return options

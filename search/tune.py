@@ -29,7 +29,7 @@ from runtime.locks import locked
 from runtime.startup import ROOT
 from search.options_file import read_search
 from search.ray_session import check_resources, ray_session, remove_stale, set_ray_environment
-from search.records import Record, read_records
+from search.records import Record, check_folder, read_records, run_options
 from search.space import Choice, Range, search_space
 from search.trial import Train, free_trial, resumed, run_trial
 from tasks import TASKS
@@ -170,9 +170,14 @@ def resume_command(args: Namespace, directory: Path) -> str:
 
 
 def full_run(args: Namespace, directory: Path, best: dict) -> Namespace:
-    """Return the options of the best trial's complete run, or of its interrupted one."""
+    """Return the options of the best trial's complete run, or of its interrupted one.
+
+    Raises:
+        InputError: what is there is not a run of ours.
+    """
     run_dir = directory / "best"
-    if (run_dir / "args.json").is_file():
+    check_folder(run_dir)
+    if run_options(run_dir) is not None:
         return resumed(run_dir, args.use_gpu)
     options = Namespace(**vars(args) | best)
     options.hpo, options.hpo_resume = False, None

@@ -4,7 +4,6 @@ import json
 import math
 from argparse import Namespace
 from itertools import product
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +14,10 @@ from options.legal import CONTRADICTIONS
 from options.parsing import parse_args
 from runtime.errors import InputError
 from search import report, tune
+from search.ray_session import check_resources
+from search.records import Record, ended_state
 from search.space import SPACE, Choice, Range, search_space, trial_options
+from search.trial import NAME, finished_epochs, run_trial
 from task_schedulers import TASK_SCHEDULERS
 
 
@@ -114,10 +116,11 @@ def test_a_trial_counts_by_its_best_epoch(tmp_path, means, patience, state, best
     with open(tmp_path / "trials" / "t" / "metrics.jsonl", "w") as file:
         for epoch, mean in enumerate(means, start=1):
             dev = {"sts": {"pearson": None, "spearman": None}}  # of a constant
-            line = {"epoch": epoch, "mean": mean, "dev": dev, "examples": {"sst": 8}}
+            line = {"epoch": epoch, "mean": mean, "dev": dev, "examples": {"sst": 8}, "loss": {}}
             file.write(json.dumps(line | {"examples_per_second": 4}) + "\n")
-    trial = Namespace(metrics={"trial_id": "t", "done": True}, error=None, config={"lr": 1})
-    row = report.trial_row(trial, Namespace(patience=patience, epochs=3), tmp_path)
+    args = Namespace(patience=patience, epochs=3)
+    ended = ended_state(finished_epochs(tmp_path / "trials" / "t"), args)
+    row = report.trial_row(Record("t", {"lr": 1}, ended), tmp_path)
     assert (row["state"], row["epoch"], row["epochs"]) == (state, best, len(means))
     assert row["seconds"] == 2 * len(means) and row["lr"] == 1
     if means:
@@ -139,21 +142,15 @@ def test_a_full_disk_leaves_no_search_behind(monkeypatch, tmp_path):
 @pytest.mark.parametrize("cpus, gpus, name", [(3, 0, "CPU"), (1, 0.5, "GPU")])
 def test_a_trial_that_fits_nowhere_is_one_line(cpus, gpus, name):
     with pytest.raises(InputError, match=f"a trial asks for .* {name}, but there are . here"):
-        tune.check_resources({"CPU": 2.0}, cpus, gpus)
-    tune.check_resources({"CPU": 2.0, "GPU": 1.0}, 2, 0.5)
+        check_resources({"CPU": 2.0}, cpus, gpus)
+    check_resources({"CPU": 2.0, "GPU": 1.0}, 2, 0.5)
 
 
-def test_a_resumed_search_gives_trials_nothing_to_search(monkeypatch, tmp_path):
+def test_a_resumed_search_gives_trials_nothing_to_search(tmp_path):
     """A trial is a run of the entry script's `main`, which would otherwise start a search in it."""
-    from ray import tune as ray_tune
-
-    from search.trial import run_trial
-
-    monkeypatch.setattr(
-        ray_tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "one"), raising=False
-    )
     options = vars(search_args(f"--hpo --logdir {tmp_path} --data_dir {tmp_path}"))
     options |= {"hpo_resume": str(tmp_path), "narrowed": {}}
     given = []
-    run_trial({}, options, str(tmp_path), lambda args, report: given.append(args))
+    run_trial({NAME: "one"}, options, str(tmp_path), lambda args, report: given.append(args))
     assert (given[0].hpo, given[0].hpo_resume) == (False, None)
+    assert given[0].run_name == "one"

@@ -3,7 +3,10 @@
 import csv
 import json
 import os
+import pickle
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,6 +45,7 @@ def search(tiny_model, few_rows, tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                start_new_session=True,
             ) as process,
         ):
             limit = threading.Timer(400, process.kill)  # a search that hangs fails
@@ -202,6 +206,88 @@ def test_a_search_on_a_ray_that_runs_already(search, tmp_path, monkeypatch, has_
             head.terminate()
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(read_table(tmp_path / "s")) == 2
+
+
+class Planted:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_stops_a_search_in_order(search, tmp_path, signum):
+    """Its printed command resumes it, and runs nothing that was planted in the directory."""
+    pids = []
+
+    def stop(process: subprocess.Popen) -> None:
+        pids.append(process.pid)
+        os.killpg(process.pid, signum)
+
+    flags = "--hpo --hpo_only --hpo_trials 3 --run_name s --hpo_concurrent 1"
+    stopped = search(flags, at="epoch 1", do=stop)
+    assert stopped.returncode == 128 + signum
+    message, _, command = stopped.stderr.strip().partition("; resume with: ")
+    assert message == f"stopped by {signum.name}" and "\n" not in command
+    assert processes_of_session(pids[0]) == []
+    directory = tmp_path / "s"
+    before = epochs_of_trials(directory)
+    shutil.rmtree(directory / "ray")
+    (directory / "ray").mkdir()
+    state = ("searcher-state-1.pkl", "search_gen_state-1.json", "experiment_state-1.json")
+    for name in ("tuner.pkl", "trainable.pkl", *state):
+        (directory / "ray" / name).write_bytes(pickle.dumps(Planted(tmp_path / "unpickled")))
+    python, script, *flags = shlex.split(command)
+    assert python == sys.executable and script == str(ROOT / "train_multitask.py")
+    done = search(shlex.join(flags))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (tmp_path / "unpickled").exists()
+    assert [row["state"] for row in read_table(directory)].count("unfinished") == 0
+    after = epochs_of_trials(directory)
+    assert all(after[name][: len(before[name])] == before[name] for name in before)
+
+
+def processes_of_session(session: int) -> list[str]:
+    """Return the living processes of a session, as /proc names them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may end in between
+            name, _, rest = path.read_text().rpartition(")")
+            state, _, _, number = rest.split()[:4]
+            if int(number) == session and state != "Z":
+                found.append(name)
+    return found
+
+
+@pytest.mark.slow
+def test_a_search_of_an_earlier_version_resumes(search, tmp_path):
+    """It left Ray's names, and no record: what was drawn is in each run's args.json."""
+    directory = tmp_path / "s"
+    flags = "--hpo --hpo_only --hpo_trials 2 --run_name s --hpo_concurrent 1"
+    assert search(flags).returncode == 0
+    trials = directory / "trials"
+    (trials / "000").rename(trials / "5e0df7a1")
+    for path in (*trials.glob("00*"), *directory.glob("trials.tsv")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = epochs_of_trials(directory)
+    done = search(f"--hpo_resume {directory}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {row["trial"] for row in read_table(directory)} == {"5e0df7a1", "000"}
+    lrs = {row["lr"] for row in read_table(directory)}
+    assert len(lrs) == 2, "a resumed search draws other points"
+    assert epochs_of_trials(directory)["5e0df7a1"] == before["5e0df7a1"]
+
+
+@pytest.mark.parametrize("folder", ["missing", "full"])
+def test_ray_without_a_folder_for_its_files_is_one_error(search, small_disk, monkeypatch, folder):
+    monkeypatch.setenv("TMPDIR", str(small_disk / folder if folder == "missing" else small_disk))
+    done = search("--hpo --hpo_trials 1 --run_name s")
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1
+    assert done.stderr.startswith(f"error: {small_disk}") and "set TMPDIR to" in done.stderr
 
 
 def test_resuming_what_is_no_search_is_one_error(search, tmp_path):
