@@ -18,7 +18,7 @@ from tasks import TASKS
 # What a program sets itself, and no flag does.
 RESOLVED = ("given", "tasks", "run_dir", "script", "narrowed", "data_sha256")
 # These belong to one command line, and not to the run.
-OWN = ("resume", "hpo_resume", "use_gpu", "help")
+OWN = ("resume", "hpo_resume", "help")
 
 
 def check_saved_options(options: Any, path: Path) -> Namespace:

@@ -8,6 +8,7 @@ from runtime.numbers import is_plain_number
 from tasks import TASKS
 
 Number = TypeVar("Number", int, float)
+INFINITY = float("inf")
 LARGEST = 10**9  # of any count: more examples, updates or tokens than any run has
 
 
@@ -51,10 +52,8 @@ positive_int = number(
 count = number(int, f"an integer from 0 to {LARGEST:,}", lambda value: 0 <= value <= LARGEST)
 few = number(int, "an integer from 0 to 100", lambda value: 0 <= value <= 100)
 seed = number(int, "an integer from 0 to 4,294,967,295", lambda value: 0 <= value < 2**32)
-positive_float = number(float, "a positive number up to 1e30", lambda value: 0 < value <= 1e30)
-non_negative_float = number(
-    float, "a number of at least 0, at most 1e30", lambda value: 0 <= value <= 1e30
-)
+positive_float = number(float, "a positive number", lambda value: 0 < value < INFINITY)
+non_negative_float = number(float, "a number of at least 0", lambda value: 0 <= value < INFINITY)
 probability = number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 rate = number(float, "a number in (0, 1]", lambda value: 0 < value <= 1)
 multiple_of_six = number(

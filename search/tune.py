@@ -21,13 +21,13 @@ from argparse import Namespace
 from pathlib import Path
 
 from options.packages import check_packages
+from options.saved import check_saved_options
 from runtime import workers
 from runtime.device import select_device
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.locks import locked
 from runtime.startup import ROOT
-from search.options_file import read_search
 from search.ray_session import check_resources, ray_session, remove_stale, set_ray_environment
 from search.records import Record, check_folder, read_records, run_options
 from search.space import Choice, Range, search_space
@@ -101,9 +101,11 @@ def new_search(args: Namespace) -> tuple[Namespace, Path]:
 def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
     """Return a search's own options, with those that may be given again. Raises InputError."""
     directory = Path(os.path.abspath(given.hpo_resume))
-    if not (directory / "search.json").is_file():
+    path = directory / "search.json"
+    if not path.is_file():
         raise InputError(f"{directory}: no search.json in it, expected the directory of a search")
-    args = read_search(directory / "search.json", given)
+    args = check_saved_options(read_json(path).get("options"), path)
+    args.hpo_resume = given.hpo_resume
     for name in given.given:
         setattr(args, name, getattr(given, name))
     if args.ray_address is None:

@@ -68,7 +68,7 @@ def parse(tiny_model, tmp_path):
         flags = flags[is_pal:]
         get_args_parser = (train_multitask_pal if is_pal else train_multitask).get_args_parser
         defaults = ["--model_name", tiny_model, "--data_dir", SAMPLE, "--logdir", tmp_path / "runs"]
-        resumed = "--resume" in flags
+        resumed = "--resume" in flags or "--hpo_resume" in flags or "--hpo_resume" in flags
         return parse_args(
             get_args_parser(), [str(f) for f in [*(defaults * (not resumed)), *flags]]
         )

@@ -10,9 +10,10 @@ import pytest
 
 from reporting.metrics_file import read_lines
 from runtime.errors import InputError
+from options.parsing import parse_args
+from options.run_options import get_pal_args_parser
 from search import tune
 from search.continued import ContinuedHyperBand, NumberedSearch
-from search.options_file import read_search
 from search.ray_session import remove_stale
 from search.records import Record, read_records, write_record
 from search.space import Choice, Range
@@ -44,7 +45,8 @@ def write_old_run(directory, name: str, means: list[float], has_checkpoints: boo
     if has_checkpoints:
         (run_dir / "checkpoints").mkdir()
     folders = {"filepath": run_dir / "checkpoints", "predictions_path": run_dir / "predictions"}
-    options = POINT | {"run_dir": run_dir} | folders | options
+    defaults = vars(parse_args(get_pal_args_parser(), []))
+    options = defaults | POINT | {"run_dir": run_dir} | folders | options
     (run_dir / "args.json").write_text(json.dumps({"options": options}, default=str))
 
 
@@ -107,7 +109,7 @@ def test_a_trial_whose_checkpoints_are_said_to_be_elsewhere_is_refused(tmp_path)
     with pytest.raises(InputError, match="args.json: filepath is '/home/other/checkpoints'"):
         read_records(tmp_path, SPACE, ARGS)
     (tmp_path / "trials" / "a0" / "args.json").write_text('{"options": {"run_dir": 1}}')
-    with pytest.raises(InputError, match="args.json: holds no options of a run"):
+    with pytest.raises(InputError, match="args.json: script is None, expected one of"):
         read_records(tmp_path, SPACE, ARGS)
 
 
@@ -139,24 +141,23 @@ def test_a_wrong_line_of_metrics_is_one_clear_error(tmp_path, change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"hpo_trials": "4"}, "hpo_trials is '4', expected a positive integer"),
-        ({"epochs": 0}, "epochs is 0, expected a positive integer"),
-        ({"given": ["no"]}, "given has 'no'"),
+        ({"hpo_trials": "four"}, "argument --hpo_trials: 'four' is not a positive integer"),
+        ({"epochs": 0}, "argument --epochs: '0' is not a positive integer"),
+        ({"given": "no"}, "given is 'no', expected a list of options"),
         ({"narrowed": []}, "narrowed is [], expected an object"),
         ({"script": "/bin/x"}, "script is '/bin/x', expected one of train_multitask.py"),
         ({"use_gpu": "yes"}, "use_gpu is 'yes', expected true or false"),
-        ({"model_name": 1}, "model_name is 1, expected a text"),
+        ({"model_name": [1]}, "model_name is [1], expected a value as --model_name takes it"),
     ],
 )
 def test_a_wrong_search_json_is_one_clear_error(parse, tmp_path, change, message):
-    defaults = parse("--hpo")
-    options = vars(defaults) | {"narrowed": {}}
-    path = tmp_path / "search.json"
+    options = vars(parse("--hpo")) | {"narrowed": {}}
+    given, path = parse("--hpo_resume", tmp_path), tmp_path / "search.json"
     path.write_text(json.dumps({"options": options}, default=str))
-    assert read_search(path, defaults).seed == 0
+    assert tune.resumed_search(given)[0].seed == 0
     path.write_text(json.dumps({"options": options | change}, default=str))
     with pytest.raises(InputError) as error:
-        read_search(path, defaults)
+        tune.resumed_search(given)
     assert message in str(error.value)
 
 
