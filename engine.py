@@ -69,6 +69,7 @@ def fit(
         first_update = progress.total_updates - training.updates_per_epoch
         log.epoch(line, first_update, training.conflicts)
         save()
+        log.on_epoch(line)  # last: a search may stop its trial here, and then resume it
         print(format_epoch(line, args.epochs))
 
 

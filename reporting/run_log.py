@@ -68,7 +68,7 @@ class RunLog:
         events_dir: where the events go; None writes none.
         resumed_epoch: keep the lines of so many epochs.
         resumed_update: keep the events of so many updates; None for a new run.
-        on_epoch: told the line of every epoch, the kept ones first.
+        on_epoch: told the line of every epoch, the kept ones first; `fit` tells the new ones.
     """
 
     def __init__(
@@ -180,7 +180,6 @@ class RunLog:
         self.writer.flush()
         for tag, cosine, update in conflicts.scalars(first_update):
             self.writer.add_scalar(tag, cosine, update)
-        self.on_epoch(line)
 
     def finish(
         self,
