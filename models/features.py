@@ -7,7 +7,7 @@ All tasks share the module.
 Axis letters: B batch, L tokens (segments under `hierarchical`), H hidden, F features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,20 @@ def max_pooling(states: Tensor, attention_mask: Tensor) -> Tensor:
     return states.masked_fill(padding, torch.finfo(states.dtype).min).amax(1)
 
 
-POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def last_states(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Take the last state of each direction of a BiLSTM, its `h_n`: [B, L, F] gives [B, F].
+
+    The forward direction ends at a row's last token and the backward one at the first. At the first
+    token, the forward direction has read nothing else yet.
+    """
+    forward, backward = states.chunk(2, dim=-1)  # [B, L, F] -> twice [B, L, F / 2]
+    last = attention_mask.sum(1).clamp(min=1) - 1  # [B]
+    rows = torch.arange(len(states), device=states.device)
+    return torch.cat([forward[rows, last], backward[:, 0]], dim=-1)
+
+
+Pooling = Callable[[Tensor, Tensor], Tensor]
+POOLINGS: dict[str, Pooling] = {
     "mean": mean_pooling,
     "cls": cls_pooling,
     "max": max_pooling,
@@ -77,9 +90,11 @@ class Extension(nn.Module):
     Attributes:
         num_features: F.
         ends_sequence: whether the result is one vector per row, so that no pooling follows.
+        poolings: key of `POOLINGS` -> how it pools the result.
     """
 
     ends_sequence = False
+    poolings: Mapping[str, Pooling] = POOLINGS
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -113,6 +128,8 @@ class BiLSTMExtension(Extension):
     It always runs in float32. On a GPU, the lengths are copied to the CPU once per batch. The cuDNN
     kernel has no second derivatives, so SophiaH turns cuDNN off in updates that need them.
     """
+
+    poolings = POOLINGS | {"cls": last_states}
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -216,7 +233,7 @@ class Features(nn.Module):
         self.reads_hidden_states = train_mode != "last_hidden_state"
         self.reads_layers = train_mode == "all_pooled"
         self.extension = FEATURES["attention" if self.reads_layers else extension](config)
-        self.pooling = POOLINGS[pooling]
+        self.pooling = self.extension.poolings[pooling]
         self.num_features = self.extension.num_features
         self.has_parameters = bool(list(self.parameters()))
 

@@ -87,7 +87,7 @@ def test_vectors_depend_on_no_padding_and_no_batch_mate(
 def test_all_shared_parameters_get_a_gradient(
     build, make_batch, mode, extension, pooling, pair_encoding
 ):
-    """Only parameters whose gradient is zero in theory are exempt."""
+    """Only the key bias is exempt: it adds the same number to all scores of a softmax."""
     layers = ["--layers", "1", "3"] if mode == "single_layers" else []
     model = build(*flags_of(mode, extension, pooling, pair_encoding), *layers)
     batch = make_batch(LENGTHS, 400)
@@ -95,10 +95,7 @@ def test_all_shared_parameters_get_a_gradient(
         batch = in_segments(batch)
     (model(TASKS["sst"], batch) ** 2).sum().backward()
     still = {name for name, p in model.named_shared_parameters() if not p.grad.any()}
-    # The key bias adds the same number to all scores of a softmax. At the first token, a forward
-    # LSTM has a zero hidden state, which the recurrent weights multiply.
-    exempt = ("key.bias", "weight_hh_l0") if pooling == "cls" else ("key.bias",)
-    assert [name for name in still if not name.endswith(exempt)] == []
+    assert [name for name in still if not name.endswith("key.bias")] == []
 
 
 @pytest.mark.parametrize(
@@ -141,6 +138,21 @@ def test_the_lstm_reads_both_ways(make_batch):
     states = torch.randn(1, 4, 24, requires_grad=True)
     lstm(states, torch.ones(1, 4).long())[0, 1].sum().backward()
     assert (states.grad[0].abs().sum(-1) > 0).all()
+
+
+def test_under_cls_pooling_the_lstm_gives_the_last_state_of_each_direction(make_batch):
+    """Each row of a padded batch equals PyTorch's own h_n on that row alone."""
+    config = BertConfig(hidden_size=24, num_attention_heads=4)
+    torch.manual_seed(0)
+    features = Features(config, extension="bilstm", pooling="cls")
+    mask = make_batch(LENGTHS, 400)["attention_mask"]
+    states = torch.randn(*mask.shape, 24)
+    vectors = features(states, mask)
+    for row, length in enumerate(LENGTHS):
+        last = features.extension.lstm(states[row, None, :length])[1][0]  # h_n: [2, 1, F / 2]
+        torch.testing.assert_close(vectors[row], last[:, 0].flatten(), rtol=0, atol=1e-6)
+    vectors.sum().backward()
+    assert features.extension.lstm.weight_hh_l0.grad.any()
 
 
 def test_every_train_mode_selects_its_layers():
