@@ -27,6 +27,7 @@ from options.run_options import get_args_parser
 from reporting.run_log import build_run_log
 from reporting.start import open_run
 from reporting.summary import count_evaluated, print_resumed, print_start, resume_command
+from restoring import restore
 from runtime import checkpoint
 from runtime.device import connect
 from runtime.errors import exit_status
@@ -64,7 +65,7 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
         # Training: task scheduler, projection, regularizer, optimizer, learning-rate schedule.
         training = build_training(args, model, data["train"])
         if start.last is not None:
-            training.load_state_dict(checkpoint.load(start.last))
+            restore(training, start.last)
         progress = training.progress
 
         # The run's directory and log.

@@ -223,22 +223,13 @@ class Training:
         }
 
     def state_dict(self) -> dict:
-        """Return the whole state; all workers call it together."""
+        """Return the whole state, as `restoring.restore` takes it; all workers call it together."""
         parts = {name: part.state_dict() for name, part in self.stateful_parts().items()}
         return parts | {
             "progress": asdict(self.progress),
             "num_unfrozen": self.num_unfrozen,
             "random": checkpoint.random_states(),
         }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue where `state_dict` was called, random numbers included."""
-        self.unfreeze(state["num_unfrozen"])  # the optimizer's groups, before their state
-        for name, part in self.stateful_parts().items():
-            if name in state:  # what was off has no state in the runs of earlier versions
-                part.load_state_dict(state[name])
-        self.progress = Progress(**state["progress"])
-        checkpoint.set_random_states(state["random"])
 
     def stateful_parts(self) -> dict:
         """Return the parts that have a state, by name."""

@@ -23,6 +23,7 @@ from tokenizers import Encoding, Tokenizer
 
 from inputs.tags import TextTags
 from runtime.errors import InputError
+from runtime.saved_values import check_number
 from tasks import Batch, Example, Task
 
 PAIR_ENCODINGS = ("cross", "bi")
@@ -280,6 +281,7 @@ class BatchSampler:
 
         Raises:
             InputError: the training file has another number of rows now.
+            ValueError: the position is outside the walk.
         """
         if state["num_rows"] != len(self.lengths):
             raise InputError(
@@ -288,4 +290,5 @@ class BatchSampler:
             )
         self.generator.set_state(state["walk_state"])
         self.start_walk()
+        check_number(state["position"], 0, len(self.batches), "position")
         self.position = state["position"]

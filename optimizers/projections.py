@@ -240,8 +240,14 @@ class GradVac(Projection):
         return super().state_dict() | {"target": self.target.cpu()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from a state that `state_dict` returned."""
+        """Continue from a state that `state_dict` returned.
+
+        Raises:
+            ValueError: a target is no cosine.
+        """
         super().load_state_dict(state)
+        if not (state["target"].abs() <= 1 + 1e-6).all():  # their rounding errors are smaller
+            raise ValueError("target holds numbers outside [-1, 1]")
         self.target = state["target"].clone()
 
 

@@ -3,20 +3,38 @@
 A checkpoint holds tensors and plain values alone, so that `torch.load(weights_only=True)` reads it.
 """
 
+import errno
+import math
 import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from runtime import workers
-from runtime.errors import InputError
-from runtime.files import atomic_write
+from runtime.archives import check_archive
+from runtime.errors import InputError, is_out_of_memory
+from runtime.files import MIB, atomic_write, check_regular
+from runtime.saved_values import check_kinds, check_like, check_number
 
 FORMAT = "multitask-bert-1"
+MAX_BYTES = 65_536 * MIB
+PARTS = {"last.pt": "progress", "best.pt": "score"}  # kind of checkpoint -> a part it alone has
+# What restoring a wrong value raises. InputError is a ValueError: catch it before.
+WRONG_VALUE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def seed_everything(seed: int) -> None:
@@ -42,46 +60,170 @@ def save(path: Path | str, state: dict[str, Any]) -> None:
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU: plain values and dense tensors.
 
     Raises:
-        InputError: the file is missing, truncated, or not a checkpoint of this program.
+        InputError: the file is missing, cannot be read, is truncated or damaged, or is not a
+            checkpoint of this program.
     """
     path = Path(path)
+    if is_missing(path):
+        raise InputError(f"{path}: no such checkpoint")
+    check_regular(path, MAX_BYTES)
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint") from None
+        check_kinds(state)
+    except InputError:
+        raise
     except Exception as error:  # the unpickler and the zip reader raise whatever they meet
-        raise InputError(
-            f"{path}: truncated or not a checkpoint of this program ({type(error).__name__}); "
-            "give another, best.pt or last.pt of a run"
-        ) from None
+        raise InputError(f"{path}: {reason_of(error)}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path}: format is {found!r}, expected {FORMAT!r}")
     return state
 
 
+def is_missing(path: Path) -> bool:
+    """Tell whether there is no file of this name; one that cannot be looked at is there."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a checkpoint could not be read, and what to do."""
+    if is_out_of_memory(error):
+        return "there is not enough memory to read it; the file may be whole"
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return f"cannot be read: {error.strerror}"  # EINVAL: an offset in the file is nonsense
+    return (
+        f"truncated or not a checkpoint of this program ({type(error).__name__}); "
+        "give another, best.pt or last.pt of a run"
+    )
+
+
+def check_kind(path: Path | str, state: dict[str, Any], kind: str) -> None:
+    """Check that a checkpoint is a best.pt or a last.pt, whatever its name is.
+
+    Raises:
+        InputError: it is the other one, or neither.
+    """
+    found = [name for name, part in PARTS.items() if part in state]
+    if not found or "model" not in state:
+        raise InputError(f"{path}: holds neither a best.pt nor a last.pt of a run")
+    if kind not in found:
+        uses = "a run resumes from last.pt" if kind == "last.pt" else "the best epoch is in best.pt"
+        raise InputError(f"{path}: is a {found[0]} of a run, expected a {kind}; {uses}")
+    if kind == "best.pt":
+        with fitting("best.pt", path):
+            check_number(state["epoch"], 1, math.inf, "epoch")
+            check_number(state["score"], -1, 1, "score", float)
+
+
 def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     """Load all weights of a checkpoint into `model`, and return the checkpoint.
+
+    A file of the name best.pt has to be one; under other names, a last.pt serves as well.
 
     Raises:
         InputError: the checkpoint cannot be read, or its weights do not fit the model.
     """
+    path = Path(path)
     state = load(path)
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
-    different = [name for name in own | given if own.get(name) != given.get(name)]
+    check_kind(path, state, "best.pt" if path.name == "best.pt" or "score" in state else "last.pt")
+    with fitting("model", path):
+        restore_weights(state["model"], model)
+    return state
+
+
+def restore_weights(given: object, model: nn.Module) -> None:
+    """Load saved weights into `model`.
+
+    Raises:
+        InputError: shapes, dtypes or names differ, or a number is not finite.
+    """
+    own = {name: describe(tensor) for name, tensor in model.state_dict().items()}
+    if not isinstance(given, dict):
+        raise ValueError(f"expected a dict of weights, got a {type(given).__name__}")
+    known = {name: describe(tensor) for name, tensor in given.items()}
+    different = [name for name in own | known if own.get(name) != known.get(name)]
     if different:
         name = different[0]
         raise InputError(
-            f"{path}: {len(different)} weights do not fit this model, {name!r} the first: shape "
-            f"{given.get(name)} in the file, {own.get(name)} in the model; give the options the "
+            f"{len(different)} weights do not fit this model, {name!r} the first: shape "
+            f"{known.get(name)} in the file, {own.get(name)} in the model; give the options the "
             "checkpoint was trained with"
         )
-    model.load_state_dict(state["model"])
-    return state
+    for name, tensor in given.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"holds non-finite weights, {name!r} the first; give another")
+    model.load_state_dict(given)
+
+
+def describe(value: object) -> str:
+    """Return shape and dtype of a weight, or what it is instead, in words."""
+    if not isinstance(value, Tensor):
+        return f"none ({type(value).__name__})"
+    dtype = "" if value.dtype == torch.float32 else f" {str(value.dtype).removeprefix('torch.')}"
+    return f"{tuple(value.shape)}{dtype}"
+
+
+@contextmanager
+def fitting(part: str, path: Path | str | None = None) -> Iterator[None]:
+    """Turn what goes wrong inside the block into an InputError that names file and part.
+
+    Args:
+        part: the part of the checkpoint that the block checks or restores.
+        path: the file; None if the caller names it.
+
+    Raises:
+        InputError: the block has raised one, or an error that a wrong value causes.
+    """
+    where = "" if path is None else f"{path}: "
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}{error}") from None
+    except WRONG_VALUE as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(
+            f"{where}does not fit this run: {part}: {reason}; give a checkpoint that this run has "
+            "written"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_random_states(states: object) -> None:
+    """Check the states of the workers' generators, whose words torch and numpy partly trust.
+
+    Raises:
+        ValueError: there is none, or a value has the wrong type or is out of range.
+    """
+    if not isinstance(states, list) or not states:
+        raise ValueError("expected a list with the state of every worker")
+    own = random_state() | {"cuda": []}
+    for state in states:
+        cuda = state["cuda"]
+        if not isinstance(cuda, list) or not all(isinstance(part, Tensor) for part in cuda):
+            raise ValueError("cuda is no list of tensors")
+        plain = {"python": state["python"][:2], "numpy": state["numpy"]}
+        check_like(state | plain | {"cuda": []}, own | {"python": own["python"][:2]})
+        for gauss in state["python"][2:]:
+            if gauss is not None:
+                check_like(gauss, 0.0, "python.2")
+        check_number(state["numpy"][2], 0, 624, "numpy.2")  # a place among its 624 words
+        check_number(state["numpy"][3], 0, 1, "numpy.3")
 
 
 def random_states() -> list[dict[str, Any]]:

@@ -27,7 +27,8 @@ from optimizers.smart import Smart
 from options.parsing import parse_args
 from reporting.run_log import build_run_log
 from reporting.start import open_run
-from runtime import checkpoint, workers
+from restoring import restore
+from runtime import workers
 from runtime.errors import exit_status
 from runtime.interrupts import Interrupted
 from tasks import TASKS
@@ -54,7 +55,7 @@ def prepared(args: Namespace):
         data = cache_frozen_states(args, model, data)
         training = build_training(args, model, data["train"])
         if start.last is not None:
-            training.load_state_dict(checkpoint.load(start.last))
+            restore(training, start.last)
         start.write_directory(model)
         yield args, training, data
 

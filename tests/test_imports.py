@@ -17,7 +17,7 @@ ROWS = (
     ("task_schedulers", "datasets"),
     ("options",),
     ("reporting",),
-    ("engine", "training"),
+    ("engine", "training", "restoring"),
     ("search",),
     ("evaluation",),
     ("train_multitask", "train_multitask_pal"),
