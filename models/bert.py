@@ -9,7 +9,6 @@ embeddings and the wrappers; `residual=` serves projected attention layers.
 Axis letters: B batch, L tokens, H hidden.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +27,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 MODEL_TYPES = ("bert", "roberta")
+# The largest sizes that are taken, far above any published encoder's. Type ids are kept in a byte.
+MAX_SIZES = {
+    "vocab_size": 10_000_000,
+    "hidden_size": 65_536,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 65_536,
+    "intermediate_size": 1_048_576,
+    "max_position_embeddings": 1_048_576,
+    "type_vocab_size": 256,
+}
 
 
 @dataclass
@@ -35,8 +44,8 @@ class BertConfig:
     """Shape of an encoder. The fields have the names of published config.json files.
 
     Raises:
-        ValueError: a value is out of range, hidden_size is not a multiple of num_attention_heads,
-            or hidden_act or model_type is unknown.
+        ValueError: a value is out of range, see `MAX_SIZES`; hidden_size is not a multiple of
+            num_attention_heads; or hidden_act or model_type is unknown.
     """
 
     vocab_size: int = 30522
@@ -57,11 +66,16 @@ class BertConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            low = 1 if field.type is int and field.name != "pad_token_id" else 0
-            high = 1 if field.type is float else math.inf
-            is_number = type(value) in (int, field.type)
-            if field.type is not str and not (is_number and low <= value < high):
-                raise ValueError(f"{field.name} is {value!r}, expected {low} <= number < {high}")
+            if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
+                raise ValueError(f"{field.name} is {value!r}, expected a number in [0, 1)")
+            if field.name in MAX_SIZES:
+                self.check_integer(field.name, 1, MAX_SIZES[field.name])
+        self.check_integer("pad_token_id", 0, self.vocab_size - 1)
+        if self.model_type == "roberta" and self.max_tokens < 1:
+            raise ValueError(
+                f"max_position_embeddings is {self.max_position_embeddings}, expected more than "
+                f"pad_token_id + 1, {self.pad_token_id + 1}, under which roberta counts no position"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of "
@@ -71,6 +85,12 @@ class BertConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} is {value!r}, known: {', '.join(known)}")
+
+    def check_integer(self, name: str, low: int, high: int) -> None:
+        """Raise ValueError unless a field is an integer in [low, high]."""
+        value = getattr(self, name)
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name} is {value!r}, expected an integer in [{low}, {high}]")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "BertConfig":

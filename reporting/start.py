@@ -11,6 +11,7 @@ from torch import nn
 
 from models.bert import BertConfig, BertModel
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
+from models.weight_file import check_size
 from options.parsing import make_absolute, resolve_options
 from reporting.run_directory import (
     find_last,
@@ -52,6 +53,7 @@ class Start:
     def build_encoder(self) -> BertModel:
         """Return the encoder with published weights, or with fresh ones that `last` replaces."""
         if self.last is not None:
+            check_size(self.config, self.source / "config.json", [self.last])
             return BertModel(self.config)
         return load_encoder(self.source, self.config)
 

@@ -141,7 +141,7 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     return state
 
 
-def restore_weights(given: object, model: nn.Module) -> None:
+def restore_weights(given: Any, model: nn.Module) -> None:
     """Load saved weights into `model`.
 
     Raises:
@@ -204,7 +204,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def check_random_states(states: object) -> None:
+def check_random_states(states: Any) -> None:
     """Check the states of the workers' generators, whose words torch and numpy partly trust.
 
     Raises:

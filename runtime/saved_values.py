@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def check_kinds(state: object) -> None:
     """
     seen: set[int] = set()
     storages: set[int] = set()
-    waiting = [("", state)]
+    waiting: list[tuple[str, Any]] = [("", state)]
     while waiting:  # no recursion: the depth is not ours
         where, value = waiting.pop()
         if isinstance(value, Tensor):
@@ -47,7 +48,7 @@ def check_tensor(tensor: Tensor, where: str) -> None:
         raise ValueError(f"{where} has a gradient, expected numbers alone")
 
 
-def check_like(given: object, own: object, where: str = "") -> None:
+def check_like(given: Any, own: Any, where: str = "") -> None:
     """Check that saved values have the types, keys, shapes and dtypes of a run's own ones.
 
     Numbers have to be finite, except where the run's own number is the same one.
@@ -78,7 +79,7 @@ def check_like(given: object, own: object, where: str = "") -> None:
             check_like(one, other, f"{where}.{i}".lstrip("."))
 
 
-def check_like_tensor(given: object, own: Tensor, where: str) -> None:
+def check_like_tensor(given: Any, own: Tensor, where: str) -> None:
     """Check shape and dtype of a saved tensor, and that its numbers are finite."""
     if not isinstance(given, Tensor):
         raise ValueError(f"{where} is {shown(given)}, expected a tensor")
@@ -91,7 +92,7 @@ def check_like_tensor(given: object, own: Tensor, where: str) -> None:
         raise ValueError(f"{where} holds non-finite numbers")
 
 
-def check_keys(given: object, own: dict, where: str = "") -> None:
+def check_keys(given: Any, own: dict[str, Any], where: str = "") -> None:
     """Check that a saved value is a dict with the keys of the run's own one."""
     if not isinstance(given, dict):
         raise ValueError(f"{where or 'it'} is {shown(given)}, expected a dict")
@@ -103,7 +104,9 @@ def check_keys(given: object, own: dict, where: str = "") -> None:
             raise ValueError(f"{f'{where}.{key}'.lstrip('.')} is not part of this run")
 
 
-def check_number(given: object, low: float, high: float, where: str, kind: type = int) -> None:
+def check_number(
+    given: Any, low: float, high: float, where: str, kind: type[int | float] = int
+) -> None:
     """Check that a saved value is an int, or a finite float, in [low, high]."""
     if type(given) is not kind or not low <= given <= high:
         raise ValueError(f"{where} is {shown(given)}, expected {kind.__name__} in [{low}, {high}]")

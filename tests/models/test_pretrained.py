@@ -1,15 +1,18 @@
 """Weights and config.json of published checkpoints; wrong ones are refused in one line."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from models import pretrained
-from models.bert import BertConfig
+from models import pretrained, weight_file
+from models.bert import BertConfig, BertModel
 from models.pretrained import load_config, load_encoder, load_pretrained
+from models.weight_file import encoder_shapes
 
 
 def save(model_name, directory, sizes):
@@ -123,6 +126,67 @@ def test_a_truncated_weights_file(bert, one_line):
     assert f"{path}: truncated or not a safetensors file" in one_line(load, bert)
 
 
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_non_finite_weights(bert, one_line, number):
+    change_weights(bert, lambda weights: weights | {"pooler.dense.bias": torch.full([24], number)})
+    assert "holds non-finite weights, the first in pooler.bias" in one_line(load, bert)
+
+
+def test_weights_of_integers(bert, one_line):
+    change_weights(bert, lambda weights: weights | {"pooler.dense.bias": torch.ones(24).long()})
+    assert "pooler.bias has dtype I64, expected one of F64, F32" in one_line(load, bert)
+
+
+def test_a_large_config_is_refused_before_the_encoder_is_allocated(bert, one_line, monkeypatch):
+    monkeypatch.setattr(pretrained, "BertModel", lambda config: pytest.fail("allocated"))
+    change_config(bert, hidden_size=65_536, intermediate_size=1_048_576)  # 2 TB
+    assert "has shape (400, 24), config.json asks for (400, 65536)" in one_line(load, bert)
+
+
+def test_shapes_take_no_memory_and_no_random_numbers(sizes):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    shapes = encoder_shapes(BertConfig(**sizes | {"hidden_size": 65_536}))
+    assert torch.equal(torch.get_rng_state(), state)
+    own = BertModel(BertConfig(**sizes)).state_dict()
+    assert shapes.keys() == own.keys() and shapes["pooler.bias"] == (65_536,)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_the_encoder_of_a_run_is_no_larger_than_its_checkpoint(bert, one_line, name):
+    (bert / "checkpoints").mkdir()
+    (bert / "checkpoints" / name).write_bytes(bytes(200_000))
+    load_config(bert)
+    change_config(bert, vocab_size=10_000_000)
+    message = one_line(load_config, bert)
+    assert "describes an encoder of 915.6 MiB" in message and "checkpoints have 0.2" in message
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be read: Permission denied"),
+        (MemoryError(), "there is not enough memory to read it"),
+    ],
+    ids=repr,
+)
+def test_only_a_damaged_weights_file_is_called_truncated(
+    bert, one_line, monkeypatch, error, message
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(weight_file, "safe_open", fail)
+    assert one_line(load, bert) == f"{bert / 'model.safetensors'}: {message}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_is_not_waited_for(bert, one_line, name):
+    (bert / name).unlink()
+    os.mkfifo(bert / name)
+    assert "is a pipe, expected a regular file" in one_line(load, bert)
+
+
 class Bomb:
     """Fails the test when it is unpickled."""
 
@@ -149,13 +213,25 @@ def test_reads_a_published_config(bert, sizes):
     [
         (None, "no such file"),
         ("{", "cannot be read as JSON"),
-        (b"\xff\xfe", "cannot be read as JSON"),
+        (b"\xff\xfe", "byte 1 is not UTF-8 text"),
         ("[]", "holds a list, expected a JSON object"),
         ("{}", "vocab_size is missing"),
         ({"model_type": "distilbert"}, "model_type is 'distilbert', known: bert, roberta"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"num_attention_heads": 5}, "hidden_size 24 is not a multiple of num_attention_heads 5"),
+        ({"vocab_size": 10**7 + 1}, "vocab_size is 10000001, expected an integer in [1, 10000000]"),
+        ({"hidden_size": 10**6}, "hidden_size is 1000000, expected an integer in [1, 65536]"),
+        ({"num_hidden_layers": 1001}, "num_hidden_layers is 1001, expected"),
+        ({"intermediate_size": 2**21}, "intermediate_size is 2097152, expected"),
+        ({"max_position_embeddings": 2**21}, "max_position_embeddings is 2097152, expected"),
+        ({"type_vocab_size": 257}, "type_vocab_size is 257, expected an integer in [1, 256]"),
+        ({"hidden_dropout_prob": 1}, "hidden_dropout_prob is 1, expected a number in [0, 1)"),
+        ({"pad_token_id": 400}, "pad_token_id is 400, expected an integer in [0, 399]"),
+        (
+            {"model_type": "roberta", "max_position_embeddings": 2, "pad_token_id": 1},
+            "max_position_embeddings is 2, expected more than pad_token_id + 1, 2",
+        ),
         ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu'], known: gelu, gelu_new"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ],
