@@ -72,6 +72,7 @@ def restore_part(name: str, part: Any, given: Any, training: Training) -> None:
     elif name == "lr_schedule":
         check_lr_schedule(given, part, training.progress)
     elif name == "conflicts":
+        check_keys(given, part.state_dict())
         check_cosines(given["cosines"], part.history(), training)
     else:
         check_like(given, part.state_dict())
@@ -130,7 +131,7 @@ def check_optimizer(given: Any, optimizer: Optimizer, num_updates: int) -> None:
         raise ValueError(f"expected {len(own['param_groups'])} parameter groups")
     for number, (group, own_group) in enumerate(zip(given["param_groups"], own["param_groups"])):
         check_group(group, own_group, f"param_groups.{number}")
-    rest = own.keys() - {"state", "param_groups"}
+    rest = [key for key in own if key not in ("state", "param_groups")]
     check_like({key: given[key] for key in rest}, {key: own[key] for key in rest})
     if "num_updates" in given:
         check_number(given["num_updates"], num_updates, num_updates, "num_updates")
@@ -147,10 +148,12 @@ def check_optimizer(given: Any, optimizer: Optimizer, num_updates: int) -> None:
 
 def check_group(given: Any, own: dict, where: str) -> None:
     """Check a parameter group: only its learning rate changes, and never above its base."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} is {shown(given)}, expected a dict")
     base = own.get("initial_lr", own["lr"])
     for key, value in own.items():  # torch adds further keys to some groups
         check_like(given[key], value, f"{where}.{key}")
-        if key in ("lr", "initial_lr"):
+        if key == "lr":
             check_number(float(given[key]), 0, base, f"{where}.{key}", float)
         elif given[key] != value:
             raise ValueError(f"{where}.{key} is {shown(given[key])}, expected {value}")

@@ -75,12 +75,20 @@ def growth_of(step: dict[str, Any]) -> float:
 
 
 def check_template(step: dict[str, Any]) -> None:
-    """Check that a template holds each text of a single one, or of a pair, once."""
+    """Check that a template holds each text once, and that it has the special tokens it names.
+
+    The tokenizers package would panic over one that it does not have.
+    """
+    if step.get("type") != "TemplateProcessing":
+        return
     for name, expected in (("single", ["A"]), ("pair", ["A", "B"])):
-        if step.get("type") == "TemplateProcessing":
-            texts = [piece["Sequence"]["id"] for piece in step[name] if "Sequence" in piece]
-            if texts != expected:
-                raise ValueError(f"its template {name} holds the texts {texts}, not {expected}")
+        texts = [piece["Sequence"]["id"] for piece in step[name] if "Sequence" in piece]
+        if texts != expected:
+            raise ValueError(f"its template {name} holds the texts {texts}, not {expected}")
+        for piece in step[name]:
+            token = piece.get("SpecialToken", {}).get("id")
+            if token is not None and token not in step["special_tokens"]:
+                raise ValueError(f"its template {name} names {token!r}, not in special_tokens")
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer, config: BertConfig) -> None:

@@ -146,6 +146,8 @@ CASES = [  # the run, what is wrong in its state, the value there, what the mess
     ("smart", "optimizer/param_groups/0/lr", 1e9, "param_groups.0.lr is 1000000000.0"),
     ("smart", "optimizer/param_groups/0/lr", "x", "param_groups.0.lr is 'x'"),
     ("smart", "optimizer/param_groups/0/initial_lr", -1.0, "param_groups.0.initial_lr is -1.0"),
+    ("smart", "optimizer/param_groups/0", [], "param_groups.0 is a list, expected a dict"),
+    ("smart", "conflicts", {}, "conflicts: cosines is missing"),
     ("smart", "optimizer/param_groups/0/eps", 1.0, "param_groups.0.eps is 1.0, expected"),
     ("smart", "optimizer/param_groups/0/params", [0], "param_groups.0.params has 1 entries"),
     ("smart", "optimizer/state/0/exp_avg", torch.zeros(2), "state.0.exp_avg is (2,)"),

@@ -94,6 +94,10 @@ CASES = {  # what is wrong: (parts of tokenizer.json, message)
         {"post_processor": template("[CLS] A A [SEP]", PAIR)},
         "its template single holds the texts ['A', 'A'], not ['A']",
     ),
+    "an unknown special token": (
+        {"post_processor": template(SINGLE, PAIR) | {"special_tokens": {}}},
+        "its template single names '[CLS]', not in special_tokens",
+    ),
     "sentences in another order": (
         {"post_processor": template(SINGLE, "[CLS] B [SEP] A [SEP]")},
         "its template pair holds the texts ['B', 'A']",
