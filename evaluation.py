@@ -62,7 +62,9 @@ def finish(
         log: gets the final scores and figures.
         check: called after every batch; it may raise to stop.
     """
-    best = checkpoint.load_weights(Path(args.filepath) / "best.pt", training.model)
+    best = checkpoint.load_weights(
+        Path(args.filepath) / "best.pt", training.model, args.fingerprint
+    )
     training.exchange.check_replicas(training.model)
     shares = training.conflicts.shares()
     facts: dict[str, object] = {"num_parameters": count_parameters(training.model)}
@@ -103,22 +105,32 @@ def load_run(
     config = load_config(directory)
     tokenizer = load_tokenizer(directory, config)
     model = build_model(args, BertModel(config))
-    checkpoint.load_weights(Path(args.filepath) / "best.pt", model)
+    checkpoint.load_weights(Path(args.filepath) / "best.pt", model, args.fingerprint)
     return model.to(device).eval(), tokenizer, args
 
 
-def evaluate_run(given: Namespace, device: torch.device) -> None:
+def evaluate_run(
+    run: str,
+    split: str,
+    data_dir: str | None,
+    device: torch.device | str,
+    output: str | None = None,
+    filepath: str | None = None,
+) -> None:
     """Evaluate a finished run on one split; print the metrics, then write them and predictions.
 
     Args:
-        given: the options of this command.
+        run: its directory.
+        split: dev or test.
+        data_dir: other data; None for the run's own.
         device: where to compute.
+        output: the folder to write to; None as for `output_folder`.
+        filepath: as for `load_run`.
     """
-    split = given.split
-    model, tokenizer, args = load_run(given.run, device, given.filepath)
-    output = output_folder(given)
-    if given.data_dir is not None:
-        args.data_dir, args.smoketest = given.data_dir, False
+    model, tokenizer, args = load_run(run, device, filepath)
+    folder = output_folder(run, split, data_dir, output)
+    if data_dir is not None:
+        args.data_dir, args.smoketest = data_dir, False
         for task in TASKS.values():
             setattr(args, f"{task.name}_{split}", None)
     elif args.smoketest:
@@ -133,8 +145,8 @@ def evaluate_run(given: Namespace, device: torch.device) -> None:
     facts: dict[str, object] = {"num_parameters": count_parameters(model)}
     written = Path(args.run_dir) / f"metrics-{split}.json"
     known = read_json(written) if written.is_file() else {}
-    if output is not None:
-        args.run_dir, args.predictions_path = str(output), str(output / "predictions")
+    if folder is not None:
+        args.run_dir, args.predictions_path = str(folder), str(folder / "predictions")
     elif "conflicts" in known:
         facts |= {"conflicts": known["conflicts"]}
     make_folder(Path(args.predictions_path))
@@ -142,37 +154,41 @@ def evaluate_run(given: Namespace, device: torch.device) -> None:
     print(f"written to {args.run_dir}")
 
 
-def output_folder(given: Namespace) -> Path | None:
+def output_folder(run: str, split: str, data_dir: str | None, output: str | None) -> Path | None:
     """Return where metrics and predictions go; None for the run's own places.
 
+    Other data has a folder of its own in the run, unless `output` names one. The arguments are those
+    of `evaluate_run`.
+
     Raises:
-        InputError: the folder has results on other data.
+        InputError: the folder has results on yet other data.
     """
-    if given.output is not None:
-        output = Path(given.output)
-    elif given.data_dir is not None:
-        name = re.sub(r"[^\w.-]", "_", Path(given.data_dir).resolve().name) or "root"
-        output = Path(given.run) / f"on-{name}"
-    else:
+    if data_dir is None and output is None:
         return None
-    path = output / f"metrics-{given.split}.json"
-    data_dir = read_json(path).get("data_dir") if path.is_file() else None
-    wanted = given.data_dir and os.path.abspath(given.data_dir)
-    if data_dir is not None and data_dir != wanted:
+    name = re.sub(r"[^\w.-]", "_", os.path.basename(os.path.realpath(data_dir or ""))) or "root"
+    folder = Path(run) / f"on-{name}" if output is None else Path(output)
+    path = folder / f"metrics-{split}.json"
+    found = read_json(path).get("data_dir") if path.is_file() else None
+    if found is not None and data_dir is not None and found != os.path.abspath(data_dir):
         raise InputError(
-            f"{path}: holds the metrics on {data_dir!r}; name another folder with --output"
+            f"{path}: holds the metrics on {found!r}; name another folder with --output"
         )
-    return output
+    return folder
 
 
-def label_text(given: Namespace, device: torch.device) -> None:
+def label_text(
+    run: str,
+    task_name: str,
+    path: str,
+    device: torch.device | str,
+    filepath: str | None = None,
+) -> None:
     """Label new text, one example per line, and print it as TSV."""
-    task_name = given.task
-    model, tokenizer, args = load_run(given.run, device, given.filepath)
+    model, tokenizer, args = load_run(run, device, filepath)
     if task_name not in args.tasks:
         raise InputError(f"--task {task_name}: this run was trained on {', '.join(args.tasks)}")
     task = TASKS[task_name]
-    examples = read_text(given.input, task)
+    examples = read_text(path, task)
     pad_token_id = model.encoder.config.pad_token_id
     data = tokenize(args, task, examples, tokenizer, pad_token_id, are_tags_kept=False)
     logits = predict_logits(model, data, use_amp=args.use_amp)
@@ -250,9 +266,9 @@ def main(args: Namespace) -> None:
     """Label --input, or evaluate the run on a split."""
     device = connect(args.use_gpu)
     if args.input is not None:
-        label_text(args, device)
+        label_text(args.run, args.task, args.input, device, args.filepath)
     else:
-        evaluate_run(args, device)
+        evaluate_run(args.run, args.split, args.data_dir, device, args.output, args.filepath)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def restore(training: Training, path: Path) -> None:
     """
     state = checkpoint.load(path)
     checkpoint.check_kind(path, state, "last.pt")
+    checkpoint.check_run(path, state, training.fingerprint)
     try:
         with fitting("progress"):
             check_progress(state["progress"], training)

@@ -112,6 +112,7 @@ class Training:
         unfreeze_interval: epochs after which a frozen encoder gets one more trainable layer from
             the top, None for never.
         unfrozen_lr: the base learning rate of such layers.
+        fingerprint: by which the run knows its checkpoints, or None for a run of an older version.
         num_unfrozen: how many such layers there are by now.
         progress: how far the run is.
         exchange: what several workers tell each other; `Alone` exchanges nothing.
@@ -132,6 +133,7 @@ class Training:
     save_every: int | None = None
     unfreeze_interval: int | None = None
     unfrozen_lr: float = 0.0
+    fingerprint: str | None = None
     num_unfrozen: int = 0
     progress: Progress = field(default_factory=Progress)
     exchange: Alone | Together = field(default_factory=exchange)
@@ -220,6 +222,7 @@ class Training:
             "model": self.model.state_dict(),
             "epoch": progress.epoch,
             "score": progress.best_score,
+            "run": self.fingerprint,
         }
 
     def state_dict(self) -> dict:
@@ -228,6 +231,7 @@ class Training:
         return parts | {
             "progress": asdict(self.progress),
             "num_unfrozen": self.num_unfrozen,
+            "run": self.fingerprint,
             "random": checkpoint.random_states(),
         }
 
@@ -282,6 +286,7 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         use_amp=args.use_amp,
         save_every=args.save_every,
         unfreeze_interval=args.unfreeze_interval,
+        fingerprint=args.fingerprint,
         unfrozen_lr=min(args.lr, default_lr("finetune", hidden_size, args.optimizer)),
     )
     training.exchange.seed_dropout(args.seed)

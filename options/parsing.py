@@ -1,6 +1,8 @@
 """Reading the command line: checks, what a resumed run may change, resolved defaults."""
 
 import argparse
+import hashlib
+import json
 import os
 import shlex
 import sys
@@ -27,6 +29,9 @@ RESUME_OPTIONS = (
     *("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path"),
     *(f"{name}_{split}" for name in TASKS for split in SPLITS),
 )
+PLACES = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir", "run_name"}
+PLACES |= {"given", "narrowed", "resume", "hpo_resume", "use_gpu", "model_name", "local_files_only"}
+PLACES |= {f"{name}_{split}" for name in TASKS for split in SPLITS}
 MAX_NESTING = 10  # of an @file that names an @file
 SEARCH_RESUME_OPTIONS = ("hpo_resume", "hpo_only", "ray_address", "use_gpu")
 
@@ -65,17 +70,17 @@ class ArgumentParser(argparse.ArgumentParser):
             words = self.expanded(words)
         return super().parse_known_args(words, namespace)
 
-    def expanded(self, words: list[str], outer: tuple[Path, ...] = ()) -> list[str]:
+    def expanded(self, words: list[str], outer: tuple[str, ...] = ()) -> list[str]:
         """Replace each `@file` with the words that it holds; `outer`: the files around it."""
         found = []
         for word in words:
             if not word.startswith("@"):
                 found.append(word)
                 continue
-            path = Path(word[1:])
-            if path.resolve() in outer or len(outer) == MAX_NESTING:
+            path, real = Path(word[1:]), os.path.realpath(word[1:])
+            if real in outer or len(outer) == MAX_NESTING:
                 self.error(f"{word!r} names itself, or is nested deeper than {MAX_NESTING} files")
-            found += self.expanded(self.words_of(path), (*outer, path.resolve()))
+            found += self.expanded(self.words_of(path), (*outer, real))
         return found
 
     def words_of(self, path: Path) -> list[str]:
@@ -176,7 +181,18 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         args.data_dir = str(default_data_dir())
     if args.smoketest and args.resume is None:  # a saved run has these sizes already
         shrink(args)
+    if args.resume is None:
+        args.fingerprint = fingerprint(args)
     print(f"data: {args.data_dir}")
+
+
+def fingerprint(args: Namespace) -> str:
+    """Return a digest of the options that decide what a run computes, to know its checkpoints by.
+
+    Names and places are none of them, so that a repeated run has the same digest.
+    """
+    options = {name: value for name, value in vars(args).items() if name not in PLACES}
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
 def make_absolute(args: Namespace) -> None:

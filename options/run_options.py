@@ -292,7 +292,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
         help="resume an interrupted run exactly where it stopped",
     )
     add_search_options(parser)
-    parser.set_defaults(script="train_multitask.py", **joint_defaults())
+    parser.set_defaults(script="train_multitask.py", fingerprint=None, **joint_defaults())
     return parser
 
 

@@ -16,7 +16,7 @@ from runtime.errors import InputError
 from tasks import TASKS
 
 # What a program sets itself, and no flag does.
-RESOLVED = ("given", "tasks", "run_dir", "script", "narrowed", "data_sha256")
+RESOLVED = ("given", "tasks", "run_dir", "script", "narrowed", "data_sha256", "fingerprint")
 # These belong to one command line, and not to the run.
 OWN = ("resume", "hpo_resume", "help")
 
@@ -46,6 +46,9 @@ def check_saved_options(options: Any, path: Path) -> Namespace:
     args.given = checked_given(options.get("given"), args, path)
     args.tasks = checked_tasks(options.get("tasks"), args, path)
     args.data_sha256 = checked_digests(options.get("data_sha256"), path)
+    args.fingerprint = options.get("fingerprint")  # an older version's run has none
+    if not isinstance(args.fingerprint, (str, type(None))):
+        raise InputError(f"{path}: fingerprint is {args.fingerprint!r}, expected a digest")
     args.narrowed = options.get("narrowed", {})
     if not isinstance(args.narrowed, dict):
         raise InputError(f"{path}: narrowed is {args.narrowed!r}, expected an object")

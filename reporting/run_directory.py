@@ -232,9 +232,10 @@ def read_options(directory: Path | str, given: dict[str, str] | None = None) -> 
 
 def check_own(folder: Path, directory: Path) -> None:
     """Raise InputError if links lead from a run's folder to a place outside the run."""
-    if not folder.resolve().is_relative_to(directory.resolve()):
+    target = os.path.realpath(folder)
+    if inside(target, os.path.realpath(directory)) is None:
         raise InputError(
-            f"{folder}: leads to {folder.resolve()} by a link; nothing is written outside the run"
+            f"{folder}: leads to {target} by a link; nothing is written outside the run"
         )
 
 

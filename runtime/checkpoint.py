@@ -125,17 +125,32 @@ def check_kind(path: Path | str, state: dict[str, Any], kind: str) -> None:
             check_number(state["score"], -1, 1, "score", float)
 
 
-def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
+def check_run(path: Path | str, state: dict[str, Any], fingerprint: str | None) -> None:
+    """Raise InputError if a checkpoint is another run's; an older version's could be any run's."""
+    found = state.get("run")
+    if None not in (found, fingerprint) and found != fingerprint:
+        raise InputError(f"{path}: is of a run with other options; put this run's own file there")
+
+
+def load_weights(
+    path: Path | str, model: nn.Module, fingerprint: str | None = None
+) -> dict[str, Any]:
     """Load all weights of a checkpoint into `model`, and return the checkpoint.
 
     A file of the name best.pt has to be one; under other names, a last.pt serves as well.
 
+    Args:
+        path: the checkpoint.
+        model: gets the weights.
+        fingerprint: of the run that the checkpoint has to be of; None for any.
+
     Raises:
-        InputError: the checkpoint cannot be read, or its weights do not fit the model.
+        InputError: the checkpoint cannot be read, is another run's, or does not fit the model.
     """
     path = Path(path)
     state = load(path)
     check_kind(path, state, "best.pt" if path.name == "best.pt" or "score" in state else "last.pt")
+    check_run(path, state, fingerprint)
     with fitting("model", path):
         restore_weights(state["model"], model)
     return state

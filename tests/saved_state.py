@@ -26,7 +26,9 @@ def final_state(run: Path, folder: Path | None = None) -> tuple[dict, dict, list
         group.pop(
             "differentiable", None
         )  # torch adds this key to groups that are made after a load
-    return last, checkpoint.load(folder / "best.pt"), lines
+    best = checkpoint.load(folder / "best.pt")
+    del last["run"], best["run"]  # the runs may have started with other options
+    return last, best, lines
 
 
 def assert_same(one: object, other: object, where: str = "") -> None:

@@ -99,4 +99,4 @@ def test_save_every_counts_updates(train, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", recording)
     flags = "--num_batches_per_epoch 5 --batch_size 2 --epochs 1 --dev_samples 8 --save_every 2"
     train(*flags.split(), "--no_tensorboard", "--no_test_predictions")
-    assert saved == [(0, 2), (0, 4), (1, 0)]
+    assert saved == [(0, 2), (0, 4), (0, 5), (1, 0)]  # (0, 5): before there are results

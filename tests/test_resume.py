@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from saved_state import assert_same, final_state
 
+import evaluation
 from inputs import frozen_states
 from inputs.frozen_states import CachedRows
 from optimizers import LR_SCHEDULES
@@ -322,3 +324,18 @@ def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):
     events.Reload()
     steps = [event.step for event in events.Scalars("train/learning_rate")]
     assert steps == list(range(1, 10))
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_of_another_run_is_refused_although_it_fits(train, name):
+    one = train(*SIZES, "--run_name", "one")
+    other = train(*SIZES, "--run_name", "other", "--seed", 1)
+    same = train(*SIZES, "--run_name", "same")
+    shutil.copy(same / "checkpoints" / name, one / "checkpoints" / name)
+    train("--resume", one, "--epochs", 3)  # a repeated run's checkpoint is the same
+    shutil.copy(one / "checkpoints" / name, other / "checkpoints" / name)
+    with pytest.raises(InputError, match=f"{name}: is of a run with other options"):
+        if name == "last.pt":
+            train("--resume", other, "--epochs", 3)
+        else:
+            evaluation.load_run(other)
