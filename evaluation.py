@@ -30,7 +30,7 @@ from inputs.batches import Rows
 from models import MultitaskBert, build_model
 from models.bert import BertModel
 from models.pretrained import load_config, load_tokenizer
-from options.parsing import ArgumentParser
+from options.parsing import ArgumentParser, resolve_model_options
 from options.types import printable
 from reporting.figures import dev_figures
 from reporting.run_directory import read_options, write_outputs
@@ -104,6 +104,7 @@ def load_run(
     args = read_options(directory, folders | {"predictions_path": str(directory / "predictions")})
     config = load_config(directory)
     tokenizer = load_tokenizer(directory, config)
+    resolve_model_options(args, config)
     model = build_model(args, BertModel(config))
     checkpoint.load_weights(Path(args.filepath) / "best.pt", model, args.fingerprint)
     return model.to(device).eval(), tokenizer, args

@@ -157,14 +157,24 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
     Raises:
         InputError: an option does not fit the encoder, or needs a package that is missing.
     """
+    resolve_model_options(args, config)
+    if args.lr is None:
+        args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
+    if args.smoketest and args.resume is None:  # a saved run has these sizes already
+        shrink(args)
+    if args.resume is None:
+        args.fingerprint = fingerprint(args)
+    print(f"data: {args.data_dir}")
+
+
+def resolve_model_options(args: Namespace, config: BertConfig) -> None:
+    """Fill in and check the options that evaluation needs too, in place. Raises InputError."""
     check_packages(args)
     is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
     check_length("max_length", args.max_length, config, is_checked=not is_cut)
     check_length("segment_length", args.segment_length, config, is_checked=is_cut)
     if getattr(args, "tasks", None) is None:  # a saved run keeps those that it was made with
         args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
-    if args.lr is None:
-        args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
     if args.use_pal and args.pal_size is None:
         args.pal_size = default_pal_size(config.hidden_size)
     if args.use_pal and args.pal_size > max(config.hidden_size, 6):
@@ -179,11 +189,6 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
     if args.data_dir is None:
         args.data_dir = str(default_data_dir())
-    if args.smoketest and args.resume is None:  # a saved run has these sizes already
-        shrink(args)
-    if args.resume is None:
-        args.fingerprint = fingerprint(args)
-    print(f"data: {args.data_dir}")
 
 
 def fingerprint(args: Namespace) -> str:

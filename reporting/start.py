@@ -104,6 +104,8 @@ def open_run(args: Namespace) -> Iterator[Start]:
             last = workers.broadcast(find_last(args) if workers.is_main() else None)
         else:
             make_absolute(args)
+            if args.checkpoint is not None:  # a mistake in it shows before the data is read
+                checkpoint.check_file(Path(args.checkpoint))
             name_run_dir(args, locks)
         checkpoint.seed_everything(args.seed)
         with workers.main_first():  # it may download the checkpoint

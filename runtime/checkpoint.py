@@ -54,8 +54,9 @@ def save(path: Path | str, state: dict[str, Any]) -> None:
         with atomic_write(path, "wb") as file:
             try:
                 torch.save({"format": FORMAT} | state, file)
-            except RuntimeError as error:  # torch's writer hides a full disk behind this
-                raise OSError(str(error).splitlines()[0]) from None
+            except RuntimeError as error:  # torch's writer hides the reason behind this
+                reason = getattr(error.__context__, "strerror", None)
+                raise OSError(reason or str(error).splitlines()[0]) from None
     workers.barrier()
 
 
@@ -67,9 +68,7 @@ def load(path: Path | str) -> dict[str, Any]:
             checkpoint of this program.
     """
     path = Path(path)
-    if is_missing(path):
-        raise InputError(f"{path}: no such checkpoint")
-    check_regular(path, MAX_BYTES)
+    check_file(path)
     try:
         check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -82,6 +81,13 @@ def load(path: Path | str) -> dict[str, Any]:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path}: format is {found!r}, expected {FORMAT!r}")
     return state
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError if there is no such file, or one that no checkpoint can be."""
+    if is_missing(path):
+        raise InputError(f"{path}: no such checkpoint")
+    check_regular(path, MAX_BYTES)
 
 
 def is_missing(path: Path) -> bool:
