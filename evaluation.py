@@ -33,7 +33,8 @@ from models.pretrained import load_config, load_tokenizer
 from options.parsing import ArgumentParser, resolve_model_options
 from options.types import printable
 from reporting.figures import dev_figures
-from reporting.run_directory import read_options, write_outputs
+from reporting.outputs import write_outputs
+from reporting.run_directory import read_options
 from reporting.run_log import RunLog
 from reporting.summary import baselines, count_parameters, format_table, print_end
 from runtime import checkpoint
@@ -158,8 +159,8 @@ def evaluate_run(
 def output_folder(run: str, split: str, data_dir: str | None, output: str | None) -> Path | None:
     """Return where metrics and predictions go; None for the run's own places.
 
-    Other data has a folder of its own in the run, unless `output` names one. The arguments are those
-    of `evaluate_run`.
+    Other data has a folder of its own in the run, unless `output` names one. The arguments are as
+    in `evaluate_run`.
 
     Raises:
         InputError: the folder has results on yet other data.

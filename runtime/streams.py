@@ -103,10 +103,8 @@ def steady_streams(is_output_needed: bool) -> Iterator[None]:
     """
     open_missing()
     previous = sys.stdout, sys.stderr
-    sys.stderr = SteadyStream(sys.stderr, is_escaped=False)  # type: ignore[assignment]
-    sys.stdout = SteadyStream(  # type: ignore[assignment]
-        sys.stdout, is_output_needed, is_escaped=not is_output_needed
-    )
+    sys.stderr = SteadyStream(sys.stderr, is_escaped=False)
+    sys.stdout = SteadyStream(sys.stdout, is_output_needed, is_escaped=not is_output_needed)
     try:
         yield
         sys.stdout.flush()

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reporting.metrics_file import read_lines
-from runtime.errors import InputError
 from options.parsing import parse_args
 from options.run_options import get_pal_args_parser
+from reporting.metrics_file import read_lines
+from runtime.errors import InputError
 from search import tune
 from search.continued import ContinuedHyperBand, NumberedSearch
 from search.ray_session import remove_stale
