@@ -26,6 +26,7 @@ from tasks import TASKS, Example, Task
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
 DATA_DIR = Path(__file__).resolve().parent / "data"
+BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Unicode counts them as letters and symbols
 SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}
 csv.field_size_limit(MAX_DATA_BYTES)  # a quoted cell may be as long as any other
 
@@ -204,10 +205,10 @@ def make_example(cells: list[str], columns: dict[str, int], task: Task) -> Examp
 
 def is_visible(text: str) -> bool:
     """Tell whether a text has a character that is neither white space nor invisible."""
-    if text.isspace() or not text:
-        return False
-    return text.isprintable() or any(
-        not (character.isspace() or unicodedata.category(character).startswith("C"))
+    return any(
+        not character.isspace()
+        and unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        and character not in BLANK_LETTERS
         for character in text
     )
 

@@ -18,7 +18,7 @@ from models import MultitaskBert
 from reporting.duration import progress_bar
 from reporting.run_log import RunLog
 from reporting.summary import format_epoch
-from runtime import checkpoint
+from runtime import checkpoint, workers
 from runtime.interrupts import Interrupted
 from runtime.workers import exchange
 from task_schedulers import Update
@@ -55,7 +55,7 @@ def fit(
     while progress.epoch < args.epochs and not progress.is_stalled(args.patience):
         try:
             train_one_epoch(training, log, save, check)
-            if progress.epoch == 0:
+            if progress.epoch == 0 and not training.is_save_due:
                 save()  # from here on the run has results, and so a checkpoint to resume from
             metrics, _ = evaluate(
                 training.model, dev_data, args.dev_samples, args.seed, args.use_amp, check
@@ -245,5 +245,5 @@ def predict_logits(
             batch = {key: tensor.to(device) for key, tensor in data.batch(chunks[number]).items()}
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
                 logits[chunks[number]] = model(data.task, batch).cpu().numpy()
-            bar.update(len(chunks[number]))
+            bar.update(len(chunks[number]) * workers.size())
     return exchange().add_rows(logits, device, check)[rows]  # zeros where others' rows are

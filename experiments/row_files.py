@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from options.parsing import ArgumentParser
 from runtime.errors import InputError
+from runtime.files import read_text
 
 BASELINE = "joint"
 SCRIPTS = ("train_multitask.py", "train_multitask_pal.py")
@@ -71,7 +72,7 @@ def read_row(path: Path) -> Row:
     Raises:
         InputError: it has no title, or an unknown script.
     """
-    title, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    title, *lines = read_text(path).splitlines() or [""]
     if not title.startswith("# "):
         raise InputError(f"{path}:1: expected '# ' and the row's title")
     comments = [line.removeprefix("# ") for line in lines if line.startswith("# ")]

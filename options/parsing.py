@@ -32,6 +32,7 @@ RESUME_OPTIONS = (
 PLACES = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir", "run_name"}
 PLACES |= {"given", "narrowed", "resume", "hpo_resume", "use_gpu", "model_name", "local_files_only"}
 PLACES |= {f"{name}_{split}" for name in TASKS for split in SPLITS}
+MAX_WORDS = 10_000  # of an @file, with those that it names
 MAX_NESTING = 10  # of an @file that names an @file
 SEARCH_RESUME_OPTIONS = ("hpo_resume", "hpo_only", "ray_address", "use_gpu")
 
@@ -81,6 +82,10 @@ class ArgumentParser(argparse.ArgumentParser):
             if real in outer or len(outer) == MAX_NESTING:
                 self.error(f"{word!r} names itself, or is nested deeper than {MAX_NESTING} files")
             found += self.expanded(self.words_of(path), (*outer, real))
+            if len(found) > MAX_WORDS:
+                self.error(
+                    f"{word!r} and the files that it names hold more than {MAX_WORDS:,} words"
+                )
         return found
 
     def words_of(self, path: Path) -> list[str]:
@@ -203,11 +208,12 @@ def fingerprint(args: Namespace) -> str:
 def make_absolute(args: Namespace) -> None:
     """Make paths absolute, in place, so that the run can be resumed from any directory."""
     own_files = [f"{name}_{split}" for name in TASKS for split in SPLITS]
-    for name in ("data_dir", "checkpoint", "filepath", "predictions_path", *own_files):
+    for name in ("data_dir", "checkpoint", "logdir", "filepath", "predictions_path", *own_files):
         if getattr(args, name, None) is not None:
             setattr(args, name, os.path.abspath(getattr(args, name)))
-    if Path(getattr(args, "model_name", "")).is_dir():
-        args.model_name = os.path.abspath(args.model_name)
+    model_name = getattr(args, "model_name", None)
+    if model_name is not None and Path(model_name).is_dir():
+        args.model_name = os.path.abspath(model_name)
 
 
 def shrink(args: Namespace) -> None:

@@ -117,8 +117,7 @@ def take_folder(folder: Path, flag: str, locks: ExitStack) -> None:
         locks.callback(remove_empty, make_folder(folder))
         is_free = locks.enter_context(reserved(folder / ".lock"))
     except OSError as error:
-        reason = error.strerror or str(error).rpartition(": ")[2]
-        raise OSError(f"{flag} {folder}: cannot be written: {reason}") from None
+        raise OSError(f"{flag} {folder}: cannot be written: {error.strerror}") from None
     if not is_free:
         raise InputError(f"{flag} {folder}: in use by another run; name another folder")
 
@@ -204,7 +203,7 @@ def read_options(directory: Path | str, given: dict[str, str] | None = None) -> 
     Raises:
         InputError: this is no directory of a run, an option is wrong, or a folder is outside.
     """
-    directory, given = Path(directory), given or {}
+    directory, given = Path(os.path.abspath(directory)), given or {}
     path = directory / "args.json"
     if not path.is_file():
         raise InputError(f"{directory}: no args.json in it, expected the directory of a run")
@@ -247,12 +246,12 @@ def resumed_options(given: Namespace) -> Namespace:
     folders = {name: getattr(given, name) for name in MOVABLE if name in given.given}
     args = read_options(given.resume, folders)
     saved_filepath = read_json(Path(given.resume) / "args.json")["options"].get("filepath")
-    for name in given.given:
+    for name in set(given.given) - {"resume"}:
         setattr(args, name, getattr(given, name))
-    args.resume, args.use_gpu = given.resume, given.use_gpu
     message = contradiction_of(args)
     if message is not None:
         raise InputError(message)
+    args.resume, args.use_gpu = given.resume, given.use_gpu
     is_moved = "filepath" in given.given and args.filepath != saved_filepath
     if is_moved and not (Path(args.filepath) / "last.pt").is_file():
         raise InputError(f"--filepath {args.filepath}: no last.pt in it to resume from")
@@ -263,9 +262,12 @@ def lock_resumed(args: Namespace, locks: ExitStack) -> None:
     """Keep other runs off a resumed run's folders, and tidy up after a killed process."""
     if not workers.is_main():
         return
-    for path in {Path(getattr(args, name)): name for name in MOVABLE}:
-        if inside(path, args.run_dir) is None:
-            take_folder(path, str(path), locks)
+    taken = []
+    for name in MOVABLE:
+        path = Path(getattr(args, name))
+        if inside(path, args.run_dir) is None and path not in taken:
+            take_folder(path, f"--{name}", locks)
+            taken.append(path)
         path.mkdir(parents=True, exist_ok=True)  # an earlier version made it later
         remove_partial(path)
     remove_partial(Path(args.run_dir))

@@ -42,11 +42,16 @@ def locked(path: Path, wait: bool = False, reason: str = "in use") -> Iterator[i
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:
-    """Tell whether `path` still leads to the file that is open as `descriptor`."""
+    """Tell whether `path` still leads to the file that is open as `descriptor`.
+
+    A file system that does not answer for a moment is no reason to say no.
+    """
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True
 
 
 @contextmanager
@@ -58,11 +63,11 @@ def reserved(path: Path) -> Iterator[bool]:
 
     Yields:
         Whether this process holds it; False if another one does.
+
+    Raises:
+        OSError: the file cannot be made.
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise OSError(f"{path.parent}: cannot be written: {error.strerror}") from None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,15 +18,16 @@ def check_kinds(state: object) -> None:
             another one, or is not on the CPU.
     """
     seen: set[int] = set()
-    storages: set[int] = set()
+    used: dict[int, int] = {}  # storage -> bytes of the tensors in it
     waiting: list[tuple[str, Any]] = [("", state)]
     while waiting:  # no recursion: the depth is not ours
         where, value = waiting.pop()
         if isinstance(value, Tensor):
             check_tensor(value, where)
-            if value.untyped_storage()._cdata in storages:
+            storage = value.untyped_storage()  # on a GPU, an LSTM's weights are parts of one
+            used[storage._cdata] = used.get(storage._cdata, 0) + value.nbytes
+            if used[storage._cdata] > storage.nbytes():
                 raise ValueError(f"{where} shares its numbers with another tensor")
-            storages.add(value.untyped_storage()._cdata)
         elif type(value) in (dict, OrderedDict, list, tuple):
             if id(value) not in seen:
                 is_dict = isinstance(value, dict)

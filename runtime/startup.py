@@ -20,7 +20,7 @@ def is_own_script(command_line: list[str]) -> bool:
         if word == "-m":
             return next(words, "").split(".")[0] in PACKAGES
         if not word.startswith("-"):
-            return word.endswith(".py") and Path(word).resolve().parent in (ROOT, ROOT / "data")
+            return word.endswith(".py") and Path(word).resolve().parent == ROOT
     return False
 
 

@@ -28,7 +28,7 @@ class SteadyStream:
     """A text stream whose reader may go away or whose disk may fill without ending the command.
 
     Args:
-        stream: where the text goes until then.
+        stream: gets the text, until it fails.
         is_needed: the text is the command's result, so a failure raises and nothing is escaped.
         is_escaped: escape control characters.
     """
@@ -85,9 +85,9 @@ def open_missing() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, mode))
 
 
 @contextmanager

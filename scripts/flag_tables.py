@@ -23,6 +23,8 @@ NAME = "flags"  # of the page's markers
 NUMBERS: dict[object, str] = {
     types.positive_int: "N",
     types.count: "N",
+    types.few: "N",
+    types.seed: "N",
     types.multiple_of_six: "N",
     types.positive_float: "X",
     types.non_negative_float: "X",
