@@ -93,11 +93,19 @@ def lock_folders(args: Namespace, locks: ExitStack) -> None:
         if getattr(args, name) is None:
             setattr(args, name, str(Path(args.run_dir) / folder))
         path = Path(getattr(args, name))
+        refuse_used(path, name, pattern)  # before a lock file is made in it
         if inside(path, args.run_dir) is None and path not in taken:
             take_folder(path, f"--{name}", locks)
             taken.append(path)
-        if any(path.glob(pattern)):
-            raise InputError(f"--{name} {path}: holds another run's {folder}; name an empty one")
+        refuse_used(path, name, pattern)
+
+
+def refuse_used(folder: Path, name: str, pattern: str) -> None:
+    """Raise InputError if a folder holds another run's files of this pattern."""
+    if any(folder.glob(pattern)):
+        raise InputError(
+            f"--{name} {folder}: holds another run's {MOVABLE[name]}; name an empty one"
+        )
 
 
 def inside(path: Path | str, directory: Path | str) -> Path | None:

@@ -38,7 +38,7 @@ class Folder:
             (self.rows / f"{name}.txt").write_text(text)
         for data in ("d1", "d2"):
             labels = {"num_dev": NUM_DEV, "labels": {"sts": encode_scores(LABELS)}}
-            write_json(self.results / f"dev_labels-{data}.json", labels)
+            write_json(self.results / f"dev_labels-{data}.json", labels, make_parents=True)
 
     def add(
         self, row: str, seed: int, sst: int = 5, para: int = 5, noise: float = 1, **changes
