@@ -20,7 +20,7 @@ from inputs.augmentation import augment
 from inputs.batches import Rows, TokenizedTask
 from inputs.segments import SegmentedTask
 from inputs.tags import tag_texts
-from runtime.errors import InputError
+from runtime.errors import InputError, shorten
 from runtime.files import MAX_DATA_BYTES, read_bytes
 from tasks import TASKS, Example, Task
 
@@ -91,7 +91,7 @@ def read_lines(path: Path) -> list[bytes]:
     Raises:
         InputError: there is no such file, it cannot be read, or it is empty.
     """
-    content = read_bytes(path, MAX_DATA_BYTES, hint="name it with --data_dir or its own flag")
+    content = read_data_file(path)
     lines = [
         line.removesuffix(b"\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     ]
@@ -213,11 +213,6 @@ def is_visible(text: str) -> bool:
     )
 
 
-def shorten(text: str, num_characters: int = 80) -> str:
-    """Return a quoted text for an error message, cut off after `num_characters`."""
-    return repr(text if len(text) <= num_characters else text[:num_characters] + "...")
-
-
 def task_file(args: Namespace, task: Task, split: str) -> Path:
     """Return the file of a split: the one that its own flag names, else the one in --data_dir."""
     own = getattr(args, f"{task.name}_{split}")
@@ -253,8 +248,6 @@ def load_data(
             path = task_file(args, task, split)
             rows = read_examples(path, task, split != "test", args.skip_bad_rows)
             examples[split, task.name] = rows[: SMOKETEST_ROWS[split]] if args.smoketest else rows
-    if "train" in splits:
-        keep_digests(args, tasks)
     for (split, name), rows in examples.items():
         num_in_file = len(rows)
         if split == "train" and args.augment:
@@ -270,23 +263,17 @@ def load_data(
     return data
 
 
-def keep_digests(args: Namespace, tasks: list[Task]) -> None:
-    """Set args.data_sha256, the digest of every training file.
+def training_digests(args: Namespace) -> dict[str, str]:
+    """Return the SHA-256 of every training file, by task. Raises InputError."""
+    return {
+        name: hashlib.sha256(read_data_file(task_file(args, TASKS[name], "train"))).hexdigest()
+        for name in args.tasks
+    }
 
-    Raises:
-        InputError: a resumed run was trained on another file.
-    """
-    known = getattr(args, "data_sha256", None) or {}
-    args.data_sha256 = {}
-    for task in tasks:
-        path = task_file(args, task, "train")
-        digest = hashlib.sha256(read_bytes(path, MAX_DATA_BYTES)).hexdigest()
-        if known.get(task.name, digest) != digest:
-            raise InputError(
-                f"{path}: is not the file that this run was trained on; put that one back, or "
-                "start a new run"
-            )
-        args.data_sha256[task.name] = digest
+
+def read_data_file(path: Path) -> bytes:
+    """Return the content of a data file. Raises InputError."""
+    return read_bytes(path, MAX_DATA_BYTES, hint="name it with --data_dir or its own flag")
 
 
 def tokenize(

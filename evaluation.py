@@ -13,12 +13,11 @@ sentence per line or two separated by a tab, and prints TSV with a probability (
 import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imports
 
 # isort: split
-import os
-import re
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -30,17 +29,18 @@ from inputs.batches import Rows
 from models import MultitaskBert, build_model
 from models.bert import BertModel
 from models.pretrained import load_config, load_tokenizer
+from models.weight_file import check_size
 from options.parsing import ArgumentParser, resolve_model_options
 from options.types import printable
 from reporting.figures import dev_figures
-from reporting.outputs import write_outputs
+from reporting.outputs import redirect, write_outputs
 from reporting.run_directory import read_options
 from reporting.run_log import RunLog
 from reporting.summary import baselines, count_parameters, format_table, print_end
 from runtime import checkpoint
 from runtime.device import connect
 from runtime.errors import InputError, exit_status
-from runtime.files import MAX_DATA_BYTES, make_folder, read_bytes, read_json
+from runtime.files import MAX_DATA_BYTES, MIB, make_folder, read_bytes, read_json
 from tasks import TASKS, Example, Task, mean_score, scores
 from training import Training
 
@@ -101,13 +101,15 @@ def load_run(
         InputError: this is no directory of a run, or its checkpoint does not fit.
     """
     directory = Path(directory)
-    folders = {} if filepath is None else {"filepath": filepath}
-    args = read_options(directory, folders | {"predictions_path": str(directory / "predictions")})
-    config = load_config(directory)
+    given = {} if filepath is None else {"filepath": filepath}
+    args = read_options(directory, given, needed=("filepath",))
+    config, best = load_config(directory), Path(args.filepath) / "best.pt"
+    state = checkpoint.load(best)
+    check_size(config, directory / "config.json", [best])
     tokenizer = load_tokenizer(directory, config)
     resolve_model_options(args, config)
     model = build_model(args, BertModel(config))
-    checkpoint.load_weights(Path(args.filepath) / "best.pt", model, args.fingerprint)
+    checkpoint.load_weights(best, model, args.fingerprint, state)
     return model.to(device).eval(), tokenizer, args
 
 
@@ -126,16 +128,24 @@ def evaluate_run(
         split: dev or test.
         data_dir: other data; None for the run's own.
         device: where to compute.
-        output: the folder to write to; None as for `output_folder`.
+        output: the folder to write to; None for the run's own, or for one of the other data.
         filepath: as for `load_run`.
+
+    Raises:
+        InputError: the run cannot be read, or the results would replace others.
+        OSError: the results cannot be written.
     """
     model, tokenizer, args = load_run(run, device, filepath)
-    folder = output_folder(run, split, data_dir, output)
-    if data_dir is not None:
-        args.data_dir, args.smoketest = data_dir, False
-        for task in TASKS.values():
-            setattr(args, f"{task.name}_{split}", None)
-    elif args.smoketest:
+    facts: dict[str, object] = {"num_parameters": count_parameters(model)}
+    if data_dir is not None or output is not None:
+        redirect(args, split, data_dir, output)
+    elif args.predictions_path is None:
+        raise InputError(f"{run}: its predictions are outside the run; name a folder with --output")
+    else:
+        facts |= known_conflicts(Path(run) / f"metrics-{split}.json")
+        with suppress(OSError):  # on a read-only disk the scores are printed all the same
+            make_folder(Path(args.predictions_path))
+    if args.smoketest:
         warnings.warn("the run is a --smoketest: only its few rows are evaluated", stacklevel=1)
     data = load_data(args, tokenizer, model.encoder.config.pad_token_id, (split,))[split]
     metrics, predictions = evaluate(model, data, use_amp=args.use_amp, split=split)
@@ -144,38 +154,17 @@ def evaluate_run(
         if metrics
         else f"{split} has no labels: predictions only"
     )
-    facts: dict[str, object] = {"num_parameters": count_parameters(model)}
-    written = Path(args.run_dir) / f"metrics-{split}.json"
-    known = read_json(written) if written.is_file() else {}
-    if folder is not None:
-        args.run_dir, args.predictions_path = str(folder), str(folder / "predictions")
-    elif "conflicts" in known:
-        facts |= {"conflicts": known["conflicts"]}
-    make_folder(Path(args.predictions_path))
     write_outputs(args, split, data, metrics, predictions, facts)
     print(f"written to {args.run_dir}")
 
 
-def output_folder(run: str, split: str, data_dir: str | None, output: str | None) -> Path | None:
-    """Return where metrics and predictions go; None for the run's own places.
-
-    Other data has a folder of its own in the run, unless `output` names one. The arguments are as
-    in `evaluate_run`.
-
-    Raises:
-        InputError: the folder has results on yet other data.
-    """
-    if data_dir is None and output is None:
-        return None
-    name = re.sub(r"[^\w.-]", "_", os.path.basename(os.path.realpath(data_dir or ""))) or "root"
-    folder = Path(run) / f"on-{name}" if output is None else Path(output)
-    path = folder / f"metrics-{split}.json"
-    found = read_json(path).get("data_dir") if path.is_file() else None
-    if found is not None and data_dir is not None and found != os.path.abspath(data_dir):
-        raise InputError(
-            f"{path}: holds the metrics on {found!r}; name another folder with --output"
-        )
-    return folder
+def known_conflicts(path: Path) -> dict[str, object]:
+    """Return what the training knew of conflicts, from the metrics that are written again."""
+    try:
+        known = read_json(path) if path.is_file() else {}
+    except InputError:  # damaged: this evaluation repairs it
+        known = {}
+    return {"conflicts": known["conflicts"]} if "conflicts" in known else {}
 
 
 def label_text(
@@ -216,16 +205,23 @@ def read_text(path: str, task: Task) -> list[Example]:
     """
     name = "standard input" if path == "-" else path
     hint = "name the text to label with --input, - for standard input"
-    raw = sys.stdin.buffer.read() if path == "-" else read_bytes(path, MAX_DATA_BYTES, hint)
+    if path == "-":
+        raw = sys.stdin.buffer.read(MAX_DATA_BYTES + 1)
+    else:
+        raw = read_bytes(path, MAX_DATA_BYTES, hint)
+    if len(raw) > MAX_DATA_BYTES:
+        raise InputError(f"{name}: has more than {MAX_DATA_BYTES / MIB:,.0f} MiB; give it in parts")
     try:
-        lines = raw.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+        content = raw.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: byte {error.start + 1} is not UTF-8 text") from None
     if not raw:
         raise InputError(f"{name}: it is empty, expected one example per line")
     examples = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
         texts = tuple(line.split("\t"))
+        if "\r" in line:
+            raise InputError(f"{name}:{number}: a carriage return in {line[:80]!r}; remove it")
         if len(texts) != len(task.text_columns) or not all(map(is_visible, texts)):
             raise InputError(
                 f"{name}:{number}: {len(texts)} sentences in {line[:80]!r}, expected "
@@ -256,12 +252,22 @@ def get_args_parser() -> ArgumentParser:
         type=printable,
         help="folder of the checkpoints; unset: checkpoints in the run",
     )
-    parser.add_argument("--task", choices=list(TASKS), help="task that labels --input")
-    parser.add_argument(
-        "--input", type=printable, metavar="FILE", help="text to label, - for standard input"
-    )
-    parser.add_argument("--use_gpu", action="store_true", help="run on CUDA, an error without it")
+    add("--task", choices=list(TASKS), help="task that labels --input")
+    add("--input", type=printable, metavar="FILE", help="text to label, - for standard input")
+    add("--use_gpu", action="store_true", help="run on CUDA, an error without it")
     return parser
+
+
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """Return the options of this command; contradictions end in `parser.error`."""
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if (args.input is None) != (args.task is None):
+        parser.error("--task and --input go together: the task labels the input")
+    for name in ("data_dir", "output"):
+        if args.input is not None and getattr(args, name) is not None:
+            parser.error(f"--input labels new text on standard output; drop --{name}")
+    return args
 
 
 def main(args: Namespace) -> None:
@@ -274,11 +280,5 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = get_args_parser()
-    args = parser.parse_args()
-    if (args.input is None) != (args.task is None):
-        parser.error("--task and --input go together: the task labels the input")
-    for name in ("data_dir", "output"):
-        if args.input is not None and getattr(args, name) is not None:
-            parser.error(f"--input labels new text on standard output; drop --{name}")
-    sys.exit(exit_status(lambda: main(args), is_output_needed=args.input is not None))
+    labels_text = any(word.startswith("--input") for word in sys.argv)
+    sys.exit(exit_status(lambda: main(parse_args()), is_output_needed=labels_text))

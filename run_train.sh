@@ -52,10 +52,10 @@ if [[ -z $is_resumed ]]; then
     set -- --run_name "job-$SLURM_JOB_ID" "$@" # a --run_name in "$@" comes later and wins
 fi
 described=$("$python" -m scripts.slurm_job "$script" "$@")
-mapfile -t lines <<<"$described" # the run's directory, that of its checkpoints, the head
-run_dir=${lines[0]} saved=${lines[1]}
+mapfile -t lines <<<"$described" # the directory of the checkpoints, then the head
+saved=${lines[0]}
 if ((${SLURM_RESTART_COUNT:-0} == 0)); then
-    printf '%s\n' "host: $HOSTNAME" "${lines[@]:2}"
+    printf '%s\n' "host: $HOSTNAME" "${lines[@]:1}"
 else
     echo "restart $SLURM_RESTART_COUNT on $HOSTNAME"
     described=$("$python" -m scripts.slurm_job resume "$script" "$@")

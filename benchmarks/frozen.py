@@ -7,7 +7,7 @@ ratio of the first epoch, which fills the cache, stands apart from the median of
 """
 
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from benchmarks.setup import (
 )
 from inputs.batches import Rows, TokenizedTask
 from inputs.frozen_states import CachedRows
+from options.parsing import ArgumentParser
 from reporting.run_log import RunLog
 from reporting.start import Start
 from training import Training, build_training

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.setup import run_benchmark, shared_parser
-from options.parsing import parse_args
+from options.parsing import ArgumentParser, parse_args
 from runtime.errors import InputError
 from train_multitask import main as train
 from train_multitask_pal import get_args_parser as get_entry_parser
@@ -102,7 +102,7 @@ def work(options: Namespace) -> None:
         print(MARK + json.dumps(result), flush=True)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> ArgumentParser:
     """Return the parser of this benchmark's own options."""
     parser = shared_parser(__doc__, rounds=3, updates=20)
     add = parser.add_argument

@@ -8,7 +8,7 @@ example keeps alive at once, for each encoder and method (random weights of the 
 Time and memory on A100s are predicted from these. The assumptions are printed above the table.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections import Counter
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from models.features import Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert
 from optimizers.smart import PlainForward, Smart
+from options.parsing import ArgumentParser
 from options.types import positive_float
 from tasks import TASKS, Batch
 

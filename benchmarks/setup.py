@@ -18,7 +18,7 @@ from engine import train_one_epoch
 from inputs.batches import TokenizedTask
 from models import MultitaskBert, build_model
 from models.pretrained import BUNDLED
-from options.parsing import parse_args
+from options.parsing import ArgumentParser, parse_args
 from options.types import positive_int
 from reporting.run_log import RunLog
 from reporting.start import Start, open_run
@@ -36,16 +36,15 @@ COUNTS = {  # option that several benchmarks have -> its help
 }
 
 
-def shared_parser(doc: str | None, **defaults: int | None) -> argparse.ArgumentParser:
+def shared_parser(doc: str | None, **defaults: int | None) -> ArgumentParser:
     """Return the parser of a benchmark.
 
     Args:
         doc: the benchmark's docstring, whose first line describes it; None under python -OO.
         defaults: the options of `COUNTS` that the benchmark has, with their defaults.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=(doc or "").partition("\n")[0],
-        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data_dir", required=True, help="folder of the nine files")
@@ -72,6 +71,7 @@ def open_arm(options: Namespace, flags: str = "") -> Start:
         InputError: there is no such encoder, or the flags do not fit it.
     """
     words = ["--data_dir", options.data_dir, "--model_name", options.model_name, *flags.split()]
+    words += ["--logdir", tempfile.gettempdir()]  # a name is taken there while the run opens
     args = parse_args(get_entry_parser(), words)
     with redirect_stdout(None), open_run(args) as start:  # it prints the data's folder, per arm
         return start

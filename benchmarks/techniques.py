@@ -7,7 +7,7 @@ A time is the median over the rounds of its ratio to the plain sum's. A memory i
 plain sum's, in float32 copies of the shared parameters.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,7 @@ from benchmarks.setup import (
 )
 from inputs.batches import TokenizedTask
 from optimizers.task_gradients import TaskGradients
+from options.parsing import ArgumentParser
 from reporting.run_log import RunLog
 from training import build_training
 

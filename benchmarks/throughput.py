@@ -14,7 +14,7 @@ parameters · real tokens / second, as a share of what the machine's own matrix 
 reaches on the encoder's shapes in the same rounds.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from functools import partial
 
 import numpy as np
@@ -36,6 +36,7 @@ from inputs.batches import TokenizedTask
 from models import MultitaskBert
 from models.bert import BertConfig
 from optimizers import build_optimizer
+from options.parsing import ArgumentParser
 from reporting.run_log import RunLog
 from reporting.start import Start
 from task_schedulers import TASK_SCHEDULERS

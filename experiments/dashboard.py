@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import ArgumentDefaultsHelpFormatter, Namespace
 from contextlib import chdir, suppress
 from pathlib import Path
 
+from options.parsing import ArgumentParser
 from options.types import positive_int
 from runtime.errors import InputError, exit_status
 from runtime.files import atomic_write

@@ -11,7 +11,7 @@ import math
 import os
 import shlex
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import ArgumentDefaultsHelpFormatter, Namespace
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,7 @@ from experiments.plots import draw_costs, draw_scores
 from experiments.result_files import has_flags_of, read_dev_labels, read_results
 from experiments.row_files import BASELINE, Row, read_rows
 from models.pretrained import BUNDLED
+from options.parsing import ArgumentParser
 from runtime.errors import InputError, exit_status
 from scripts.marked_page import insert
 from tasks import TASKS

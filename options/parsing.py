@@ -8,12 +8,13 @@ import shlex
 import sys
 import warnings
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from datasets import SPLITS, default_data_dir
+from datasets import SPLITS, default_data_dir, task_file, training_digests
 from models.bert import BertConfig
 from models.features import default_layers
 from models.pal import default_pal_size
@@ -29,9 +30,13 @@ RESUME_OPTIONS = (
     *("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path"),
     *(f"{name}_{split}" for name in TASKS for split in SPLITS),
 )
-PLACES = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir", "run_name"}
-PLACES |= {"given", "narrowed", "resume", "hpo_resume", "use_gpu", "model_name", "local_files_only"}
-PLACES |= {f"{name}_{split}" for name in TASKS for split in SPLITS}
+# Options that say where things are and what is written, but not what is trained.
+UNCOUNTED = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir"}
+UNCOUNTED |= {"run_name", "given", "narrowed", "resume", "use_gpu", "model_name", "script"}
+UNCOUNTED |= {"local_files_only", "save_every", "write_summary", "tensorboard_subfolder"}
+UNCOUNTED |= {"profiler", "no_test_predictions", "skip_bad_rows", "ray_address", "fingerprint"}
+UNCOUNTED |= {"hpo", "hpo_resume", "hpo_trials", "hpo_only", "hpo_space", "hpo_cpus", "hpo_gpus"}
+UNCOUNTED |= {"hpo_concurrent"} | {f"{name}_{split}" for name in TASKS for split in SPLITS}
 MAX_WORDS = 10_000  # of an @file, with those that it names
 MAX_NESTING = 10  # of an @file that names an @file
 SEARCH_RESUME_OPTIONS = ("hpo_resume", "hpo_only", "ray_address", "use_gpu")
@@ -64,7 +69,7 @@ class ArgumentParser(argparse.ArgumentParser):
         report(f"{self.prog}: error: {message} (--help lists every option)")
         self.exit(2)
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse words, those of `@file` arguments in their place."""
         words = sys.argv[1:] if args is None else list(args)
         if self.source is None:
@@ -91,11 +96,11 @@ class ArgumentParser(argparse.ArgumentParser):
     def words_of(self, path: Path) -> list[str]:
         """Return the words of an `@file`."""
         try:
-            lines = read_text(path, MIB, hint="an @file holds flags as in a shell").splitlines()
+            content = read_text(path, MIB, hint="an @file holds flags as in a shell")
         except InputError as error:
             self.error(str(error))
         words = []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(content.removeprefix("\ufeff").splitlines(), start=1):
             try:
                 words += shlex.split(line, comments=True)
             except ValueError as error:
@@ -167,8 +172,11 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
     if args.smoketest and args.resume is None:  # a saved run has these sizes already
         shrink(args)
+    digests = training_digests(args)
+    check_digests(digests, getattr(args, "data_sha256", {}), args)
+    args.data_sha256 = digests
     if args.resume is None:
-        args.fingerprint = fingerprint(args)
+        args.fingerprint = fingerprint(args, config)
     print(f"data: {args.data_dir}")
 
 
@@ -196,17 +204,46 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
         args.data_dir = str(default_data_dir())
 
 
-def fingerprint(args: Namespace) -> str:
-    """Return a digest of the options that decide what a run computes, to know its checkpoints by.
+def check_digests(digests: dict[str, str], known: dict[str, str], args: Namespace) -> None:
+    """Check that a resumed run finds the training files that it began with.
 
-    Names and places are none of them, so that a repeated run has the same digest.
+    Args:
+        digests: of the files as they are now, by task.
+        known: of those that it began with; empty for a new run, or one of an older version.
+        args: the run's options.
+
+    Raises:
+        InputError: a file has changed.
     """
-    options = {name: value for name, value in vars(args).items() if name not in PLACES}
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    for name, digest in digests.items():
+        if known.get(name, digest) != digest:
+            path = task_file(args, TASKS[name], "train")
+            raise InputError(
+                f"{path}: is not the file that this run was trained on; put that one back, or "
+                "start a new run"
+            )
+
+
+def fingerprint(args: Namespace, config: BertConfig) -> str:
+    """Return a digest of what a run starts from, to know its checkpoints by.
+
+    It covers the options that change what is trained, the training files, the encoder's shape and
+    name, and the file of --checkpoint. A repeated run has the same digest, wherever it is.
+    """
+    counted = {name: value for name, value in vars(args).items() if name not in UNCOUNTED}
+    counted |= {"config": asdict(config), "model_name": os.path.basename(args.model_name)}
+    if args.checkpoint is not None:
+        with open(args.checkpoint, "rb") as file:
+            counted["checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
 
 
 def make_absolute(args: Namespace) -> None:
-    """Make paths absolute, in place, so that the run can be resumed from any directory."""
+    """Make paths absolute, in place, so that the run can be resumed from any directory.
+
+    Raises:
+        InputError: the working directory's path holds control characters.
+    """
     own_files = [f"{name}_{split}" for name in TASKS for split in SPLITS]
     for name in ("data_dir", "checkpoint", "logdir", "filepath", "predictions_path", *own_files):
         if getattr(args, name, None) is not None:
@@ -214,6 +251,10 @@ def make_absolute(args: Namespace) -> None:
     model_name = getattr(args, "model_name", None)
     if model_name is not None and Path(model_name).is_dir():
         args.model_name = os.path.abspath(model_name)
+    if not os.path.abspath(".").isprintable():  # the run could not be read back
+        raise InputError(
+            f"{os.path.abspath('.')!r}: control characters in a path; rename the folder"
+        )
 
 
 def shrink(args: Namespace) -> None:

@@ -15,10 +15,10 @@ from options.run_options import PARSERS
 from runtime.errors import InputError
 from tasks import TASKS
 
-# What a program sets itself, and no flag does.
+# What a run adds to the options of its command line.
 RESOLVED = ("given", "tasks", "run_dir", "script", "narrowed", "data_sha256", "fingerprint")
 # These belong to one command line, and not to the run.
-OWN = ("resume", "hpo_resume", "help")
+OWN = ("resume", "hpo_resume", "ray_address", "help")
 
 
 def check_saved_options(options: Any, path: Path) -> Namespace:
@@ -127,7 +127,7 @@ def checked_given(given: Any, args: Namespace, path: Path) -> list[str]:
 
 
 def checked_tasks(tasks: Any, args: Namespace, path: Path) -> list[str] | None:
-    """Return the run's tasks, which a task that was added since is none of. Raises InputError."""
+    """Return the run's own tasks, without one that was added since. Raises InputError."""
     expected = list(TASKS) if args.task == "multitask" else [args.task]
     if tasks is None:  # a search has not resolved them yet
         return None

@@ -9,10 +9,10 @@ from typing import Any
 from optimizers import PROJECTIONS
 from options.parsing import ArgumentParser
 from options.types import (
+    batch_count,
     multiple_of_six,
     non_negative_float,
     positive_float,
-    positive_int,
     rate,
 )
 from task_schedulers import COMBINE_STRATEGIES, TASK_SCHEDULERS
@@ -42,7 +42,7 @@ def add_technique_options(parser: ArgumentParser) -> None:
     )
     add(
         "--batches_per_update",
-        type=positive_int,
+        type=batch_count,
         default=16,
         help="batches in such an update, more than there are tasks",
     )

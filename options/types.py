@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
+from runtime.errors import shorten
 from runtime.numbers import is_plain_number
 from tasks import TASKS
 
@@ -41,16 +42,12 @@ def number(
     return convert
 
 
-def shorten(text: str, num_characters: int = 80) -> str:
-    """Return a quoted text for an error message, cut off after `num_characters`."""
-    return repr(text if len(text) <= num_characters else text[:num_characters] + "...")
-
-
 positive_int = number(
     int, f"a positive integer up to {LARGEST:,}", lambda value: 0 < value <= LARGEST
 )
 count = number(int, f"an integer from 0 to {LARGEST:,}", lambda value: 0 <= value <= LARGEST)
 few = number(int, "an integer from 0 to 100", lambda value: 0 <= value <= 100)
+batch_count = number(int, "a positive integer up to 1,000", lambda value: 0 < value <= 1000)
 seed = number(int, "an integer from 0 to 4,294,967,295", lambda value: 0 <= value < 2**32)
 positive_float = number(float, "a positive number", lambda value: 0 < value < INFINITY)
 non_negative_float = number(float, "a number of at least 0", lambda value: 0 <= value < INFINITY)

@@ -1,11 +1,14 @@
 """metrics.jsonl read back: every line is checked, because the file may be someone else's."""
 
-import math
+import sys
 from pathlib import Path
+from typing import Any
 
 from runtime.errors import InputError
 from runtime.files import parse_json, read_text
 from tasks import TASKS
+
+LARGEST = sys.float_info.max
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -14,16 +17,19 @@ def read_lines(path: Path) -> list[dict]:
     Raises:
         InputError: the file cannot be read, or a line is none of ours; the message has its number.
     """
-    texts = read_text(path).splitlines()
-    return [read_line(text, number, f"{path}:{number}") for number, text in enumerate(texts, 1)]
+    lines: list[dict] = []
+    for number, text in enumerate(read_text(path).splitlines(), start=1):
+        last = lines[-1]["epoch"] if lines else 0
+        lines.append(read_line(text, last, f"{path}:{number}"))
+    return lines
 
 
-def read_line(text: str, epoch: int, where: str) -> dict:
+def read_line(text: str, last: int, where: str) -> dict:
     """Return one line of metrics.jsonl.
 
     Args:
         text: the line.
-        epoch: the epoch that it has to be of.
+        last: the epoch of the line before, or 0. Lines in between may have been removed.
         where: the file and the line's number, for an error message.
 
     Raises:
@@ -31,7 +37,7 @@ def read_line(text: str, epoch: int, where: str) -> dict:
     """
     try:
         line = parse_json(text, where)
-        reason = mistake(line, epoch)
+        reason = mistake(line, last)
     except InputError as error:
         reason = str(error).removeprefix(f"{where}: ")
     if reason:
@@ -42,12 +48,13 @@ def read_line(text: str, epoch: int, where: str) -> dict:
     return line
 
 
-def mistake(line: dict, epoch: int) -> str | None:
-    """Return what is wrong with a line of this epoch, or None."""
-    if type(line.get("epoch")) is not int or line["epoch"] != epoch:
-        return f"epoch is {line.get('epoch')!r}, expected {epoch}"
-    if not is_number(line.get("mean")):  # a constant's Pearson counts as 0, so it is never null
-        return f"mean is {line.get('mean')!r}, expected a number"
+def mistake(line: dict, last: int) -> str | None:
+    """Return what is wrong with a line that follows the one of epoch `last`, or None."""
+    if type(line.get("epoch")) is not int or line["epoch"] <= last:
+        return f"epoch is {line.get('epoch')!r:.60}, expected more than {last}"
+    mean = line.get("mean")  # a constant's Pearson counts as 0, so it is never null
+    if not is_number(mean) or not -1 <= mean <= 1:
+        return f"mean is {mean!r:.60}, expected a number in [-1, 1]"
     for name in ("loss", "examples"):
         if not is_numbers(line.get(name)) or None in line[name].values():
             return f"{name} is {line.get(name)!r}, expected a number for each task"
@@ -67,9 +74,9 @@ def is_numbers(values: object) -> bool:
     return isinstance(values, dict) and all(is_number(v, or_null=True) for v in values.values())
 
 
-def is_number(value: object, or_null: bool = False) -> bool:
-    """Tell whether a value of a JSON file is a finite number, or null where that is allowed."""
+def is_number(value: Any, or_null: bool = False) -> bool:
+    """Tell whether a value of a JSON file is a number that a float holds, or null if allowed."""
     if value is None:
         return or_null
     is_numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_numeric and abs(value) < math.inf  # type: ignore[arg-type, operator]
+    return is_numeric and -LARGEST <= value <= LARGEST

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from runtime.files import (
 from runtime.locks import locked, reserved
 
 REPORTED_VERSIONS = ("torch", "numpy", "tokenizers", "safetensors", "scipy", "scikit-learn")
+LOCK_NAME = ".multitask-bert.lock"  # in a folder outside the run, while the run is at work
 MOVABLE = {"filepath": "checkpoints", "predictions_path": "predictions"}
 
 
@@ -109,21 +110,25 @@ def refuse_used(folder: Path, name: str, pattern: str) -> None:
 
 
 def inside(path: Path | str, directory: Path | str) -> Path | None:
-    """Return the way from a directory to a path in it; None if the path is outside."""
-    way = Path(os.path.relpath(os.path.abspath(path), os.path.abspath(directory)))
-    return None if ".." in way.parts else way
+    """Return a path relative to a directory; None if it is outside."""
+    relative = Path(os.path.relpath(os.path.abspath(path), os.path.abspath(directory)))
+    return None if ".." in relative.parts else relative
 
 
 def take_folder(folder: Path, flag: str, locks: ExitStack) -> None:
-    """Make a folder if it is missing, and keep other runs off it.
+    """Make a folder outside the run if it is missing, and keep other runs off it.
 
     Raises:
-        InputError: another run is at work in it.
+        InputError: another run is at work in it, or it belongs to another run.
         OSError: it cannot be written.
     """
+    real = Path(os.path.realpath(folder))
+    for directory in (real, *real.parents):
+        if (directory / "args.json").is_file():
+            raise InputError(f"{flag} {folder}: is in the run {directory}; name another folder")
     try:
         locks.callback(remove_empty, make_folder(folder))
-        is_free = locks.enter_context(reserved(folder / ".lock"))
+        is_free = locks.enter_context(reserved(folder / LOCK_NAME))
     except OSError as error:
         raise OSError(f"{flag} {folder}: cannot be written: {error.strerror}") from None
     if not is_free:
@@ -198,7 +203,11 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in REPORTED_VERSIONS}
 
 
-def read_options(directory: Path | str, given: dict[str, str] | None = None) -> Namespace:
+def read_options(
+    directory: Path | str,
+    given: dict[str, str] | None = None,
+    needed: Iterable[str] = tuple(MOVABLE),
+) -> Namespace:
     """Read a run's options from args.json, and check them like a command line.
 
     The run's folders follow if it was moved.
@@ -207,9 +216,11 @@ def read_options(directory: Path | str, given: dict[str, str] | None = None) -> 
         directory: of the run.
         given: folders that the command line names, by option. Those that args.json names have to be
             inside the run, as the file may be someone else's.
+        needed: the folders that have to be known, some of `MOVABLE`. Another one becomes None if it
+            is outside the run.
 
     Raises:
-        InputError: this is no directory of a run, an option is wrong, or a folder is outside.
+        InputError: this is no run's directory, an option is wrong, or a needed folder is outside.
     """
     directory, given = Path(os.path.abspath(directory)), given or {}
     path = directory / "args.json"
@@ -219,15 +230,19 @@ def read_options(directory: Path | str, given: dict[str, str] | None = None) -> 
     args = check_saved_options(options, path)
     for name, folder in MOVABLE.items():
         saved = getattr(args, name)
-        way = Path(folder) if saved is None else inside(saved, args.run_dir)
-        if name not in given and way is None:
+        relative = Path(folder) if saved is None else inside(saved, args.run_dir)
+        if name in given:
+            setattr(args, name, given[name])
+        elif relative is not None:
+            setattr(args, name, str(directory / relative))
+            check_own(directory / relative, directory)
+        elif name in needed:
             raise InputError(
                 f"{path}: {name} is {saved!r}, outside the run; if that is right, add "
                 f"--{name} {shlex.quote(str(saved))}"
             )
-        setattr(args, name, given.get(name, str(directory / (way or folder))))
-    for folder in {*(getattr(args, name) for name in MOVABLE)} - {*given.values()}:
-        check_own(Path(folder), directory)
+        else:
+            setattr(args, name, None)
     check_own(directory / args.tensorboard_subfolder, directory)
     args.run_dir = str(directory)
     return args

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,9 +86,10 @@ class RunLog:
         self.estimate = DurationEstimate(0, 0)
         self.lines: list[str] = []
         if self.path.is_file():
-            for line in read_lines(self.path)[:resumed_epoch]:
-                self.lines.append(json.dumps(line))
-                self.on_epoch(line)
+            for line in read_lines(self.path):
+                if line["epoch"] <= resumed_epoch:
+                    self.lines.append(json.dumps(line))
+                    self.on_epoch(line)
         self.writer = (
             NullWriter() if events_dir is None else EventWriter(events_dir, resumed_update)
         )
@@ -231,7 +233,11 @@ class RunLog:
             return
 
         def write(result: torch.profiler.profile) -> None:
-            result.export_chrome_trace(str(self.trace_path))
+            assert self.trace_path is not None, "there is a profile only if it is written"
+            with tempfile.TemporaryDirectory() as folder:  # torch itself would follow a link
+                result.export_chrome_trace(f"{folder}/profile.json")
+                with atomic_write(self.trace_path, "wb") as file:
+                    file.write(Path(folder, "profile.json").read_bytes())
             print(result.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
             print(f"profile written to {self.trace_path}")
 

@@ -4,7 +4,6 @@ import os
 import shlex
 import warnings
 from argparse import Namespace
-from pathlib import Path
 
 import torch
 
@@ -12,9 +11,8 @@ from inputs.batches import Rows
 from models import MultitaskBert
 from reporting.run_directory import MOVABLE, inside
 from runtime import workers
+from runtime.startup import ROOT
 from tasks import TASKS, Metrics, mean_score, scores
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def print_start(args: Namespace, model: MultitaskBert, updates_per_epoch: int) -> None:
@@ -26,8 +24,14 @@ def print_start(args: Namespace, model: MultitaskBert, updates_per_epoch: int) -
         f"training: {args.epochs} epochs of {updates_per_epoch} updates, "
         f"lr {args.lr:g}, batches of {args.batch_size} per task, seed {args.seed}, "
         f"on {device_name(args)}\n"
-        f"run: {args.run_dir}"
+        f"run: {shown_path(args.run_dir)}"
     )
+
+
+def shown_path(path: str) -> str:
+    """Return a path as a reader of the terminal would type it, relative if it is below."""
+    relative = inside(path, os.getcwd())
+    return path if relative is None else str(relative)
 
 
 def print_resumed(args: Namespace, epoch: int, update: int) -> None:
@@ -121,6 +125,7 @@ def print_end(
         listed = ", ".join(f"{pair} {share:.1%}" for pair, share in shares.items())
         print(f"updates whose task gradients conflict: {listed}")
     print(
-        f"\nwritten to {args.run_dir}: args.json, metrics.jsonl, metrics-dev.json\n"
-        f"checkpoints: {args.filepath}\npredictions: {args.predictions_path}"
+        f"\nwritten to {shown_path(args.run_dir)}: args.json, metrics.jsonl, metrics-dev.json\n"
+        f"checkpoints: {shown_path(args.filepath)}\n"
+        f"predictions: {shown_path(args.predictions_path)}"
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 from runtime.errors import InputError
 from runtime.files import MIB
 
-MAX_PICKLE_BYTES = 16 * MIB  # without the tensors' numbers; ours have some hundred kilobytes
+MAX_PICKLE_BYTES = 4 * MIB  # without the tensors' numbers; ours have some hundred kilobytes
+MAX_OPCODES = 1_000_000  # of the pickle; ours have some ten thousand
 DTYPES = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
 # All that `torch.save` names for plain values and dense tensors on any device.
 BUILT = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
@@ -27,6 +28,11 @@ def check_archive(path: Path) -> None:
             other things than plain values and dense tensors.
         Exception: the file is no zip archive. The zip reader raises whatever it meets.
     """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":  # torch would read an old format in front of the archive
+            raise InputError(
+                f"{path}: truncated or not a checkpoint of this program: no zip archive"
+            )
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         check_entries(path, entries)
@@ -75,9 +81,14 @@ def built_names(content: bytes) -> set[str]:
     """Return the names of all classes and functions in a pickle, which is not executed.
 
     A way to name them that `torch.save` does not use stands for itself.
+
+    Raises:
+        ValueError: the pickle is damaged, or has more opcodes than any checkpoint of ours.
     """
-    return {
-        str(argument) if opcode.name == "GLOBAL" else opcode.name
-        for opcode, argument, _ in pickletools.genops(content)
-        if opcode.name == "GLOBAL" or opcode.name in BUILDING
-    }
+    names = set()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if number == MAX_OPCODES:
+            raise ValueError(f"more than {MAX_OPCODES:,} values")
+        if opcode.name == "GLOBAL" or opcode.name in BUILDING:
+            names.add(str(argument) if opcode.name == "GLOBAL" else opcode.name)
+    return names

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from runtime import workers
 from runtime.archives import check_archive
 from runtime.errors import InputError, is_out_of_memory
-from runtime.files import MIB, atomic_write, check_regular
+from runtime.files import MAX_WEIGHT_BYTES, atomic_write, check_regular
 from runtime.saved_values import check_kinds, check_like, check_number
 
 FORMAT = "multitask-bert-1"
-MAX_BYTES = 65_536 * MIB
 PARTS = {"last.pt": "progress", "best.pt": "score"}  # kind of checkpoint -> a part it alone has
 # What restoring a wrong value raises. InputError is a ValueError: catch it before.
 WRONG_VALUE = (
@@ -87,7 +86,7 @@ def check_file(path: Path) -> None:
     """Raise InputError if there is no such file, or one that no checkpoint can be."""
     if is_missing(path):
         raise InputError(f"{path}: no such checkpoint")
-    check_regular(path, MAX_BYTES)
+    check_regular(path, MAX_WEIGHT_BYTES)
 
 
 def is_missing(path: Path) -> bool:
@@ -139,7 +138,10 @@ def check_run(path: Path | str, state: dict[str, Any], fingerprint: str | None) 
 
 
 def load_weights(
-    path: Path | str, model: nn.Module, fingerprint: str | None = None
+    path: Path | str,
+    model: nn.Module,
+    fingerprint: str | None = None,
+    state: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Load all weights of a checkpoint into `model`, and return the checkpoint.
 
@@ -149,12 +151,13 @@ def load_weights(
         path: the checkpoint.
         model: gets the weights.
         fingerprint: of the run that the checkpoint has to be of; None for any.
+        state: what the checkpoint holds, if it has been loaded already.
 
     Raises:
         InputError: the checkpoint cannot be read, is another run's, or does not fit the model.
     """
     path = Path(path)
-    state = load(path)
+    state = load(path) if state is None else state
     check_kind(path, state, "best.pt" if path.name == "best.pt" or "score" in state else "last.pt")
     check_run(path, state, fingerprint)
     with fitting("model", path):
@@ -213,16 +216,11 @@ def fitting(part: str, path: Path | str | None = None) -> Iterator[None]:
     except WRONG_VALUE as error:
         if is_out_of_memory(error):
             raise
-        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        reason = f"{error} is missing" if isinstance(error, KeyError) else workers.first_line(error)
         raise InputError(
             f"{where}does not fit this run: {part}: {reason}; give a checkpoint that this run has "
             "written"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def check_random_states(states: Any) -> None:

@@ -89,6 +89,11 @@ def report(message: str) -> None:
         print(one_line(message), file=sys.stderr, flush=True)
 
 
+def shorten(text: str, num_characters: int = 80) -> str:
+    """Return a quoted text for an error message, cut off after `num_characters`."""
+    return repr(text if len(text) <= num_characters else text[:num_characters] + "...")
+
+
 def show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """Print a warning as one line, without the place in our source."""
     if workers.is_main():

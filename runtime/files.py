@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from runtime.errors import InputError
 MIB = 2**20
 MAX_TEXT_BYTES = 64 * MIB  # JSON and option files: ours have kilobytes
 MAX_DATA_BYTES = 4096 * MIB  # a data file is held in memory
+MAX_WEIGHT_BYTES = 65_536 * MIB  # a checkpoint, or published weights
 
 
 @contextmanager
@@ -65,8 +67,9 @@ def exclusive_opener(path: str, flags: int) -> int:
 def remove_partial(folder: Path) -> None:
     """Remove the unfinished files that a killed process has left in a folder."""
     for path in folder.glob(".*.partial"):
-        with suppress(OSError):
-            path.unlink()
+        if re.fullmatch(r"\..+\.[0-9a-f]{16}\.partial", path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 def make_folder(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MAX_DEPTH = 100  # of nested values; ours have less than ten, names with dots in them
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -22,6 +23,8 @@ def check_kinds(state: object) -> None:
     waiting: list[tuple[str, Any]] = [("", state)]
     while waiting:  # no recursion: the depth is not ours
         where, value = waiting.pop()
+        if where.count(".") > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} times")
         if isinstance(value, Tensor):
             check_tensor(value, where)
             storage = value.untyped_storage()  # on a GPU, an LSTM's weights are parts of one

@@ -1,5 +1,6 @@
 """Standard output and error that a command can rely on, whatever stands behind them."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -36,8 +37,8 @@ class SteadyStream:
     def __init__(self, stream: TextIO, is_needed: bool = False, is_escaped: bool = True) -> None:
         self.stream, self.is_needed, self.is_escaped = stream, is_needed, is_escaped
         self.error: OSError | None = None
-        with suppress(AttributeError, ValueError, OSError):  # a replaced stream, in a test
-            stream.reconfigure(errors="strict" if is_needed else "backslashreplace")  # type: ignore
+        if isinstance(stream, io.TextIOWrapper):  # and not a stand-in for one
+            stream.reconfigure(errors="strict" if is_needed else "backslashreplace")
 
     def write(self, text: str) -> int:
         """Write a text, or nothing once the stream has failed."""

@@ -4,10 +4,9 @@ python -m scripts.flag_tables                        # Markdown to the terminal
 python -m scripts.flag_tables --page docs/flags.md   # into the page, between its two markers
 """
 
-import argparse
 import re
 import sys
-from argparse import Action, ArgumentParser, Namespace
+from argparse import Action, Namespace
 from pathlib import Path
 
 import evaluation
@@ -15,6 +14,7 @@ import train_multitask
 import train_multitask_pal
 from experiments import report, run
 from options import types
+from options.parsing import ArgumentParser
 from runtime.errors import exit_status
 from scripts.marked_page import insert
 
@@ -24,6 +24,7 @@ NUMBERS: dict[object, str] = {
     types.positive_int: "N",
     types.count: "N",
     types.few: "N",
+    types.batch_count: "N",
     types.seed: "N",
     types.multiple_of_six: "N",
     types.positive_float: "X",
@@ -99,7 +100,7 @@ def line(action: Action) -> str:
 
 def get_args_parser() -> ArgumentParser:
     """Return the parser of this command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--page", metavar="FILE", help="file with the two markers; unset: print")
     return parser
 

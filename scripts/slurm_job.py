@@ -1,10 +1,10 @@
-"""What run_train.sh needs to know about a SLURM job's run before it starts.
+"""What run_train.sh needs to know about a SLURM job's run.
 
 python -m scripts.slurm_job versions                             # git revision and packages
-python -m scripts.slurm_job train_multitask.py --run_name a      # the run's directory on one line,
-                        # that of its checkpoints on the next, then the head of the job's output
-python -m scripts.slurm_job resume train_multitask.py --run_name a    # after a restart: the flags
-                                                                      # to go on with, one per line
+python -m scripts.slurm_job train_multitask.py --run_name a     # the directory of its checkpoints
+                                              # on one line, then the head of the job's output
+python -m scripts.slurm_job resume train_multitask.py --run_name a   # after a restart: the flags
+                                                     # that resume the run, one per line
 """
 
 import sys
@@ -49,7 +49,10 @@ def header(script: str, flags: list[str]) -> str:
 def run_dir(script: str, flags: list[str]) -> str:
     """Return the directory of the run, or of the search, that these flags start or resume."""
     args = parse_job(script, flags)
-    return str(Path(args.resume or args.hpo_resume or Path(args.logdir) / args.run_name))
+    directory = args.resume or args.hpo_resume
+    if directory is None and args.run_name is None:
+        raise InputError("the run has no name yet; give --run_name, --resume or --hpo_resume")
+    return str(Path(directory or Path(args.logdir) / args.run_name))
 
 
 def saved(script: str, flags: list[str]) -> str:
@@ -71,17 +74,19 @@ def resume_flags(script: str, flags: list[str]) -> list[str]:
     return ["--resume", directory, *given, *["--use_gpu"] * args.use_gpu]
 
 
-def main(what: str, flags: list[str]) -> None:
-    """Print what is asked for; `what`: versions, resume, or a script."""
-    if what == "versions":
+def main(words: list[str]) -> None:
+    """Print what is asked for: versions, resume and a script, or a script, with its flags."""
+    if words == ["versions"]:
         print(versions())
-    elif what == "resume":
-        print(*resume_flags(flags[0], flags[1:]), sep="\n")
+    elif words[:1] == ["resume"] and len(words) > 1:
+        print(*resume_flags(words[1], words[2:]), sep="\n")
+    elif words and words[0] not in ("versions", "resume"):
+        print(saved(words[0], words[1:]), header(words[0], words[1:]), sep="\n")
     else:
-        print(run_dir(what, flags), saved(what, flags), header(what, flags), sep="\n")
+        raise InputError(
+            "expected versions, resume SCRIPT, or the name of a script, then its flags"
+        )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("error: expected versions, resume SCRIPT, or the name of a script, then its flags")
-    sys.exit(exit_status(lambda: main(sys.argv[1], sys.argv[2:]), is_output_needed=True))
+    sys.exit(exit_status(lambda: main(sys.argv[1:]), is_output_needed=True))

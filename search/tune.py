@@ -18,9 +18,11 @@ import sys
 import time
 import warnings
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 from options.packages import check_packages
+from options.parsing import make_absolute
 from options.saved import check_saved_options
 from runtime import workers
 from runtime.device import select_device
@@ -32,9 +34,6 @@ from search.ray_session import check_resources, ray_session, remove_stale, set_r
 from search.records import Record, check_folder, read_records, run_options
 from search.space import Choice, Range, search_space
 from search.trial import Train, free_trial, resumed, run_trial
-from tasks import TASKS
-
-PATHS = ("data_dir", "checkpoint", "logdir")
 
 
 def search(args: Namespace, train: Train) -> Namespace | None:
@@ -75,27 +74,31 @@ def new_search(args: Namespace) -> tuple[Namespace, Path]:
     """Make the search's directory, with all that --hpo_resume needs. Raises InputError."""
     if args.ray_address is None:
         select_device(args.use_gpu)  # an error here, rather than one in every trial
-    for name in (*PATHS, *(f"{task}_{split}" for task in TASKS for split in ("train", "dev"))):
-        if getattr(args, name) is not None:  # trials run elsewhere
-            setattr(args, name, os.path.abspath(getattr(args, name)))
-    if Path(args.model_name).is_dir():
-        args.model_name = os.path.abspath(args.model_name)
-    directory = Path(args.logdir) / (args.run_name or time.strftime("search-%Y%m%d-%H%M%S"))
+    make_absolute(args)  # trials run elsewhere
     args.narrowed = {} if args.hpo_space is None else read_json(args.hpo_space)
     search_space(args)  # a mistake in it leaves no directory behind
-    try:
-        directory.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(
-            f"{directory}: exists; choose another --run_name, or resume it: --hpo_resume "
-            f"{directory}"
-        ) from None
+    directory = make_directory(args)
     try:
         write_json(directory / "search.json", {"options": vars(args)})
     except OSError:
         directory.rmdir()  # without search.json, --hpo_resume would find nothing
         raise
     return args, directory
+
+
+def make_directory(args: Namespace) -> Path:
+    """Make the search's directory under a free name. Raises InputError."""
+    stem = args.run_name or time.strftime("search-%Y%m%d-%H%M%S")
+    names = [stem] if args.run_name else [stem, *(f"{stem}-{count}" for count in range(2, 1000))]
+    for name in names:
+        directory = Path(args.logdir) / name
+        with suppress(FileExistsError):  # another search may have started in this second
+            directory.mkdir(parents=True)
+            return directory
+    raise InputError(
+        f"{directory}: exists; choose another --run_name, or resume it: --hpo_resume "
+        f"{shlex.quote(str(directory))}"
+    )
 
 
 def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
@@ -105,7 +108,7 @@ def resumed_search(given: Namespace) -> tuple[Namespace, Path]:
     if not path.is_file():
         raise InputError(f"{directory}: no search.json in it, expected the directory of a search")
     args = check_saved_options(read_json(path).get("options"), path)
-    args.hpo_resume = given.hpo_resume
+    args.hpo_resume, args.ray_address = given.hpo_resume, given.ray_address
     for name in given.given:
         setattr(args, name, getattr(given, name))
     if args.ray_address is None:
@@ -168,6 +171,8 @@ def run_trials(
 def resume_command(args: Namespace, directory: Path) -> str:
     """Return the command line that resumes a search, from any folder."""
     words = [sys.executable, str(ROOT / args.script), "--hpo_resume", os.path.abspath(directory)]
+    if args.ray_address is not None:
+        words += ["--ray_address", args.ray_address]
     return shlex.join(words)
 
 

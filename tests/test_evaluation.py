@@ -65,15 +65,96 @@ def test_other_data_may_be_evaluated(run_copy, data_copy):
     lines = (output / "predictions" / "sts-similarity-dev-output.csv").read_text().splitlines()
     assert len(lines) == 6
     written = json.loads((output / "metrics-dev.json").read_text())
-    assert written["data_dir"] == str(data_copy)
+    assert written["files"]["sst"] == str(data_copy / "sst-sentiment-dev.csv")
     assert written["num_rows"] == {"sst": 5, "para": 5, "sts": 5}
     assert all(path.read_bytes() == content for path, content in own.items())
     other = data_copy.parent / "other" / "data"
     shutil.copytree(data_copy, other)
-    with pytest.raises(InputError, match="on-data/metrics-dev.json: holds the metrics on '.*data'"):
+    with pytest.raises(InputError, match="on-data: holds the results of .*name another folder"):
         command("--run", run_copy, "--data_dir", other)
     command("--run", run_copy, "--data_dir", other, "--output", run_copy.parent / "scores")
     assert (run_copy.parent / "scores" / "metrics-dev.json").is_file()
+
+
+def test_results_replace_only_their_own(run_copy, finished_run, data_copy, few_rows):
+    """Neither those of another run, nor those on other data, with labels or without."""
+    folder = run_copy.parent / "scores"
+    command("--run", run_copy, "--data_dir", data_copy, "--split", "test", "--output", folder)
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert "source-test.json" in {path.name for path in kept}
+    wrong = "holds the results of .*; name another folder with --output"
+    for flags in (
+        ["--run", run_copy, "--data_dir", few_rows, "--split", "test"],
+        ["--run", run_copy, "--split", "test"],
+        ["--run", finished_run, "--data_dir", data_copy, "--split", "test"],
+    ):
+        with pytest.raises(InputError, match=wrong):
+            command(*flags, "--output", folder)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    command("--run", run_copy, "--data_dir", data_copy, "--split", "test", "--output", folder)
+    for output in (run_copy, finished_run):
+        with pytest.raises(InputError, match="holds other results; name another folder"):
+            command("--run", run_copy, "--output", output)
+
+
+@pytest.mark.parametrize("name", ["predictions", "on-data", "on-data/predictions"])
+def test_nothing_is_evaluated_through_a_link(run_copy, data_copy, tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    shutil.rmtree(run_copy / name, ignore_errors=True)
+    (run_copy / name).parent.mkdir(exist_ok=True)
+    (run_copy / name).symlink_to(victim)
+    with pytest.raises(InputError, match=f"{name}: leads to .*victim by a link"):
+        command("--run", run_copy, "--data_dir", data_copy)
+    assert not list(victim.iterdir())
+
+
+def test_a_run_that_is_moved_during_its_evaluation_does_not_come_back(
+    run_copy, data_copy, monkeypatch
+):
+    def moving(*args, **options):
+        run_copy.rename(run_copy.with_name("moved"))
+        return evaluate(*args, **options)
+
+    evaluate = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", moving)
+    with pytest.raises(OSError, match="cannot be written: No such file or directory"):
+        command("--run", run_copy, "--data_dir", data_copy)
+    assert not run_copy.exists()
+
+
+def test_predictions_outside_the_run_need_a_folder(train, tmp_path):
+    run = train(*FLAGS, "--predictions_path", tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="its predictions are outside the run; name a folder"):
+        command("--run", run)
+    command("--run", run, "--output", tmp_path / "scores")
+    assert (tmp_path / "scores" / "metrics-dev.json").is_file()
+
+
+def test_damaged_metrics_are_written_anew(run_copy):
+    (run_copy / "metrics-dev.json").write_text("{")
+    command("--run", run_copy)
+    assert json.loads((run_copy / "metrics-dev.json").read_text())["num_rows"]
+
+
+def test_the_file_of_a_single_task_is_named(train, few_rows):
+    run = train(*FLAGS, "--sst_dev", few_rows / "sst-sentiment-dev.csv")
+    files = json.loads((run / "metrics-dev.json").read_text())["files"]
+    assert files["sst"] == str(few_rows / "sst-sentiment-dev.csv")
+    assert files["sts"].endswith("sample/sts-similarity-dev.csv")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a\rb\n", "text:1: a carriage return in"),
+        ("\u200b\n", "text:1: 1 sentences in"),
+    ],
+)
+def test_text_that_cannot_stand_in_a_row_is_refused(run_copy, tmp_path, text, message):
+    (tmp_path / "text").write_bytes(text.encode())
+    with pytest.raises(InputError, match=message):
+        command("--run", run_copy, "--task", "sst", "--input", tmp_path / "text")
 
 
 def test_a_smoketest_run_is_evaluated_on_all_rows_of_other_data(train, data_copy, capsys):

@@ -25,11 +25,14 @@ def test_a_failing_row_is_reported_and_the_rest_finishes(place):
         "[2/3] broken seed 3 ... failed",
         "[3/3] turns seed 3 ... ",
     ]
-    assert [line[: len(start)] for line, start in zip(lines[1:], starts, strict=True)] == starts
+    assert [line[: len(start)] for line, start in zip(lines[1:4], starts, strict=True)] == starts
     error = (place / "error").read_text()
-    assert error.startswith("1 of 3 runs failed:\n  broken seed 3: train_multitask.py: error: ")
-    assert "invalid choice: 'nothing'" in error
-    log = Path(error.partition("(all of it: ")[2].rstrip(")"))
+    assert error.startswith("1 of 3 runs failed; they are listed above")
+    title, failure = lines[4:]
+    assert title == "failed:"
+    assert failure.startswith("  broken seed 3: train_multitask.py: error: ")
+    assert "invalid choice: 'nothing'" in failure
+    log = Path(failure.partition("(all of it: ")[2].rstrip(")"))
     assert "invalid choice" in log.read_text()
     names = sorted(path.name.split("-")[0] for path in (place / "results").glob("*.json"))
     assert names == ["dev_labels", "joint", "turns"]

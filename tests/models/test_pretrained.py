@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from models import pretrained, weight_file
 from models.bert import BertConfig, BertModel
 from models.pretrained import load_config, load_encoder, load_pretrained
-from models.weight_file import encoder_shapes
+from models.weight_file import check_size, encoder_shapes
 
 
 def save(model_name, directory, sizes):
@@ -156,9 +156,10 @@ def test_shapes_take_no_memory_and_no_random_numbers(sizes):
 def test_the_encoder_of_a_run_is_no_larger_than_its_checkpoint(bert, one_line, name):
     (bert / "checkpoints").mkdir()
     (bert / "checkpoints" / name).write_bytes(bytes(200_000))
-    load_config(bert)
+    files = bert / "config.json", [bert / "checkpoints" / name, bert / "missing.pt"]
+    check_size(load_config(bert), *files)
     change_config(bert, vocab_size=10_000_000)
-    message = one_line(load_config, bert)
+    message = one_line(lambda path: check_size(load_config(path), *files), bert)
     assert "describes an encoder of 915.6 MiB" in message and "checkpoints have 0.2" in message
 
 

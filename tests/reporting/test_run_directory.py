@@ -50,9 +50,9 @@ def test_a_name_that_another_run_is_just_taking_is_refused_before_anything_is_lo
 @pytest.mark.parametrize("flag", ["--filepath", "--predictions_path"])
 def test_two_runs_at_the_same_time_do_not_share_a_folder(train, tmp_path, flag):
     train(*SIZES, "--run_name", "free", flag, tmp_path / "free")
-    assert not (tmp_path / "free" / ".lock").exists()
+    assert not (tmp_path / "free" / run_directory.LOCK_NAME).exists()
     (tmp_path / "shared").mkdir()
-    with reserved(tmp_path / "shared" / ".lock"):
+    with reserved(tmp_path / "shared" / run_directory.LOCK_NAME):
         with pytest.raises(InputError, match=f"{flag} .*shared: in use by another run"):
             train(*SIZES, "--run_name", "a", flag, tmp_path / "shared")
     assert not (tmp_path / "runs" / "a").exists()
@@ -158,6 +158,126 @@ def test_what_a_killed_process_left_is_removed_on_resume(train):
     left.write_bytes(b"half")
     train("--resume", run, "--epochs", 3)
     assert not left.exists()
+
+
+def test_a_folder_in_another_run_is_refused_also_before_its_first_checkpoint(train, tmp_path):
+    run = train(*SIZES, "--run_name", "a")
+    shutil.rmtree(run / "checkpoints")
+    for folder in (run / "checkpoints", run / "new", run):
+        with pytest.raises(InputError, match=f"--filepath .*: is in the run {run}; name another"):
+            train(*SIZES, "--run_name", "b", "--filepath", folder)
+    (tmp_path / "link").symlink_to(run)
+    with pytest.raises(InputError, match=f"is in the run {run}"):
+        train(*SIZES, "--run_name", "b", "--filepath", tmp_path / "link" / "x")
+    assert not (tmp_path / "runs" / "b").exists()
+
+
+def test_files_of_the_user_stay_in_a_folder_outside_the_run(train, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    kept = [folder / ".lock", folder / ".doc.partial", folder / "notes"]
+    for path in kept:
+        path.write_text("mine")
+    run = train(*SIZES, "--run_name", "a", "--filepath", folder)
+    train("--resume", run, "--filepath", folder, "--epochs", 3)
+    assert all(path.read_text() == "mine" for path in kept)
+
+
+def test_a_run_that_began_with_a_checkpoint_resumes(train):
+    best = train(*SIZES, "--run_name", "first") / "checkpoints" / "best.pt"
+    run = train(*SIZES, "--run_name", "second", "--checkpoint", best)
+    train("--resume", run, "--epochs", 3)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_search_resumes_its_trials(train):
+    """It gives little more than the directory: `main` gets no parsed command line."""
+    from search.trial import resumed
+    from train_multitask import main
+
+    run = train(*SIZES, "--run_name", "a")
+    edit(run, epochs=3)
+    told = []
+    main(resumed(run, use_gpu=False), told.append)
+    assert [line["epoch"] for line in told] == [1, 2, 3]
+
+
+def test_a_run_resumes_from_another_directory(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(*SIZES, "--logdir", "logs", "--run_name", "a", "--filepath", "logs/a/deep")
+    monkeypatch.chdir("/")
+    train("--resume", tmp_path / "logs" / "a", "--epochs", 3)
+    assert (tmp_path / "logs" / "a" / "deep" / "last.pt").is_file()
+
+
+def test_a_directory_whose_path_cannot_be_printed_is_refused(train, tmp_path, monkeypatch):
+    (tmp_path / "a\nb").mkdir()
+    monkeypatch.chdir(tmp_path / "a\nb")
+    with pytest.raises(InputError, match="control characters in a path; rename the folder"):
+        train(*SIZES, "--run_name", "a", "--logdir", "logs")
+
+
+@pytest.mark.parametrize("removed", [[0], [0, 1]])
+def test_a_run_resumes_without_what_its_metrics_have_lost(train, removed):
+    run = train(*SIZES, "--run_name", "a")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for number, line in enumerate(lines) if number not in removed]
+    (run / "metrics.jsonl").write_text("".join(kept))
+    for epochs in (3, 4):
+        train("--resume", run, "--epochs", epochs)
+    epochs = [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()]
+    assert epochs == [epoch for epoch in (1, 2, 3, 4) if epoch - 1 not in removed]
+
+
+def test_a_profile_is_not_written_through_a_link(train, tmp_path):
+    run, victim = train(*SIZES, "--run_name", "a", "--profiler"), tmp_path / "victim"
+    victim.write_text("mine")
+    assert json.loads((run / "profile.json").read_text())["traceEvents"]
+    for path in [*(run / "checkpoints").iterdir(), run / "metrics.jsonl", run / "profile.json"]:
+        path.unlink()
+    for name in ("profile.json", "profile.json.tmp"):
+        (run / name).symlink_to(victim)
+    train("--resume", run)
+    assert victim.read_text() == "mine" and not (run / "profile.json").is_symlink()
+
+
+def test_an_empty_log_directory_of_a_refused_run_goes(train, tmp_path):
+    with pytest.raises(InputError):
+        train(*SIZES, "--logdir", tmp_path / "deep" / "logs", "--data_dir", tmp_path / "none")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_lock_whose_holder_has_just_removed_it_is_not_taken(tmp_path, monkeypatch):
+    from runtime import locks
+
+    path, flock = tmp_path / "lock", locks.fcntl.flock
+
+    def late(descriptor, how):
+        path.unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(locks.fcntl, "flock", late)
+    with reserved(path) as is_held:
+        assert not is_held
+
+
+@pytest.mark.parametrize(
+    "flags, is_same",
+    [
+        ("--save_every 1", True),
+        ("--profiler", True),
+        ("--seed 1", False),
+        ("--lr 1e-5", False),
+        ("--sst_train {few}/sst-sentiment-train.csv", False),
+        ("--checkpoint {best}", False),
+    ],
+)
+def test_a_fingerprint_covers_what_a_run_starts_from(train, few_rows, flags, is_same):
+    first = train(*SIZES, "--run_name", "a")
+    best = first / "checkpoints" / "best.pt"
+    second = train(*SIZES, "--run_name", "b", *flags.format(few=few_rows, best=best).split())
+    one, other = (run_directory.read_options(run).fingerprint for run in (first, second))
+    assert (one == other) == is_same
 
 
 def test_the_resume_command_works_from_any_directory(train, tmp_path, parse, capsys):

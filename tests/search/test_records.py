@@ -116,7 +116,10 @@ def test_a_trial_whose_checkpoints_are_said_to_be_elsewhere_is_refused(tmp_path)
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"epoch": 2}, "epoch is 2, expected 1"),
+        ({"epoch": 0}, "epoch is 0, expected more than 0"),
+        ({"epoch": True}, "epoch is True"),
+        ({"mean": 10**400}, "mean is 1000"),
+        ({"mean": 1.5}, "mean is 1.5, expected a number in [-1, 1]"),
         ({"mean": None}, "mean is None"),
         ({"loss": 1}, "loss is 1"),
         ({"examples": {"sst": "8"}}, "examples is "),
