@@ -148,7 +148,7 @@ class TokenizedTask(Rows):
         columns: list[tuple[np.ndarray, ...]] = []
         truncated = []
         for chunk in cut(texts, TOKENIZER_CHUNK):
-            for encoding in tokenizer.encode_batch(chunk):
+            for encoding in self.encode(tokenizer, chunk):
                 columns.append(self.columns(encoding, len(columns) * (1 + is_joined)))
                 truncated.append(bool(encoding.overflowing))
         self.token_ids, self.type_ids, *rest = (np.concatenate(part) for part in zip(*columns))
@@ -157,6 +157,17 @@ class TokenizedTask(Rows):
         self.offsets = starts(lengths)
         self.lengths = np.array(lengths).reshape(-1, self.num_sequences)
         self.num_truncated = int(np.array(truncated).reshape(self.lengths.shape).any(axis=1).sum())
+
+    def encode(self, tokenizer: Tokenizer, texts: list) -> list[Encoding]:
+        """Encode texts, or pairs of them. Raises InputError if the tokenizer panics."""
+        try:
+            return tokenizer.encode_batch(texts)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust, no Exception
+                raise
+            raise InputError(
+                f"the tokenizer fails on a text of {self.task.name}: {error}; use another"
+            ) from None
 
     def columns(self, encoding: Encoding, first_text: int) -> tuple[np.ndarray, ...]:
         """Return what the flat arrays hold of one sequence.

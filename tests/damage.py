@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,11 +170,11 @@ def written(content: bytes) -> Damage:
 
 
 def other_kinds(outside: Path) -> st.SearchStrategy[Damage]:
-    """Return what puts something in the file's place that is no regular file of its own."""
+    """Return what puts something of another kind in the place of a file or folder."""
 
     def replaced_by(make: Callable[[Path], object]) -> Damage:
         def damage(path: Path) -> None:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
             make(path)
 
         return damage
@@ -183,6 +184,8 @@ def other_kinds(outside: Path) -> st.SearchStrategy[Damage]:
             replaced_by(os.mkfifo),
             replaced_by(Path.mkdir),
             replaced_by(lambda path: path.symlink_to("/dev/zero")),
+            replaced_by(lambda path: path.symlink_to(outside)),
+            replaced_by(lambda path: path.write_text("a file")),
             replaced_by(lambda path: path.symlink_to(outside / "victim")),
             replaced_by(lambda path: path.symlink_to(outside / "missing")),
             replaced_by(lambda path: path.symlink_to(path)),

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ import train_multitask
 import train_multitask_pal
 from options.parsing import parse_args
 from runtime.errors import exit_status
+from search.records import Record, read_records, write_record
+from search.space import Range, search_space
 from search.tune import resumed_search
 from tasks import TASKS
 
@@ -48,6 +51,9 @@ JSON = [  # (folder, file, entry, command line)
     ("run", "metrics.jsonl", "train", RESUME),
     ("run", "metrics-dev.json", "evaluate", EVALUATE),
     ("run", "search.json", "search", "--hpo_resume {run}"),
+    ("run", "trials/000.json", "search", "--hpo_resume {run}"),
+    ("run", "trials/000/args.json", "search", "--hpo_resume {run}"),
+    ("run", "trials/000/metrics.jsonl", "search", "--hpo_resume {run}"),
     ("model", "config.json", "train", NEW),
     ("model", "tokenizer.json", "train", NEW),
 ]
@@ -55,6 +61,16 @@ CHECKPOINTS = [
     ("run", "checkpoints/last.pt", "train", RESUME),
     ("run", "checkpoints/best.pt", "evaluate", EVALUATE),
     ("run", "checkpoints/best.pt", "train", NEW + " --checkpoint {run}/checkpoints/best.pt"),
+]
+FOLDERS = [
+    ("run", folder, entry, flags)
+    for folder in ("checkpoints", "predictions", "on-data", "on-data/predictions", "trials/000")
+    for entry, flags in (
+        ("train", RESUME),
+        ("evaluate", EVALUATE + " --data_dir {data}"),
+        ("evaluate", EVALUATE + " --split test"),
+        ("search", "--hpo_resume {run}"),
+    )
 ]
 BYTES = [("model", "model.safetensors", "train", NEW), ("model", "vocab.txt", "train", NEW)]
 ROWS = [
@@ -65,6 +81,14 @@ ROWS = [
 ]
 ROWS += [("data", "sts-similarity-dev.csv", "evaluate", EVALUATE + " --data_dir {data}")]
 WORDS = [("data", "flags", "train", NEW + " --smoketest @{data}/flags")]
+TABLE = {
+    "json": JSON,
+    "checkpoint": CHECKPOINTS,
+    "bytes": BYTES,
+    "rows": ROWS,
+    "words": WORDS,
+    "folder": FOLDERS,
+}
 ACTIONS = [
     action
     for action in train_multitask_pal.get_args_parser()._actions
@@ -96,25 +120,31 @@ def original(tiny_model, few_rows, tmp_path_factory) -> Path:
     flags = f"--model_name {model} --data_dir {data} --logdir {place} --run_name run {SIZES}"
     train_multitask.main(parse_args(train_multitask.get_args_parser(), flags.split()))
     shutil.copy(place / "run" / "tokenizer.json", model / "tokenizer.json")
-    (place / "run" / "search.json").write_bytes((place / "run" / "args.json").read_bytes())
+    run = place / "run"
+    evaluation.evaluate_run(str(run), "dev", str(data), "cpu")  # writes on-data
+    (run / "search.json").write_bytes((run / "args.json").read_bytes())
+    args = parse_args(train_multitask.get_args_parser(), ["--hpo_resume", str(run)])
+    space = search_space(resumed_search(args)[0])
+    sampled = {n: d.low if isinstance(d, Range) else d.values[0] for n, d in space.items()}
+    shutil.copytree(run, run / "trials" / "000", ignore=shutil.ignore_patterns("trials", "on-*"))
+    write_record(run, Record("000", sampled))
     return place
 
 
 @st.composite
 def cases(draw: Any, place: Path) -> Case:
     """Draw a case; `place` holds the undamaged files."""
-    kind = draw(st.sampled_from(["json", "checkpoint", "bytes", "rows", "words", "flags", "kind"]))
+    kind = draw(st.sampled_from([*TABLE, "flags", "kind"]))
     if kind == "flags":
         return Case("command line", lambda path: None, "train", NEW + drawn_flags(draw))
-    table = {"json": JSON, "checkpoint": CHECKPOINTS, "bytes": BYTES, "rows": ROWS, "words": WORDS}
-    every = [entry for entries in table.values() for entry in entries]
-    folder, name, entry, flags = draw(st.sampled_from(table.get(kind, every)))
+    every = [entry for entries in TABLE.values() for entry in entries]
+    folder, name, entry, flags = draw(st.sampled_from(TABLE.get(kind, every)))
     target = f"{folder}/{name}"
+    change: st.SearchStrategy = damage.other_kinds(place.parent / "outside")
+    if kind in ("kind", "folder"):
+        return Case(target, draw(change), entry, flags)
     content = (place / target).read_bytes()
-    change: st.SearchStrategy
-    if kind == "kind":
-        change = damage.other_kinds(place.parent / "outside")
-    elif kind == "words":
+    if kind == "words":
         change = st.builds(damage.written, st.just(drawn_flags(draw).encode(errors="replace")))
     elif kind == "rows":
         change = (damage.row_damage(content) | damage.byte_damage(content)).map(damage.written)
@@ -186,10 +216,16 @@ def command(entry: str, words: list[str]) -> int:
         script = train_multitask_pal if "--smoketest" in words else train_multitask
         args = parse_args(script.get_args_parser(), words)
         if entry == "search":  # up to the point where Ray would start
-            return exit_status(lambda: resumed_search(args) and None)
+            return exit_status(lambda: read_search(args))
         return exit_status(lambda: train_multitask.main(args))
     except SystemExit as stop:
         return int(stop.code or 0)
+
+
+def read_search(args: Namespace) -> None:
+    """Read all that a resumed search reads of its directory."""
+    search, directory = resumed_search(args)
+    read_records(directory, search_space(search), search)
 
 
 def check_case(case: Case, original: Path, folder: Path) -> None:

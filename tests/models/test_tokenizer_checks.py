@@ -57,6 +57,11 @@ def template(single: str, pair: str, sep: int = 3) -> dict:
     }
 
 
+def split(pattern: dict) -> dict:
+    """A pre-tokenizer that cuts a text where a pattern matches."""
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+
+
 SINGLE, PAIR = "[CLS] A [SEP]", "[CLS] A [SEP] B:1 [SEP]:1"
 WORDY = [replace({"String": "a"}, "a" * 9)] * 2
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -64,6 +69,18 @@ CASES = {  # what is wrong: (parts of tokenizer.json, message)
     "an id without embedding": (
         {"post_processor": template(SINGLE, PAIR, sep=10**6)},
         "gives the id 1000000, but config.json has embeddings for",
+    ),
+    "an expression that may match forever": (
+        {"pre_tokenizer": split({"Regex": "(x+x+)+y"})},
+        "may take forever to match a text",
+    ),
+    "a repeated group of repetitions": (
+        {"normalizer": replace({"Regex": "(a*b{2,})*"}, "a")},
+        "may take forever to match a text",
+    ),
+    "parts of no length": (
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        "it cuts a text into parts of length 0",
     ),
     "a type without embedding": (
         {"post_processor": template(SINGLE, PAIR.replace(":1", ":2"))},

@@ -127,3 +127,17 @@ def test_every_file_flag_beats_the_data_directory(name, split):
     assert task_file(args, TASKS[name], split) == Path("own.csv")
     others = [task_file(args, task, s) for task in TASKS.values() for s in SPLITS]
     assert sum(path.parent == Path("here") for path in others) == len(others) - 1
+
+
+def test_an_at_file_may_have_a_byte_order_mark(tmp_path):
+    (tmp_path / "flags").write_bytes("\ufeff--epochs 3\r\n--seed 2\r\n".encode())
+    args = parse(f"@{tmp_path}/flags")
+    assert (args.epochs, args.seed) == (3, 2)
+
+
+def test_a_thousand_batches_per_update_are_the_most(capsys):
+    flags = "--task_scheduler pal --projection pcgrad --combine_strategy force"
+    assert parse(f"{flags} --batches_per_update 1000", get_pal_args_parser).batches_per_update
+    with pytest.raises(SystemExit):
+        parse(f"{flags} --batches_per_update 1001", get_pal_args_parser)
+    assert "'1001' is not a positive integer up to 1,000" in capsys.readouterr().err

@@ -79,3 +79,21 @@ def test_only_what_we_write_is_built(path, one_line, protocol, named):
     """The weights-only unpickler would build it: as many bytes as the file asks for."""
     write(path, entries_of({}) | {"archive/data.pkl": pickle.dumps(bytearray, protocol)})
     assert repr(named) in one_line(check_archive, path)
+
+
+def test_an_old_file_of_torch_with_an_archive_behind_is_refused(path, one_line):
+    """The zip reader finds the archive at the end, torch the old pickle at the start."""
+    torch.save({"harmless": 1}, path)
+    archive = path.read_bytes()
+    torch.save({"other": 2}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes() + archive)
+    assert "not a checkpoint of this program: no zip archive" in one_line(check_archive, path)
+
+
+def test_more_values_than_any_checkpoint_has_are_refused(path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_OPCODES", 1000)
+    torch.save({"few": [1] * 100}, path)
+    check_archive(path)
+    torch.save({"many": [{} for _ in range(2000)]}, path)
+    with pytest.raises(ValueError, match="more than 1,000 values"):
+        check_archive(path)

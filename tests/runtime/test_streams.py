@@ -104,7 +104,7 @@ def command():
     with open(sys.argv[1], "w") as file:  # whose number is not that of a closed stream
         assert file.fileno() > 2
         print("still to stdout", flush=True)
-        file.write("content")
+        file.write("content" + sys.stdin.read())
 sys.exit(exit_status(command))
 """
 

@@ -179,6 +179,8 @@ def test_an_unknown_row_is_one_line_before_anything_is_installed():
     "words, message",
     [
         ("", "error: expected versions, resume SCRIPT, or the name of a script"),
+        ("resume", "error: expected versions, resume SCRIPT, or the name of a script"),
+        ("train_multitask.py", "error: the run has no name yet; give --run_name"),
         ("setup.py", "error: there is no script setup.py, expected one of train_multitask.py"),
         ("train_multitask.py --epochs two", "train_multitask.py: error: argument --epochs: 'two'"),
     ],
