@@ -53,7 +53,7 @@ def mistake(line: dict, last: int) -> str | None:
     if type(line.get("epoch")) is not int or line["epoch"] <= last:
         return f"epoch is {line.get('epoch')!r:.60}, expected more than {last}"
     mean = line.get("mean")  # a constant's Pearson counts as 0, so it is never null
-    if not is_number(mean) or not -1 <= mean <= 1:
+    if mean is None or not is_number(mean) or not -1 <= mean <= 1:
         return f"mean is {mean!r:.60}, expected a number in [-1, 1]"
     for name in ("loss", "examples"):
         if not is_numbers(line.get(name)) or None in line[name].values():

@@ -75,11 +75,13 @@ def take_name(args: Namespace, locks: ExitStack) -> None:
         if not os.path.lexists(run_dir):  # nor has another run just got this name and ended
             args.run_dir = str(run_dir)
             return
-    state = "exists" if os.path.lexists(logdir / stem) else "is just starting"
-    raise InputError(
-        f"{logdir / stem}: a run of this name {state}; choose another --run_name, or continue it: "
-        f"--resume {shlex.quote(str(logdir / stem))}"
-    )
+    message = f"{logdir / stem}: a run of this name is just starting; choose another --run_name"
+    if os.path.lexists(logdir / stem):
+        message = (
+            f"{logdir / stem}: a run of this name exists; choose another --run_name, or continue "
+            f"it: --resume {shlex.quote(str(logdir / stem))}"
+        )
+    raise InputError(message)
 
 
 def lock_folders(args: Namespace, locks: ExitStack) -> None:

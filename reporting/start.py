@@ -76,8 +76,8 @@ class Start:
         path = Path(self.args.run_dir) / "config.json"
         if self.anchor is not None and not is_same_file(path, self.anchor):
             raise InputError(
-                f"{self.args.run_dir}: moved or removed while the run was at work, which stops "
-                "here; its checkpoints are where they were moved to: resume that directory"
+                f"{self.args.run_dir}: moved or removed while the run was at work, so the run "
+                "stops; if it was moved, resume it from its new place"
             )
 
 

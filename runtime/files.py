@@ -163,9 +163,8 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(text, parse_constant=refuse_constant)
-        json.dumps(
-            content, allow_nan=False, ensure_ascii=False
-        ).encode()  # nor 1e999, nor half a pair
+        # Refuses what the reader takes: 1e999, which is infinite, and half of a surrogate pair.
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
     except RecursionError:
         raise InputError(f"{where}: cannot be read as JSON: nested too deeply") from None
     except ValueError as error:

@@ -26,8 +26,7 @@ class StopSignal:
     """Remembers that a signal asked the run to stop after the current update.
 
     These signals are SIGTERM, SIGINT, SIGUSR1 and SIGHUP (the terminal closed). A second Ctrl-C
-    stops at once. A
-    signal that is ignored from the start, as nohup ignores SIGHUP, stays ignored.
+    stops at once. A signal that is ignored from the start, as nohup ignores SIGHUP, stays ignored.
 
     Of several workers, all stop after the same update, whichever of them got the signal. torchrun
     passes a Ctrl-C on to workers that have received it already, so there a second one changes

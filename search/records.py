@@ -86,8 +86,8 @@ def read_record(run_dir: Path, space: dict[str, Range | Choice], args: Namespace
     state, error = content.get("state"), content.get("error")
     if state not in STATES or not isinstance(error, str):
         raise InputError(
-            f"{path}: state is {state!r} and error {error!r:.60}, expected a text and one of "
-            f"{', '.join(STATES)}"
+            f"{path}: state is {state!r} and error {error!r:.60}, expected one of "
+            f"{', '.join(STATES)}, and a text"
         )
     sampled = checked_sample(content.get("sampled"), space, path)
     finished_epochs(run_dir)  # raises here, rather than in the trial
