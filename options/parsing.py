@@ -22,7 +22,7 @@ from optimizers import default_lr
 from options.legal import NEEDS, contradiction_of
 from options.packages import check_packages
 from runtime.errors import InputError, report
-from runtime.files import MIB, read_text
+from runtime.files import MIB, read_text, shown_path
 from tasks import TASKS
 
 # All that may be given again with --resume; everything else comes from the run's args.json.
@@ -177,7 +177,7 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
     args.data_sha256 = digests
     if args.resume is None:
         args.fingerprint = fingerprint(args, config)
-    print(f"data: {args.data_dir}")
+    print(f"data: {shown_path(args.data_dir)}")
 
 
 def resolve_model_options(args: Namespace, config: BertConfig) -> None:

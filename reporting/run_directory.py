@@ -25,6 +25,7 @@ from runtime import workers
 from runtime.errors import InputError
 from runtime.files import (
     atomic_write,
+    inside,
     make_folder,
     read_json,
     remove_empty,
@@ -109,12 +110,6 @@ def refuse_used(folder: Path, name: str, pattern: str) -> None:
         raise InputError(
             f"--{name} {folder}: holds another run's {MOVABLE[name]}; name an empty one"
         )
-
-
-def inside(path: Path | str, directory: Path | str) -> Path | None:
-    """Return a path relative to a directory; None if it is outside."""
-    relative = Path(os.path.relpath(os.path.abspath(path), os.path.abspath(directory)))
-    return None if ".." in relative.parts else relative
 
 
 def take_folder(folder: Path, flag: str, locks: ExitStack) -> None:
@@ -265,21 +260,17 @@ def resumed_options(given: Namespace) -> Namespace:
     The device is that of this command line; the script is the run's own, whichever resumes it.
 
     Raises:
-        InputError: this is no directory of a run, or --filepath holds no last.pt.
+        InputError: this is no directory of a run, or its options and the given ones do not fit.
     """
     make_absolute(given)
     folders = {name: getattr(given, name) for name in MOVABLE if name in given.given}
     args = read_options(given.resume, folders)
-    saved_filepath = read_json(Path(given.resume) / "args.json")["options"].get("filepath")
     for name in set(given.given) - {"resume"}:
         setattr(args, name, getattr(given, name))
     message = contradiction_of(args)
     if message is not None:
         raise InputError(message)
     args.resume, args.use_gpu = given.resume, given.use_gpu
-    is_moved = "filepath" in given.given and args.filepath != saved_filepath
-    if is_moved and not (Path(args.filepath) / "last.pt").is_file():
-        raise InputError(f"--filepath {args.filepath}: no last.pt in it to resume from")
     return args
 
 

@@ -9,8 +9,9 @@ import torch
 
 from inputs.batches import Rows
 from models import MultitaskBert
-from reporting.run_directory import MOVABLE, inside
+from reporting.run_directory import MOVABLE
 from runtime import workers
+from runtime.files import inside, shown_path
 from runtime.startup import ROOT
 from tasks import TASKS, Metrics, mean_score, scores
 
@@ -26,12 +27,6 @@ def print_start(args: Namespace, model: MultitaskBert, updates_per_epoch: int) -
         f"on {device_name(args)}\n"
         f"run: {shown_path(args.run_dir)}"
     )
-
-
-def shown_path(path: str) -> str:
-    """Return a path as a reader of the terminal would type it, relative if it is below."""
-    relative = inside(path, os.getcwd())
-    return path if relative is None else str(relative)
 
 
 def print_resumed(args: Namespace, epoch: int, update: int) -> None:

@@ -72,6 +72,18 @@ def remove_partial(folder: Path) -> None:
                 path.unlink()
 
 
+def inside(path: Path | str, directory: Path | str) -> Path | None:
+    """Return a path relative to a directory; None if it is outside."""
+    relative = Path(os.path.relpath(os.path.abspath(path), os.path.abspath(directory)))
+    return None if ".." in relative.parts else relative
+
+
+def shown_path(path: Path | str) -> str:
+    """Return a path as one would type it in this directory: relative if it is below."""
+    relative = inside(path, os.getcwd())
+    return str(path if relative is None else relative)
+
+
 def make_folder(folder: Path) -> list[Path]:
     """Make a folder and its missing parents; return those that were made, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
