@@ -9,6 +9,7 @@ process, and nothing here does anything.
 whichever of the two `exchange` returns.
 """
 
+import importlib
 import os
 import shlex
 import sys
@@ -92,6 +93,9 @@ def join(use_gpu: bool) -> None:
     if use_gpu:
         torch.cuda.set_device(local_rank())
     backend = "nccl" if use_gpu else "gloo"
+    # Default arguments in this module hold the group that exists when it is first imported. Its
+    # threads would then outlive `leave`, and can abort a process that ends.
+    importlib.import_module("torch.distributed.nn")
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
     except RuntimeError as error:

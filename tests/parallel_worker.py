@@ -204,6 +204,7 @@ if __name__ == "__main__":
     out, cases = sys.argv[1:]
     workers.join(use_gpu=False)
     results = run_all(json.loads(Path(cases).read_text()))
+    workers.leave()
+    results["threads"] = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     if workers.is_main():
         torch.save(results, out)
-    workers.leave()

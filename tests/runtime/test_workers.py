@@ -105,6 +105,12 @@ def test_a_resumed_run_of_two_workers_ends_with_the_same_bits(results, run, upda
         assert torch.equal(both[run]["weights"][name], tensor), name
 
 
+def test_no_thread_of_the_group_outlives_it(results):
+    """It would hold tensors, and abort a process that ends before it has let them go."""
+    _, both = results
+    assert not [name for name in both["threads"] if "gloo" in name], both["threads"]
+
+
 def test_weights_that_differ_are_noticed(results):
     alone, both = (result["drifted"]["messages"] for result in results)
     assert alone == ["", ""]
