@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from datasets import SPLITS, default_data_dir, task_file, training_digests
 from models.bert import BertConfig
 from models.features import default_layers
@@ -21,6 +19,7 @@ from models.pal import default_pal_size
 from optimizers import default_lr
 from options.legal import NEEDS, contradiction_of
 from options.packages import check_packages
+from runtime.device import gpu_type, has_native_bfloat16
 from runtime.errors import InputError, report
 from runtime.files import MIB, read_text, shown_path
 from tasks import TASKS
@@ -198,10 +197,38 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
     if args.train_mode == "single_layers":
         args.layers = args.layers or default_layers(config.num_hidden_layers)
         check_layers(args.layers, config.num_hidden_layers)
-    if args.use_amp and not args.use_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
+    check_device_options(args)
     if args.data_dir is None:
         args.data_dir = str(default_data_dir())
+
+
+def check_device_options(args: Namespace) -> None:
+    """Choose the precision if no flag has, in place, and check what the device can do.
+
+    Raises:
+        InputError: the device lacks what an option needs.
+    """
+    kind = "cpu" if not args.use_gpu else gpu_type()
+    if args.use_amp is None:
+        args.use_amp = has_native_bfloat16(kind)
+    elif args.use_amp and not has_native_bfloat16(kind):
+        warnings.warn(
+            f"bfloat16 (--use_amp): this {kind.upper()} has no units for it, so it will be slow",
+            stacklevel=2,
+        )
+    if kind == "mps":
+        refused = [flag for flag, is_given in needs_float64(args).items() if is_given]
+        if refused:
+            raise InputError(f"{refused[0]} needs float64, which MPS lacks; leave out --use_gpu")
+
+
+def needs_float64(args: Namespace) -> dict[str, bool]:
+    """Return the flags whose technique computes in float64 on the device, and which are given."""
+    return {
+        "--use_smart_regularization": getattr(args, "use_smart_regularization", False),
+        "--combined_models": args.combined_models,
+        "--projection": getattr(args, "projection", "none") != "none",
+    }
 
 
 def check_digests(digests: dict[str, str], known: dict[str, str], args: Namespace) -> None:

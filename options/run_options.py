@@ -249,9 +249,24 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     )
     add("--seed", type=seed, default=0, help="seed of everything random")
     add(
-        "--use_gpu", action="store_true", help="train on CUDA, an error without it; off: on the CPU"
+        "--use_gpu",
+        action="store_true",
+        help="train on CUDA, or on a Mac's MPS; an error without either; off: on the CPU",
     )
-    add("--use_amp", action="store_true", help="compute in bfloat16 on either device; off: float32")
+    amp = parser.add_mutually_exclusive_group()
+    amp.add_argument(
+        "--use_amp",
+        action="store_true",
+        default=None,
+        help="compute in bfloat16; unset: where the device multiplies it natively",
+    )
+    amp.add_argument(
+        "--no_use_amp",
+        dest="use_amp",
+        action="store_false",
+        default=None,
+        help="compute in float32",
+    )
     add(
         "--smoketest",
         action="store_true",

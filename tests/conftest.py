@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import offline  # noqa: F401
@@ -21,6 +22,14 @@ SAMPLE = ROOT / "data" / "sample"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32() -> Iterator[None]:
+    """Let the tests run in float32 on every processor; those of bfloat16 ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("options.parsing.has_native_bfloat16", lambda kind: False)
+        yield
 
 
 def sample_vocabulary() -> list[str]:
