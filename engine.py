@@ -20,12 +20,15 @@ from reporting.run_log import RunLog
 from reporting.summary import format_epoch
 from runtime import checkpoint, workers
 from runtime.interrupts import Interrupted
+from runtime.memory import trim_memory
 from runtime.workers import exchange
 from task_schedulers import Update
 from tasks import TASKS, Metrics, num_examples
 from training import Training
 
 EVALUATION_BATCH_SIZE = 64
+# Batches of many shapes leave holes in the heap, which would grow for hundreds of updates.
+UPDATES_PER_TRIM = 50
 
 
 def fit(
@@ -109,6 +112,8 @@ def train_one_epoch(
             bar.set_postfix(loss=f"{sum(losses.values()):.3f}", examples_per_s=f"{rate:.0f}")
             bar.update()
             check()
+            if progress.total_updates % UPDATES_PER_TRIM == 0:
+                trim_memory()
             if training.is_save_due:
                 save()
 
