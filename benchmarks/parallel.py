@@ -27,6 +27,7 @@ from train_multitask_pal import get_args_parser as get_entry_parser
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 MARK = "RESULT "
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 METHODS = {
     "joint": "--task_scheduler joint",
     "pcgrad": "--projection pcgrad",
@@ -62,8 +63,16 @@ def entry_words(options: Namespace, method: str, logdir: str) -> list[str]:
     return [*words, *METHODS[method].split(), *options.entry_flags]
 
 
-def measure(options: Namespace, method: str, num_processes: int) -> dict[str, float]:
+def measure(
+    options: Namespace, method: str, num_processes: int, environment: dict[str, str] = ONE_THREAD
+) -> dict[str, float]:
     """Return examples per second and peak MiB of a training in processes of its own.
+
+    Args:
+        options: the benchmark's options.
+        method: one of METHODS.
+        num_processes: that train together.
+        environment: variables that are set for them.
 
     Raises:
         InputError: the training failed.
@@ -78,7 +87,7 @@ def measure(options: Namespace, method: str, num_processes: int) -> dict[str, fl
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | environment,
         )
     for line in done.stdout.splitlines():
         if line.startswith(MARK):

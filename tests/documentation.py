@@ -10,7 +10,7 @@ from pathlib import Path
 import evaluation
 import train_multitask
 import train_multitask_pal
-from benchmarks import frozen, parallel, scale, techniques, throughput
+from benchmarks import frozen, parallel, scale, techniques, throughput, waiting
 from experiments import dashboard, report, run
 from options.parsing import parse_args
 from scripts import flag_tables
@@ -35,6 +35,7 @@ PLAIN_PARSERS = {
 }
 OTHERS = (
     "benchmarks.parallel",
+    "benchmarks.waiting",
     "data/download.py",
     "data/make_sample.py",
     "experiments.run",
@@ -142,6 +143,8 @@ def parse(kind: str, flags: list[str]) -> object:
         return parse_pytest(flags)
     if kind == "benchmarks.parallel":
         return parallel.parse(flags)
+    if kind == "benchmarks.waiting":
+        return waiting.parse(flags)
     if kind == "data/download.py":
         return runpy.run_path(str(ROOT / kind))["get_args_parser"]().parse_args(flags)
     return None  # make_sample.py is run, and the others are not ours

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from benchmarks import frozen, parallel, scale, techniques, throughput
+from benchmarks import frozen, parallel, scale, techniques, throughput, waiting
 from benchmarks.memory import peak_memory
 from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
 from runtime.errors import InputError
@@ -131,6 +131,17 @@ def test_parallel_compares_two_processes_with_one(words, capsys):
     assert header.split() == ["method", "speed", "2/1", "range", "memory", "2/1"]
     assert line.startswith("joint ")
     assert all(ratio > 0 for ratio in numbers(line[10:21]) + numbers(line[35:]))
+
+
+def test_waiting_compares_settings_alone_and_beside_another_process(words, capsys):
+    flags = "--rounds 1 --updates 1 --batch_size 4 --settings".split()
+    waiting.main(waiting.parse([*words, *flags, "one thread", "not at all"]))
+    first, header, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("threads, 1 rounds, medians")
+    assert header.split() == ["threads", "wait", "alone", "beside", "one"]
+    assert [line[:24].strip() for line in lines] == ["not at all", "one thread"]
+    found = [numbers(line[24:]) for line in lines]
+    assert found[0][0] == 1 and all(ratio > 0 for ratios in found for ratio in ratios)
 
 
 def test_parallel_says_why_a_process_failed(words, monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Devices and precision. What this machine lacks stands in: no GPU of any kind was ever used."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ import torch
 from models.bert import BertConfig
 from options import parsing
 from reporting import run_log
-from runtime import device
+from runtime import device, startup
 from runtime.errors import InputError
 
+SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 # AMD?, AVX512?, AVX512_BF16?, AMX?; are float32 products given to oneDNN, is bfloat16 native
 CPUS = [
     (True, True, True, False, True, True),
@@ -157,3 +159,22 @@ def test_both_flags_are_refused(parse, capsys):
     with pytest.raises(SystemExit):
         parse("--use_amp", "--no_use_amp")
     assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "variables, expected",
+    [
+        ({}, str(startup.SPIN_COUNT)),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, None),
+    ],
+    ids=str,
+)
+def test_spinning_is_bounded_unless_the_environment_says_otherwise(variables, expected):
+    """In a process of its own, by what torch's OpenMP is going to read."""
+    environment = {name: value for name, value in os.environ.items() if name not in SPINNING}
+    code = "import os, runtime.startup; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | variables, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(expected)
