@@ -83,7 +83,8 @@ def finish(
         write_outputs(args, split, data[split], metrics[split], predictions[split], facts)
     finals = scores(metrics["dev"])
     finals |= {"mean": mean_score(finals)}
-    figures = dev_figures(data["dev"], predictions["dev"])
+    # TensorBoard shows the figures; without it, matplotlib is not imported for them.
+    figures = dev_figures(data["dev"], predictions["dev"]) if args.write_summary else {}
     total_updates = training.progress.total_updates
     log.finish(vars(args), finals, figures, training.conflicts, total_updates)
     baseline = baselines(data["train"], data["dev"])

@@ -43,6 +43,7 @@ def names_in(module: str, registry: str) -> tuple[str, ...]:
     values, sources = assignments(module)
     if registry in sources:
         return names_in(sources[registry], registry)
+    assert registry in values, f"{module}: no {registry} is assigned at its top level"
     return names_of(values[registry], module)
 
 

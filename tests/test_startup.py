@@ -11,9 +11,9 @@ SCRIPTS = ("train_multitask.py", "train_multitask_pal.py", "evaluation.py")
 # Each takes a tenth of a second or more.
 SLOW = {"torch", "transformers", "tokenizers", "scipy", "sklearn", "pandas", "huggingface_hub"}
 SLOW |= {"tensorboard", "matplotlib", "ray", "optuna", "spacy", "nltk", "torchjd"}
-# Not needed by a run without a figure, a search, tags or the hub.
+# Not needed by a run without TensorBoard, a search, tags, or a model from the hub.
 UNUSED = {"transformers", "matplotlib", "ray", "optuna", "spacy", "nltk", "torchjd", "tensorboard"}
-UNUSED |= {"huggingface_hub", "pandas"}
+UNUSED |= {"huggingface_hub"}
 
 
 def modules_after(script: str, *flags: str) -> tuple[int, set[str]]:
