@@ -18,8 +18,8 @@ import sys
 from options.evaluation_options import get_args_parser, parse_args
 from runtime.errors import exit_status, read_command_line
 
-if __name__ == "__main__":
-    ARGS = read_command_line(parse_args)  # before the slow imports: `--help` is answered at once
+if __name__ == "__main__":  # before the slow imports: --help and a wrong flag are answered at once
+    ARGS = read_command_line(lambda: parse_args(get_args_parser()))
 
 # isort: split
 import warnings

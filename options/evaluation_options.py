@@ -36,9 +36,8 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-def parse_args(argv: list[str] | None = None) -> Namespace:
+def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespace:
     """Return the options of this command; contradictions end in `parser.error`."""
-    parser = get_args_parser()
     args = parser.parse_args(argv)
     if (args.input is None) != (args.task is None):
         parser.error("--task and --input go together: the task labels the input")
