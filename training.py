@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from inputs.batches import Rows
 from models import MultitaskBert
+from models.compiled import compile_layers
 from optimizers import (
     build_lr_schedule,
     build_optimizer,
@@ -272,6 +273,8 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
     projection, conflicts = build_projection(args, model, task_scheduler.names)
     optimizer = build_optimizer(args, model)
     hidden_size = model.encoder.config.hidden_size
+    if args.compile:
+        compile_layers(model)
     device = next(model.parameters()).device
     is_prefetched = is_worthwhile(device, task_scheduler.data)
     training = Training(

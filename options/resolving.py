@@ -11,6 +11,7 @@ import torch
 
 from datasets import default_data_dir, task_file, training_digests
 from models.bert import BertConfig
+from models.compiled import check_compiler
 from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
@@ -35,6 +36,8 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
         InputError: an option does not fit the encoder, or needs a package that is missing.
     """
     resolve_model_options(args, config)
+    if args.compile:
+        check_compiler(args.use_gpu)
     if args.lr is None:
         args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
     if args.smoketest and args.resume is None:  # a saved run has these sizes already

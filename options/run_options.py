@@ -258,6 +258,12 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     )
     add("--use_amp", action="store_true", help="compute in bfloat16 on either device; off: float32")
     add(
+        "--compile",
+        action="store_true",
+        help="compile the encoder's layers with torch.compile; needs a C++ compiler, and takes "
+        "about a minute",
+    )
+    add(
         "--smoketest",
         action="store_true",
         help="tiny sizes, every part: 2 updates of 2 examples per task, 8 dev and 8 test rows",
