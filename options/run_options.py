@@ -260,8 +260,8 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--compile",
         action="store_true",
-        help="compile the encoder's layers with torch.compile; needs a C++ compiler, and takes "
-        "about a minute",
+        help="compile the encoder's layers with torch.compile, which takes a while at the start and "
+        "needs a C++ compiler",
     )
     add(
         "--smoketest",
