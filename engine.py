@@ -94,10 +94,11 @@ def train_one_epoch(
     training.start_epoch()
     name = f"epoch {progress.epoch + 1}/{training.num_epochs}"
     bar = progress_bar(name, training.updates_per_epoch, progress.update, "update")
-    with bar, log.profiler(progress.epoch) as profile_step:
+    updates = training.task_scheduler.updates(training.updates_per_epoch - progress.update)
+    with bar, log.profiler(progress.epoch) as profile_step, updates as next_update:
         while progress.update < training.updates_per_epoch:
             started = time.perf_counter()
-            update = training.task_scheduler.next_update()
+            update = next_update()
             learning_rate = training.learning_rate
             losses, grad_norm = train_step(training, update, progress.next_update_name)
             progress.count(update, losses)

@@ -44,8 +44,10 @@ class Rows:
         labels: [N], or None.
         lengths: [N, S], tokens of each sequence.
         num_in_file: number of rows without those that augmentation has added.
+        needs_model: whether a batch may run the model.
     """
 
+    needs_model = False
     task: Task
     ids: list[str]
     labels: np.ndarray | None

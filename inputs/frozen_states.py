@@ -82,6 +82,8 @@ class CachedRows(Rows):
         directory: where the file lies.
     """
 
+    needs_model = True
+
     def __init__(self, model: MultitaskBert, rows: Rows, directory: Path) -> None:
         self.model, self.rows, self.directory = model, rows, directory
         self.task, self.ids, self.labels = rows.task, rows.ids, rows.labels

@@ -89,7 +89,8 @@ class Dropout(nn.Module):
         """Drop elements of x, of any shape, in training mode only."""
         if not self.training or self.p == 0.0:
             return x
-        if x.device.type != "cpu":
+        # A compiled layer draws its own numbers, inside the kernels around the dropout.
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p)
         num_dropped = min(round(self.p * 65536), 65535)  # of the 65,536 values of an int16
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)

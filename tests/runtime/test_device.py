@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.bert import BertConfig
-from options import parsing
+from options import resolving
 from reporting import run_log
 from runtime import device, startup
 from runtime.errors import InputError
@@ -53,7 +53,7 @@ def resolved(parse, tiny_model):
     def resolve(*flags: object):
         args = parse(*flags)
         config = BertConfig.from_dict(json.loads((tiny_model / "config.json").read_text()))
-        parsing.resolve_model_options(args, config)
+        resolving.resolve_model_options(args, config)
         return args
 
     return resolve
@@ -124,14 +124,14 @@ def test_a_mac_has_its_own_gpu(monkeypatch):
     "flags", [["--combined_models"], ["--projection", "pcgrad"], ["--use_smart_regularization"]]
 )
 def test_what_a_mac_cannot_do_is_one_line(monkeypatch, resolved, flags):
-    monkeypatch.setattr(parsing, "gpu_type", lambda: "mps")
+    monkeypatch.setattr(resolving, "gpu_type", lambda: "mps")
     with pytest.raises(InputError, match=f"{flags[0]} needs float64, which MPS lacks"):
         resolved("train_multitask_pal.py", *flags, "--use_gpu")
 
 
 @pytest.mark.parametrize("is_native", [True, False])
 def test_the_device_decides_the_precision_unless_a_flag_does(monkeypatch, resolved, is_native):
-    monkeypatch.setattr(parsing, "has_native_bfloat16", lambda kind: is_native)
+    monkeypatch.setattr(resolving, "has_native_bfloat16", lambda kind: is_native)
     assert resolved().use_amp is is_native
     assert resolved("--no_use_amp").use_amp is False
     if is_native:
