@@ -47,7 +47,7 @@ def restore(training: Training, path: Path) -> None:
                     restore_part(name, part, state[name], training)
         with fitting("random"):
             checkpoint.check_random_states(state["random"])
-            checkpoint.set_random_states(state["random"])
+            checkpoint.set_random_states(state["random"], training.device)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

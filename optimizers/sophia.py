@@ -10,6 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from optimizers.kernels import cudnn_switches
+
 
 class NoCurvature:
     """The plain form, beside an optimizer without second derivatives: it estimates nothing."""
@@ -148,7 +150,7 @@ class SophiaH(Optimizer):
         if not self.hessian_due:
             yield
             return
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH), cudnn_switches(enabled=False):
             yield
 
     def hessian_norms(self) -> list[Tensor]:
