@@ -139,7 +139,15 @@ class BiLSTMExtension(Extension):
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Map states [B, L, H] and their mask [B, L] to [B, L, F]."""
         lengths = attention_mask.sum(1).clamp(min=1).cpu()  # [B]
-        with torch.autocast(states.device.type, enabled=False):
+        # On a GPU, the LSTM may have to move its weights into one buffer first: whenever they have
+        # been swapped, as in SMART's proximal term. Moved in inference mode, they could not be
+        # trained again.
+        is_grad_enabled = torch.is_grad_enabled()
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(is_grad_enabled),
+            torch.autocast(states.device.type, enabled=False),
+        ):
             packed = pack_padded_sequence(states.float(), lengths, True, enforce_sorted=False)
             return pad_packed_sequence(
                 self.lstm(packed)[0], batch_first=True, total_length=states.shape[1]
