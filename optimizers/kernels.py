@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -24,3 +25,12 @@ def cudnn_switches(**switches: bool) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(torch.backends.cudnn, name, value)
+
+
+def rounds_float32(model: nn.Module, device: torch.device) -> bool:
+    """Tell whether the model's float32 passes round what they multiply to TF32's 10 bits.
+
+    By torch's defaults, cuDNN does so on a GPU: convolutions and LSTMs, not linear maps.
+    """
+    uses_cudnn = any(isinstance(module, (nn.Conv1d, nn.LSTM)) for module in model.modules())
+    return device.type == "cuda" and uses_cudnn and torch.backends.cudnn.allow_tf32

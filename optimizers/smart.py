@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from models import MultitaskBert
+from optimizers.kernels import cudnn_switches, rounds_float32
 from optimizers.stateless import Stateless
 from tasks import Batch, Task, own_rows
 
@@ -58,8 +59,11 @@ class Smart:
     Proximal point: ℓ between the outputs of the weights θ and of their running average θ̃ ← β θ̃ +
     (1−β) θ, with β = 0.99 during the first tenth of the run and 0.999 after it, as in the paper.
 
-    All passes over a batch use the same dropout masks, so that without any change of input and
-    weights both penalties are 0. `generator` draws only ν, on the CPU.
+    The outputs that a penalty compares have the same dropout masks, so that without any change of
+    input and weights both penalties are 0. So have the two outputs of the ascent. On a CPU all
+    passes share their masks. On a GPU under autocast, the kernels of the float32 ascent may draw
+    others than those of bfloat16 from the same random state; δ is then the direction for another
+    draw of the masks. `generator` draws only ν, on the CPU.
 
     Deviations: the paper's radius of 1e-5 makes Ω about 1e-11, without any effect, so a useful
     radius is larger. ĝ is normalised before it is added to ν and, at the default `step_size`,
@@ -140,8 +144,8 @@ class Smart:
     def perturbation(self, task: Task, batch: Batch, logits: Tensor) -> Tensor:
         """Return δ [B, L, H] float32, detached from the graph. Draws ν.
 
-        Runs in float32 even under the caller's autocast: outputs for x and x + ν differ by about
-        1e-6, which bfloat16 rounds away. The arguments are those of `penalty`.
+        Runs in float32 even under the caller's autocast, and without TF32: outputs for x and x + ν
+        differ by about 1e-6, which both round away. The arguments are those of `penalty`.
         """
         x = self.x.detach().float()
         mask = batch["attention_mask"][..., None]  # [B, L, 1]
@@ -149,8 +153,9 @@ class Smart:
         noise = self.draw_noise(x, batch) * mask
         start = (x + noise).requires_grad_()
         is_amp = torch.is_autocast_enabled(x.device.type)
-        with torch.autocast(x.device.type, enabled=False):
-            if is_amp:  # the rounding error of bfloat16 logits exceeds the effect of ν
+        is_rounded = is_amp or rounds_float32(self.model, x.device)
+        with torch.autocast(x.device.type, enabled=False), cudnn_switches(allow_tf32=False):
+            if is_rounded:  # the rounding error of such logits exceeds the effect of ν
                 with self.replay(self.after_embedding), torch.no_grad():
                     logits = self.model(task, batch, embeddings=x)
             with self.replay(self.after_embedding):

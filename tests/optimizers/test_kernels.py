@@ -6,7 +6,7 @@ from torch import nn
 
 from models.bert import BertConfig
 from models.features import FEATURES
-from optimizers.kernels import cudnn_switches
+from optimizers.kernels import cudnn_switches, rounds_float32
 from optimizers.sophia import SophiaH
 from runtime import checkpoint
 
@@ -72,3 +72,13 @@ def test_an_lstm_keeps_no_graph_where_there_is_no_gradient(context):
     with context():
         assert not lstm(states + 0, torch.ones(2, 3).long()).requires_grad
     assert lstm(states, torch.ones(2, 3).long()).requires_grad
+
+
+def test_tf32_is_for_convolutions_and_lstms_on_a_gpu_that_may_use_it(monkeypatch):
+    gpu, config = torch.device("cuda"), BertConfig(hidden_size=8, num_attention_heads=2)
+    convolutions, lstm = FEATURES["cnn"](config), FEATURES["bilstm"](config)
+    assert rounds_float32(convolutions, gpu) and rounds_float32(lstm, gpu)
+    assert not rounds_float32(lstm, torch.device("cpu"))
+    assert not rounds_float32(FEATURES["attention"](config), gpu)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert not rounds_float32(lstm, gpu)

@@ -1,60 +1,18 @@
-"""SMART on an encoder: masks, random states, gradients, precision, proximal term, saved state."""
+"""SMART on an encoder: masks, random states, gradients, proximal term, saved state."""
 
 import copy
 
 import pytest
 import torch
+from smart_model import gradients, new_batch, new_model, new_smart, penalty_of
 
 from inputs.batches import PAIR_ENCODINGS
-from models.bert import BertConfig, BertModel
-from models.features import Features
-from models.heads import HEADS
-from models.multitask import MultitaskBert
 from models.pretrained import load_pretrained
-from optimizers.smart import Smart
 from runtime import checkpoint
 from tasks import TASKS
 
-SIZES = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
-LENGTHS = [7, 4, 9, 2, 6, 3]
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 every_pairing = pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
-
-
-def new_batch(vocab_size=200, lengths=LENGTHS):
-    generator = torch.Generator().manual_seed(1)
-    shape = len(lengths), max(lengths)
-    mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
-    ids = torch.randint(1, vocab_size, shape, generator=generator) * mask
-    types = torch.randint(2, shape, generator=generator) * mask
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-
-
-def new_model(pair_encoding="cross", encoder=None):
-    """A model in training mode with dropout 0.1, on a small random encoder unless one is given."""
-    torch.manual_seed(0)
-    if encoder is None:
-        config = BertConfig(vocab_size=200, num_hidden_layers=2, initializer_range=0.2, **SIZES)
-        encoder = BertModel(config)
-    size = encoder.config.hidden_size
-    heads = {
-        name: HEADS[task.heads[pair_encoding]](size, task.num_outputs, 0, 0.1)
-        for name, task in TASKS.items()
-    }
-    return MultitaskBert(encoder, Features(encoder.config), heads, pair_encoding).train()
-
-
-def new_smart(model, weight=1.0, radius=1.0, mu=0.0, **options):
-    return Smart(model, weight, radius, mu, **options)
-
-
-def penalty_of(smart, task, batch, seed=3):
-    torch.manual_seed(seed)
-    return smart.penalty(task, batch, smart.logits(task, batch))
-
-
-def gradients(model):
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 # The encoder: masks, states, gradients
@@ -177,33 +135,6 @@ def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_en
     directions = gradient[real] / gradient[real].abs().amax(-1, keepdim=True)
     cosines = torch.cosine_similarity(delta[real].double(), directions).abs()
     assert cosines.min() > 0.9, cosines
-
-
-def test_ascent_runs_in_float32_under_autocast():
-    model, batch, task = new_model(), new_batch(), TASKS["sst"]
-    smart = new_smart(model, radius=0.1)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.manual_seed(3)
-        logits = smart.logits(task, batch)
-        delta = smart.perturbation(task, batch, logits)
-    smart.generator.manual_seed(0)
-    with smart.replay(smart.after_embedding), torch.no_grad():
-        exact = model(task, batch, embeddings=smart.x.float())
-    assert not torch.equal(exact, logits)
-    assert torch.equal(smart.perturbation(task, batch, exact), delta)
-
-
-@every_task
-@every_pairing
-def test_the_other_passes_keep_the_callers_precision(task, pair_encoding):
-    """While nothing moves, the passes are equal in bfloat16 as well."""
-    model, batch = new_model(pair_encoding), new_batch()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert penalty_of(new_smart(model, radius=0.0, mu=1.0), task, batch) == 0
-        penalty = penalty_of(new_smart(model, radius=0.1, mu=1.0), task, batch)
-    penalty.backward()
-    assert penalty > 0 and penalty.dtype == torch.float32
-    assert gradients(model)["encoder.layer.0.attention.query.weight"].any()
 
 
 # The proximal term
