@@ -88,9 +88,11 @@ def test_two_workers_do_what_one_does(name, results):
     assert alone["first"].keys() == both["first"].keys()
     has = {"losses", "examples"} | ({"J"} if CASES[name][1].count("projection") else set())
     assert has <= both["first"].keys()
+    # SMART's ascent divides by a small change of the outputs, and so enlarges their rounding.
+    tolerance = 1e-5 if "smart" in CASES[name][1] else 1e-6
     for key, expected in alone["first"].items():
         difference = (both["first"][key].double() - expected.double()).norm()
-        assert difference <= 1e-6 * expected.double().norm(), key
+        assert difference <= tolerance * expected.double().norm(), key
     torch.testing.assert_close(both["losses"], alone["losses"], rtol=1e-4, atol=1e-4)
     for task, logits in alone["logits"].items():
         assert (both["logits"][task] - logits).abs().max() <= 1e-5, task
@@ -226,8 +228,10 @@ def test_two_workers_do_what_one_does_on_the_bundled_encoder(name, tmp_path, few
     content["flags"] += ["--logdir", str(tmp_path / "alone")]
     alone = parallel_worker.run_all(content)[name]
     both = torch.load(tmp_path / "out.pt", weights_only=True)[name]
+    # SMART's ascent divides by a small change of the outputs, and so enlarges their rounding.
+    tolerance = 1e-5 if "smart" in CASES[name][1] else 1e-6
     for key, expected in alone["first"].items():
         difference = (both["first"][key].double() - expected.double()).norm()
-        assert difference <= 1e-6 * expected.double().norm(), key
+        assert difference <= tolerance * expected.double().norm(), key
     for task, logits in alone["logits"].items():
         assert (both["logits"][task] - logits).abs().max() <= 1e-5, task
