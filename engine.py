@@ -146,17 +146,15 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     # With several workers: sum the losses and, in place, the gradients. Alone: change nothing.
     sizes = [num_examples(batch) for _, batch, _ in update]
     total_losses = training.exchange.add_up(losses, sizes, training.gradients())  # [num batches]
-    training.projection.combine()
-    grad_norm = torch.nn.utils.clip_grad_norm_(
-        training.model.parameters(), training.clip or math.inf
-    )
-    grad_norm = grad_norm.to(training.device)  # without any gradient, it is on the CPU
-    results = [*total_losses, grad_norm, *training.curvature.hessian_norms()]
+    measured = training.projection.measure(training.model, training.clip)
+    results = [total_losses, *training.curvature.hessian_norms(), measured]
     values = training.exchange.read(results)  # the one host read
-    means, norms = mean_losses(update, values), values[len(update) :]
+    means, hessian_norms = mean_losses(update, values), values[len(update) : -len(measured)]
+    grad_norm = training.projection.combine(values[-len(measured) :])
+    norms = [grad_norm, *hessian_norms]
     check_finite(means, norms, where)
     training.optimizer.step()
-    return means, norms[0]
+    return means, grad_norm
 
 
 def mean_losses(update: Update, values: list[float]) -> dict[str, float]:

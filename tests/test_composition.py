@@ -85,9 +85,9 @@ def test_uneven_micro_batches_give_the_same_gradients(technique, run_pal, monkey
     seen = []
     combine = TaskGradients.combine
 
-    def recording(self):
+    def recording(self, measured):
         seen.append(self.J.clone())
-        combine(self)
+        return combine(self, measured)
 
     monkeypatch.setattr(TaskGradients, "combine", recording)
     flags = f"--projection pcgrad --batch_size 8 --num_batches_per_epoch 1 {technique} "

@@ -1,6 +1,7 @@
 """SMART on an encoder: masks, random states, gradients, proximal term, saved state."""
 
 import copy
+from argparse import Namespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from smart_model import gradients, new_batch, new_model, new_smart, penalty_of
 
 from inputs.batches import PAIR_ENCODINGS
 from models.pretrained import load_pretrained
+from optimizers import build_regularizer
 from runtime import checkpoint
 from tasks import TASKS
 
@@ -271,3 +273,9 @@ def test_penalty_of_another_batch_is_refused():
     logits = smart.logits(task, new_batch())
     with pytest.raises(AssertionError, match="of another batch"):
         smart.penalty(task, new_batch(lengths=[3] * 6), logits)
+
+
+def test_the_options_seed_reaches_the_noise():
+    names = "use_smart_regularization smart_weight_regularization smart_radius smart_mu seed"
+    args = Namespace(**dict(zip(names.split(), (True, 1.0, 0.1, 0.0, 7))))
+    assert build_regularizer(args, new_model()).seed == 7
