@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inputs.batches import Rows
+from inputs.batches import Rows, to_device
 from models import MultitaskBert
 from reporting.duration import progress_bar
 from reporting.run_log import RunLog
@@ -134,7 +134,7 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     training.optimizer.zero_grad()
     losses = []
     for task, batch, weight in update:
-        batch = {key: x.to(training.device, non_blocking=True) for key, x in batch.items()}
+        batch = to_device(batch, training.device)
         with training.precision():
             logits = training.regularizer.logits(task, batch)  # the model's forward pass, [B, C]
             loss = task.loss(logits, batch["labels"])  # [B, C] -> []
@@ -240,7 +240,7 @@ def predict_logits(
     chunks = data.chunks(EVALUATION_BATCH_SIZE, rows)
     with progress_bar(name, len(rows), 0, "example") as bar:
         for number in exchange().share_out(len(chunks), check):
-            batch = {key: tensor.to(device) for key, tensor in data.batch(chunks[number]).items()}
+            batch = to_device(data.batch(chunks[number]), device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
                 logits[chunks[number]] = model(data.task, batch).cpu().numpy()
             bar.update(len(chunks[number]) * workers.size())

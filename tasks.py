@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -76,7 +76,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
     if weights is None:
         return F.cross_entropy(logits, labels)
     losses = F.cross_entropy(logits, labels, reduction="none")  # [B]
-    return (weights.to(losses)[labels] * losses).mean()
+    return (class_weights(weights, losses.device)[labels] * losses).mean()
+
+
+@cache
+def class_weights(weights: Tensor, device: torch.device) -> Tensor:
+    """Return weights as float32 on a device: they are moved once, not in every update."""
+    return weights.to(device, torch.float32)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
