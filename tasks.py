@@ -1,8 +1,6 @@
 """The tasks: the files, labels, loss, predictions and metrics of each.
 
-To add a task, add a `Task` to `TASKS` and its three files to the data directory. Loaders, heads,
-metrics, logs, prediction files, command line choices and tests iterate over `TASKS`; no other file
-has the name of a task.
+To add a task, add a `Task` to `TASKS` and its three files to the data directory.
 
 Axis letters: B batch, N examples, C outputs.
 """
@@ -69,8 +67,8 @@ def check_shapes(logits: Tensor, labels: Tensor, num_outputs: int) -> None:
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean cross entropy [] of logits [B, C] and class labels [B].
 
-    The losses are multiplied by the weights [C] of their classes and averaged over examples, not
-    over weights as in PyTorch, so that the parts of a batch add up to the whole.
+    The losses are multiplied by the weights [C] of their classes and averaged over examples, not as
+    in PyTorch over weights, so that the parts of a batch add up to the whole.
     """
     check_shapes(logits, labels, logits.shape[-1])
     if weights is None:
@@ -81,7 +79,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
 
 @cache
 def class_weights(weights: Tensor, device: torch.device) -> Tensor:
-    """Return weights as float32 on a device: they are moved once, not in every update."""
+    """Return weights as float32 on a device; they are moved there once."""
     return weights.to(device, torch.float32)
 
 

@@ -127,8 +127,8 @@ class AttentionExtension(Extension):
 class BiLSTMExtension(Extension):
     """A bidirectional LSTM that ends at the last token of each row.
 
-    It always runs in float32. The cuDNN kernel has no second derivatives, so SophiaH turns cuDNN off
-    in updates that need them.
+    It always runs in float32. The cuDNN kernel has no second derivatives, so SophiaH turns cuDNN
+    off in updates that need them.
     """
 
     reads_lengths = True
