@@ -1,8 +1,6 @@
 """The tasks: the files, labels, loss, predictions and metrics of each.
 
-To add a task, add a `Task` to `TASKS` and its three files to the data directory. Loaders, heads,
-metrics, logs, prediction files, command line choices and tests iterate over `TASKS`; no other file
-has the name of a task.
+To add a task, add a `Task` to `TASKS` and its three files to the data directory.
 
 Every command line needs the names of the tasks, and `--help` shall not wait for torch, SciPy or
 scikit-learn. So they are imported in the functions that compute with them.
@@ -16,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +22,7 @@ import numpy as np
 from runtime.numbers import is_plain_number
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
@@ -75,8 +74,8 @@ def check_shapes(logits: Tensor, labels: Tensor, num_outputs: int) -> None:
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean cross entropy [] of logits [B, C] and class labels [B].
 
-    The losses are multiplied by the weights [C] of their classes and averaged over examples, not
-    over weights as in PyTorch, so that the parts of a batch add up to the whole.
+    The losses are multiplied by the weights [C] of their classes and averaged over examples, not as
+    in PyTorch over weights, so that the parts of a batch add up to the whole.
     """
     import torch.nn.functional as F
 
@@ -84,7 +83,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
     if weights is None:
         return F.cross_entropy(logits, labels)
     losses = F.cross_entropy(logits, labels, reduction="none")  # [B]
-    return (weights.to(losses)[labels] * losses).mean()
+    return (class_weights(weights, losses.device)[labels] * losses).mean()
+
+
+@cache
+def class_weights(weights: Tensor, device: "torch.device") -> Tensor:
+    """Return weights as float32 on a device; they are moved there once."""
+    return weights.to(device).float()
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

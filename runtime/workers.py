@@ -104,8 +104,8 @@ class Alone:
         return torch.stack(losses)
 
     def read(self, values: list[Tensor]) -> list[float]:
-        """Read numbers [] from the device: the one host read of an update."""
-        return torch.stack(values).tolist()
+        """Read flattened tensors from the device: the one host read of an update."""
+        return torch.cat([value.flatten() for value in values]).tolist()
 
     def share_out(self, num_items: int, check: Callable[[], None]) -> Iterator[int]:
         """Yield the numbers of this worker's items, and call `check` after each."""
@@ -150,9 +150,10 @@ class Together:
         return means
 
     def read(self, values: list[Tensor]) -> list[float]:
-        """Read numbers [] from the device, and with them whether some worker wants to stop."""
+        """Read tensors from the device, and with them whether some worker wants to stop."""
+        flat = [value.flatten() for value in [*values, self.num_stopping]]
         with watched():  # nccl fails here, where its sums are waited for
-            *numbers, num_stopping = torch.stack([*values, self.num_stopping]).tolist()
+            *numbers, num_stopping = torch.cat(flat).tolist()
         vote.agreed = vote.agreed or num_stopping > 0
         return numbers
 

@@ -94,8 +94,10 @@ def test_two_workers_do_what_one_does(name, results):
     assert alone["first"].keys() == both["first"].keys()
     has = {"losses", "examples"} | ({"J"} if CASES[name][1].count("projection") else set())
     assert has <= both["first"].keys()
-    # bfloat16 keeps 8 bits: a gradient's two sums are each rounded to 4e-3 of a value.
+    # bfloat16 keeps 8 bits: a gradient's two sums are each rounded to 4e-3 of a value. SMART's
+    # ascent divides by a small change of the outputs, and so enlarges their rounding.
     first, later, last = (4e-3, 2e-2, 5e-2) if name == "bfloat16" else (1e-6, 1e-4, 1e-5)
+    first = 1e-5 if "smart" in CASES[name][1] else first
     for key, expected in alone["first"].items():
         difference = (both["first"][key].double() - expected.double()).norm()
         assert difference <= first * expected.double().norm(), key
@@ -234,8 +236,10 @@ def test_two_workers_do_what_one_does_on_the_bundled_encoder(name, tmp_path, few
     content["flags"] += ["--logdir", str(tmp_path / "alone")]
     alone = parallel_worker.run_all(content)[name]
     both = torch.load(tmp_path / "out.pt", weights_only=True)[name]
+    # SMART's ascent divides by a small change of the outputs, and so enlarges their rounding.
+    tolerance = 1e-5 if "smart" in CASES[name][1] else 1e-6
     for key, expected in alone["first"].items():
         difference = (both["first"][key].double() - expected.double()).norm()
-        assert difference <= 1e-6 * expected.double().norm(), key
+        assert difference <= tolerance * expected.double().norm(), key
     for task, logits in alone["logits"].items():
         assert (both["logits"][task] - logits).abs().max() <= 1e-5, task
