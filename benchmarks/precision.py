@@ -75,6 +75,7 @@ def device_precisions() -> dict[str, Precision]:
     before = torch.get_float32_matmul_precision()
     is_fast = use_fastest_float32()
     torch.set_float32_matmul_precision(before)
+    use_fastest_float32.cache_clear()  # a run in this process decides anew, and sets the switch
     best = BY_ONEDNN if is_fast else TORCHS_OWN
     found = [Precision("float32", False, TORCHS_OWN)]
     if is_fast:
