@@ -36,7 +36,9 @@ class ReferenceModel(nn.Module):
 def build_reference(start: Start) -> ReferenceModel:
     """Return the model in training mode: the same weights as ours, the same dropout."""
     from transformers import BertModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # it would stand between the lines of a table
     dropout = start.args.hidden_dropout_prob
     encoder = BertModel.from_pretrained(
         start.source, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
