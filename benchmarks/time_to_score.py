@@ -9,9 +9,9 @@ Arms, all with the same encoder weights, features, heads, losses, rows and token
 The plain loops are what a user of transformers writes: batches of 16 random rows of one task,
 padded to their longest, the tasks in turns; fused AdamW at 5e-5 without weight decay; linear
 warm-up over a tenth of the updates and then linear decay to 0 after three epochs of all rows;
-clipping at 1; float32 as torch has it. The separate models take turns too, a batch each: one after the other,
-the models whose turn has not come would hold the mean score down. The table says the settings, and
-flags change them.
+clipping at 1; float32 as torch has it. The separate models take turns too, a batch each: one after
+the other, the models whose turn has not come would hold the mean score down. The table says the
+settings, and flags change them.
 
 Everything runs in one process. The arms of a seed take turns, one interval of examples each, so
 that a busy machine slows all of them. An arm is looked at after every interval, so its seconds are
