@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.parallel import measure
+from benchmarks.precision import device_precisions, machine
 from benchmarks.setup import run_benchmark, shared_parser
 from options.parsing import ArgumentParser
 from runtime.device import num_cores
@@ -36,17 +37,18 @@ SETTINGS = {  # name -> environment variables
 
 def main(options: Namespace) -> None:
     """Measure all settings and print one line for each."""
+    [*_, precision] = device_precisions().values()
     names = [name for name in SETTINGS if name in options.settings]
     speeds: dict[tuple[str, bool], list[float]] = {}
     for _ in range(options.rounds):
         for name in names:
             for is_busy in (False, True):
                 with busy_process(is_busy):
-                    rate = measure(options, "joint", 1, environment(name))["rate"]
+                    rate = measure(options, precision, "joint", 1, environment(name))["rate"]
                 speeds.setdefault((name, is_busy), []).append(rate)
     medians = {key: statistics.median(rates) for key, rates in speeds.items()}
     first = medians[names[0], False]
-    print(f"{num_cores()} threads, {options.rounds} rounds, medians")
+    print(f"{machine(num_cores())}, {precision.name}, {options.rounds} rounds, medians")
     print(f"{'threads wait':<24}{'alone':>8}{'beside one':>12}")
     for name in names:
         alone, beside = medians[name, False] / first, medians[name, True] / first

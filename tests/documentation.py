@@ -10,7 +10,16 @@ from pathlib import Path
 import evaluation
 import train_multitask
 import train_multitask_pal
-from benchmarks import frozen, parallel, scale, techniques, throughput, waiting
+from benchmarks import (
+    frozen,
+    growth,
+    parallel,
+    scale,
+    techniques,
+    throughput,
+    time_to_score,
+    waiting,
+)
 from experiments import dashboard, report, run
 from options.parsing import parse_args
 from scripts import flag_tables
@@ -25,9 +34,11 @@ TRAINING = {
 }
 PLAIN_PARSERS = {
     "benchmarks.frozen": frozen.get_args_parser,
+    "benchmarks.growth": growth.get_args_parser,
     "benchmarks.scale": scale.get_args_parser,
     "benchmarks.techniques": techniques.get_args_parser,
     "benchmarks.throughput": throughput.get_args_parser,
+    "benchmarks.time_to_score": time_to_score.get_args_parser,
     "evaluation.py": evaluation.get_args_parser,
     "experiments.report": report.get_args_parser,
     "experiments.dashboard": dashboard.get_args_parser,
