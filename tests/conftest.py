@@ -9,6 +9,7 @@ import offline  # noqa: F401
 import pytest
 import torch
 from small_wordnet import no_wordnet, tiny_wordnet  # noqa: F401
+from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
 from datasets import SPLITS, read_examples
@@ -21,6 +22,7 @@ SAMPLE = ROOT / "data" / "sample"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+    tqdm.monitor_interval = 0  # its thread would get the signals that a test holds back
 
 
 def sample_vocabulary() -> list[str]:
