@@ -10,6 +10,7 @@ import offline  # noqa: F401
 import pytest
 import torch
 from small_wordnet import no_wordnet, tiny_wordnet  # noqa: F401
+from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
 from datasets import SPLITS, read_examples
@@ -22,6 +23,7 @@ SAMPLE = ROOT / "data" / "sample"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+    tqdm.monitor_interval = 0  # its thread would get the signals that a test holds back
 
 
 @pytest.fixture(scope="session", autouse=True)
