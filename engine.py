@@ -103,7 +103,13 @@ def train_one_epoch(
             progress.seconds += seconds
             examples = sum(num_examples(batch) for _, batch, _ in update)
             rate = log.update(
-                progress.total_updates, losses, grad_norm, learning_rate, examples, seconds
+                progress.total_updates,
+                losses,
+                training.loss_weighting.logged,
+                grad_norm,
+                learning_rate,
+                examples,
+                seconds,
             )
             profile_step()
             bar.set_postfix(loss=f"{sum(losses.values()):.3f}", examples_per_s=f"{rate:.0f}")
@@ -117,11 +123,13 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     """Train on one update.
 
     Each task's graph lives alone: forward, backward, freed. Only then do workers add up their
-    losses and gradients, the projection combines the tasks' gradients, and the optimizer steps.
+    losses and gradients, the loss weighting observes them, the projection combines the tasks'
+    gradients, and the optimizer steps.
 
     Args:
         training: the model, and all that works on its gradients.
-        update: [(task, batch, weight)]; the loss of the update is Σ weight · loss.
+        update: [(task, batch, weight)]; the loss of the update is Σ weight · loss, where a loss
+            weighting multiplies the weights.
         where: the update's name, for an error message.
 
     Returns:
@@ -133,7 +141,7 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     """
     training.optimizer.zero_grad()
     losses = []
-    for task, batch, weight in update:
+    for task, batch, weight in training.loss_weighting.weighted(update):
         batch = {key: x.to(training.device, non_blocking=True) for key, x in batch.items()}
         with training.precision():
             logits = training.regularizer.logits(task, batch)  # the model's forward pass, [B, C]
@@ -146,14 +154,17 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     # With several workers: sum the losses and, in place, the gradients. Alone: change nothing.
     sizes = [num_examples(batch) for _, batch, _ in update]
     total_losses = training.exchange.add_up(losses, sizes, training.gradients())  # [num batches]
+    training.loss_weighting.observe(update, total_losses, training.projection)
     training.projection.combine()
     grad_norm = torch.nn.utils.clip_grad_norm_(
         training.model.parameters(), training.clip or math.inf
     )
     grad_norm = grad_norm.to(training.device)  # without any gradient, it is on the CPU
-    results = [*total_losses, grad_norm, *training.curvature.hessian_norms()]
+    results = [*total_losses, *training.loss_weighting.readings(), grad_norm]
+    results += training.curvature.hessian_norms()
     values = training.exchange.read(results)  # the one host read
-    means, norms = mean_losses(update, values), values[len(update) :]
+    means = mean_losses(update, values)
+    norms = training.loss_weighting.take(values[len(update) :])  # what is left after the weights
     check_finite(means, norms, where)
     training.optimizer.step()
     return means, norms[0]

@@ -252,11 +252,18 @@ class GradVac(Projection):
 
 
 class PlainSum(Projection):
-    """The plain sum of the task gradients, for runs that only log their conflicts.
+    """The plain sum of the task gradients, for runs that need J but do not project.
 
-    A run that does not need J at all uses `SummedGradients`, which saves its memory.
+    They log conflicts, or have a loss weighting that looks at task gradients. A run that does not
+    need J at all uses `SummedGradients`, which saves its memory.
     """
 
-    def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
-        """Return ones [G, T]."""
-        return torch.ones_like(inner[:, 0])
+    def __call__(
+        self,
+        J: Tensor,
+        orders: Orders | None = None,
+        inner: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Return the sum [P] of the rows of J [T, P], without their Gramian; see `Projection`."""
+        return weighted_sum(J, J.new_ones(1, len(J)), [slice(0, J.shape[1])], out)

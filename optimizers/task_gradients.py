@@ -38,7 +38,8 @@ class TaskGradients:
         shared: the shared parameters, in the order of J's columns.
         names: the tasks, in the order of J's rows.
         groups: parts of the shared vector; together they cover it.
-        observe: called in every update, before the projection, with `gramians(J)` [G, T, T].
+        observe: called in every update, before the projection, with `gramians(J)` [G, T, T]. None
+            for a run that needs them for nothing but its projection.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class TaskGradients:
         shared: list[nn.Parameter],
         names: list[str],
         groups: Groups,
-        observe: Callable[[Tensor], None] = lambda inner: None,
+        observe: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.projection = projection
         self.shared = shared
@@ -61,6 +62,7 @@ class TaskGradients:
             for name, row in self.rows.items()
         }
         self.filled: set[str] = set()  # tasks with a gradient in this update
+        self.inner: Tensor | None = None  # what `inner_products` has computed in this update
 
     def backward(self, task: Task, loss: Tensor) -> None:
         """Add the gradient of `loss` [] to the task's row of J and to its own parameters."""
@@ -83,17 +85,37 @@ class TaskGradients:
         """Return the rows of J with a gradient in this update, by reference, in J's order."""
         return [row for name, row in self.rows.items() if name in self.filled]
 
+    def inner_products(self) -> Tensor:
+        """Return `gramians(J)` [G, T, T] of this update, computed once.
+
+        Call it after the last backward pass, and with several workers after their sum.
+        """
+        if self.inner is None:
+            self.empty_other_rows()
+            self.inner = gramians(self.J, self.groups)
+        return self.inner
+
+    def scale(self, factors: Tensor) -> None:
+        """Multiply the rows of J by `factors` [T], before anyone asks for `inner_products`."""
+        assert self.inner is None, "the Gramian of this update is already known"
+        self.J.mul_(factors[:, None])
+
     def combine(self) -> None:
         """Put the projection of J into the shared parameters' `grad`; the first row is lost."""
+        self.empty_other_rows()
+        if self.observe is not None:
+            self.observe(self.inner_products())
+        self.projection(self.J, inner=self.inner, out=self.J[0])
+        self.filled.clear()
+        self.inner = None
+        for p, part in zip(self.shared, next(iter(self.parts.values()))):
+            p.grad = part
+
+    def empty_other_rows(self) -> None:
+        """Fill the rows of tasks without a gradient in this update with zeros."""
         for name, row in self.rows.items():
             if name not in self.filled:
                 row.zero_()
-        self.filled.clear()
-        inner = gramians(self.J, self.groups)
-        self.observe(inner)
-        self.projection(self.J, inner=inner, out=self.J[0])
-        for p, part in zip(self.shared, next(iter(self.parts.values()))):
-            p.grad = part
 
     def clear(self) -> None:
         """Drop the gradients of the shared parameters."""

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from tasks import TASKS
 
+# Loss weightings that compare the tasks of an update, by their losses and gradients.
+NEED_ALL_TASKS = ("gradnorm", "famo")
+
 
 class Contradiction(NamedTuple):
     """Options that cannot go together.
@@ -41,6 +44,16 @@ def is_sampled(args: Namespace) -> bool:
 def num_trained(args: Namespace) -> int:
     """Return how many tasks are trained."""
     return len(trained(args))
+
+
+def has_all_tasks(args: Namespace) -> bool:
+    """Tell whether every update trains on every task."""
+    return args.task_scheduler == "joint" or args.projection != "none"
+
+
+def needs_gradients(args: Namespace) -> bool:
+    """Tell whether an option needs the tasks' gradients of the shared parameters one by one."""
+    return args.projection != "none" or args.log_conflicts or args.loss_weighting in NEED_ALL_TASKS
 
 
 def trains_features(args: Namespace) -> bool:
@@ -107,18 +120,30 @@ CONTRADICTIONS = (
         "a projection needs at least two tasks; drop --projection, or train on more tasks",
     ),
     Contradiction(
+        "--task sst --loss_weighting uncertainty",
+        lambda a: a.loss_weighting != "none" and num_trained(a) < 2,
+        "--loss_weighting weighs several tasks against each other; drop it, or train on more tasks",
+    ),
+    Contradiction(
+        "--task_scheduler round_robin --loss_weighting gradnorm",
+        lambda a: a.loss_weighting in NEED_ALL_TASKS and not has_all_tasks(a),
+        "--loss_weighting gradnorm and famo need all tasks in every update; use --task_scheduler "
+        "joint or a --projection",
+    ),
+    Contradiction(
         "--option pretrain --projection pcgrad",
         lambda a: a.option == "pretrain"
         and not (a.use_pal or trains_features(a))
-        and (a.projection != "none" or a.log_conflicts),
-        "--option pretrain freezes all shared parameters, so --projection and --log_conflicts have "
-        "no gradients; drop one",
+        and needs_gradients(a),
+        "--option pretrain freezes all shared parameters, so --projection, --log_conflicts and "
+        "--loss_weighting gradnorm or famo have no gradients; drop one",
     ),
     Contradiction(
         "--option pretrain --unfreeze_interval 1 --extension cnn --projection pcgrad",
-        lambda a: a.unfreeze_interval is not None and (a.projection != "none" or a.log_conflicts),
-        "--unfreeze_interval changes which parameters are shared, but a projection and "
-        "--log_conflicts need the same ones throughout; drop one",
+        lambda a: a.unfreeze_interval is not None and needs_gradients(a),
+        "--unfreeze_interval changes which parameters are shared, but a projection, "
+        "--log_conflicts and --loss_weighting gradnorm or famo need the same ones throughout; drop "
+        "one",
     ),
     Contradiction(
         "--option pretrain --unfreeze_interval 2 --epochs 2",
@@ -215,6 +240,11 @@ NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
         "beta_vaccine": ("--projection vaccine", lambda a: a.projection == "vaccine"),
         "vaccine_groups": ("--projection vaccine", lambda a: a.projection == "vaccine"),
         "batches_per_update": ("--combine_strategy", lambda a: a.combine_strategy != "none"),
+        "loss_weighting_lr": (
+            "--loss_weighting uncertainty, imtl_l, gradnorm or famo",
+            lambda a: a.loss_weighting in ("uncertainty", "imtl_l", *NEED_ALL_TASKS),
+        ),
+        "gradnorm_alpha": ("--loss_weighting gradnorm", lambda a: a.loss_weighting == "gradnorm"),
         "pal_size": ("--use_pal", lambda a: a.use_pal),
         "layers": ("--train_mode single_layers", lambda a: a.train_mode == "single_layers"),
         "segment_length": ("--extension hierarchical", lambda a: a.extension == "hierarchical"),

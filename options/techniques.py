@@ -1,4 +1,4 @@
-"""The options of the techniques: task schedulers, gradient surgery, SMART, attention layers.
+"""The options of the techniques: task schedulers, gradient surgery, loss weightings, SMART, PALs.
 
 `train_multitask_pal.py` offers them; `train_multitask.py` fixes them to their defaults, but for the
 task scheduler, which is `joint` there. So each default is written once, here.
@@ -6,7 +6,7 @@ task scheduler, which is `joint` there. So each default is written once, here.
 
 from typing import Any
 
-from optimizers import PROJECTIONS
+from optimizers import LOSS_WEIGHTINGS, PROJECTIONS
 from options.parsing import ArgumentParser
 from options.types import (
     batch_count,
@@ -63,6 +63,26 @@ def add_technique_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="log the cosines of task gradients, as every projection does; needs --task_scheduler "
         "joint without one",
+    )
+    add = parser.add_argument_group("loss weightings").add_argument
+    add(
+        "--loss_weighting",
+        choices=LOSS_WEIGHTINGS,
+        default="none",
+        help="weights of the tasks' losses, set anew in every update; --task_weights multiply them",
+    )
+    add(
+        "--loss_weighting_lr",
+        type=positive_float,
+        default=0.025,
+        help="learning rate of what uncertainty, imtl_l, gradnorm and famo learn (papers of the "
+        "last two: 0.025)",
+    )
+    add(
+        "--gradnorm_alpha",
+        type=non_negative_float,
+        default=1.5,
+        help="how much GradNorm favours tasks that train slowly; 0: not (paper: 1.5)",
     )
     add = parser.add_argument_group("projected attention layers").add_argument
     add(
