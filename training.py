@@ -273,6 +273,7 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         projects=args.projection != "none",
         combine_strategy=args.combine_strategy,
         batches_per_update=args.batches_per_update,
+        temperature=args.temperature,
     )
     updates_per_epoch = count_updates(args, task_scheduler, train_data)
     tasks = [task_scheduler.data[name].task for name in task_scheduler.names]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tasks import TASKS
 
+SAMPLED = ("random", "pal", "temperature")  # task schedulers that draw tasks at random
 # Loss weightings that compare the tasks of an update, by their losses and gradients.
 NEED_ALL_TASKS = ("gradnorm", "famo")
 
@@ -38,7 +39,7 @@ def heads(args: Namespace) -> set[str]:
 
 def is_sampled(args: Namespace) -> bool:
     """Tell whether the task scheduler draws tasks at random."""
-    return args.task_scheduler in ("random", "pal")
+    return args.task_scheduler in SAMPLED
 
 
 def num_trained(args: Namespace) -> int:
@@ -100,14 +101,14 @@ CONTRADICTIONS = (
     Contradiction(
         "--task_scheduler pal --projection pcgrad",
         lambda a: is_sampled(a) and a.projection != "none" and a.combine_strategy == "none",
-        "--task_scheduler random or pal with a projection needs --combine_strategy force or "
-        "encourage",
+        "--task_scheduler random, pal or temperature with a projection needs --combine_strategy "
+        "force or encourage",
     ),
     Contradiction(
         "--task_scheduler pal --combine_strategy force",
         lambda a: a.combine_strategy != "none" and not (is_sampled(a) and a.projection != "none"),
-        "--combine_strategy needs --task_scheduler random or pal, and a projection; add them, or "
-        "drop it",
+        "--combine_strategy needs --task_scheduler random, pal or temperature, and a projection; "
+        "add them, or drop it",
     ),
     Contradiction(
         "--task_scheduler pal --projection pcgrad --combine_strategy force --batches_per_update 3",
@@ -240,6 +241,10 @@ NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
         "beta_vaccine": ("--projection vaccine", lambda a: a.projection == "vaccine"),
         "vaccine_groups": ("--projection vaccine", lambda a: a.projection == "vaccine"),
         "batches_per_update": ("--combine_strategy", lambda a: a.combine_strategy != "none"),
+        "temperature": (
+            "--task_scheduler temperature",
+            lambda a: a.task_scheduler == "temperature",
+        ),
         "loss_weighting_lr": (
             "--loss_weighting uncertainty, imtl_l, gradnorm or famo",
             lambda a: a.loss_weighting in ("uncertainty", "imtl_l", *NEED_ALL_TASKS),

@@ -29,6 +29,13 @@ def add_technique_options(parser: ArgumentParser) -> None:
         "evaluated",
     )
     add(
+        "--temperature",
+        type=positive_float,
+        default=2.0,
+        help="of temperature, which draws tasks in proportion to N^(1/X) for N training examples; "
+        "1: to their sizes; larger: closer to random",
+    )
+    add(
         "--projection",
         choices=PROJECTIONS,
         default="none",
@@ -38,7 +45,7 @@ def add_technique_options(parser: ArgumentParser) -> None:
         "--combine_strategy",
         choices=COMBINE_STRATEGIES,
         default="none",
-        help="how random and pal fill an update under a projection",
+        help="how random, pal and temperature fill an update under a projection",
     )
     add(
         "--batches_per_update",
