@@ -94,7 +94,13 @@ def build_gradvac(args: Namespace, num_tasks: int, groups: Groups) -> GradVac:
 
 def build_aggregator(key: str, args: Namespace, num_tasks: int, groups: Groups) -> Aggregator:
     """Build the aggregator of torchjd that `key` names."""
-    return Aggregator(key, num_tasks)
+    options: dict[str, dict[str, float]] = {
+        "cagrad": {"c": args.cagrad_c},
+        "fairgrad": {"alpha": args.fairgrad_alpha},
+        "nash_mtl": {"n_tasks": num_tasks, "max_norm": 0.0},
+        "krum": {"n_byzantine": 0},
+    }
+    return Aggregator(key, num_tasks, **options.get(key, {}))
 
 
 # Each takes the run's options, the number of tasks and the groups of the shared vector.

@@ -240,6 +240,8 @@ NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
         "hess_interval": ("--optimizer sophiah", lambda a: a.optimizer == "sophiah"),
         "beta_vaccine": ("--projection vaccine", lambda a: a.projection == "vaccine"),
         "vaccine_groups": ("--projection vaccine", lambda a: a.projection == "vaccine"),
+        "cagrad_c": ("--projection cagrad", lambda a: a.projection == "cagrad"),
+        "fairgrad_alpha": ("--projection fairgrad", lambda a: a.projection == "fairgrad"),
         "batches_per_update": ("--combine_strategy", lambda a: a.combine_strategy != "none"),
         "temperature": (
             "--task_scheduler temperature",

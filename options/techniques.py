@@ -66,6 +66,19 @@ def add_technique_options(parser: ArgumentParser) -> None:
         help="parts of the shared parameters that GradVac treats separately",
     )
     add(
+        "--cagrad_c",
+        type=positive_float,
+        default=0.4,
+        help="how far CAGrad's update may be from the sum, as a share of its length (paper: 0.4)",
+    )
+    add(
+        "--fairgrad_alpha",
+        type=positive_float,
+        default=1.0,
+        help="FairGrad's kind of fairness; 1: as Nash-MTL; larger: closer to the worst task's gain "
+        "alone (paper: 1 or 2)",
+    )
+    add(
         "--log_conflicts",
         action="store_true",
         help="log the cosines of task gradients, as every projection does; needs --task_scheduler "
