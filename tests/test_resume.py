@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ FROZEN = ["--option", "pretrain"]
 PAL = ["train_multitask_pal.py"]
 VACCINE = [*PAL, "--projection", "vaccine", "--task_scheduler", "pal"]
 VACCINE += ["--combine_strategy", "force", "--batches_per_update", "4"]
+JOINT = [*PAL, "--task_scheduler", "joint", "--loss_weighting"]
 SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
 
 
@@ -72,6 +74,12 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*FROZEN, "--unfreeze_interval", "1"],
         [*FROZEN, "--unfreeze_interval", "1", "--optimizer", "sophiah", "--scheduler", "plateau"],
         [*PAL, *FROZEN, "--extension", "cnn", "--projection", "pcgrad"],
+        [*PAL, "--loss_weighting", "uncertainty", "--task_scheduler", "temperature"],
+        [*PAL, "--loss_weighting", "imtl_l", "--optimizer", "sophiah", "--hess_interval", "2"],
+        [*PAL, "--loss_weighting", "rlw", "--projection", "pcd"],
+        [*JOINT, "dwa", "--micro_batch_size", "3"],
+        [*JOINT, "gradnorm", "--log_conflicts"],
+        [*JOINT, "famo", *SMART[1:]],
     ],
     ids=" ".join,
 )
@@ -225,8 +233,8 @@ def test_checkpoint_flag_takes_weights_alone(train):
     assert all(torch.equal(start[name], end[name]) for name in encoder)
 
 
-def run_script(*flags: object, **options) -> subprocess.Popen:
-    command = [sys.executable, "-u", ROOT / "train_multitask.py", *flags]
+def run_script(script: str, *flags: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-u", ROOT / script, *flags]
     # The same number of threads as the tests' own process: sums of floats depend on it.
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [str(part) for part in command]
@@ -242,24 +250,30 @@ def wait_for(process: subprocess.Popen, start: str) -> None:
 
 
 @pytest.mark.slow
-def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
+@pytest.mark.parametrize(
+    "own", [[], [*JOINT, "uncertainty"], [*JOINT, "gradnorm"], [*JOINT, "famo"]], ids=" ".join
+)
+def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train, own):
     """Real processes, killed within an epoch: kill -9 loses only time, SIGTERM loses nothing."""
-    whole = train(*SIZES, "--save_every", "2", "--run_name", "whole")
+    script, own = (own[0], own[1:]) if own else ("train_multitask.py", [])
+    run_it = partial(run_script, script)
+    entry = [script] if script in PAL else []
+    whole = train(*entry, *SIZES, *own, "--save_every", "2", "--run_name", "whole")
     logdir = tmp_path / "killed"
-    flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample"]
+    flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample", *own]
     flags += [*SIZES, "--save_every", "2", "--logdir", logdir, "--run_name", "whole"]
     run = logdir / "whole"
-    with run_script(*flags) as process:
+    with run_it(*flags) as process:
         wait_for(process, "epoch 1/3")
         process.send_signal(signal.SIGKILL)
-    with run_script("--resume", run, stderr=subprocess.PIPE) as process:
+    with run_it("--resume", run, stderr=subprocess.PIPE) as process:
         wait_for(process, "epoch 2/3")
         process.send_signal(signal.SIGTERM)
         message = process.stderr.read()
     if process.wait() != 0:  # it is 0 if the run ended before the signal arrived
         assert process.returncode == 128 + signal.SIGTERM
         assert f"--resume {run}" in message and "Traceback" not in message
-    with run_script("--resume", run) as process:
+    with run_it("--resume", run) as process:
         process.communicate()
     assert process.returncode == 0
     for one, other in zip(final_state(whole), final_state(run)):

@@ -36,6 +36,12 @@ CASES = {
     "smart_bi": (PAL, f"{SMART} --pair_encoding bi --micro_batch_size 3"),
     "pal": (PAL, "--use_pal --task_scheduler pal --projection pcgrad --combine_strategy force "
             "--batches_per_update 5 --batch_size 3"),
+    "uncertainty": (PAL, "--loss_weighting uncertainty --micro_batch_size 3"),
+    "imtl_l": (PAL, "--loss_weighting imtl_l --task_scheduler joint --batch_size 7"),
+    "rlw": (PAL, "--loss_weighting rlw --batch_size 5"),
+    "gradnorm": (PAL, "--loss_weighting gradnorm --projection fairgrad --batch_size 5"),
+    "famo": (PAL, "--loss_weighting famo --task_scheduler joint --micro_batch_size 3"),
+    "famo_smart": (PAL, f"--loss_weighting famo --projection pcd --use_pal {SMART} --batch_size 5"),
     "all": (PAL, f"--use_pal --projection vaccine --optimizer sophiah {SMART} --batch_size 5"),
 }  # fmt: skip
 RUNS = [("whole", "whole"), ("resumed", "resumed"), ("resumed", "resumed_in_evaluation")]
