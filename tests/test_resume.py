@@ -75,15 +75,28 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*FROZEN, "--unfreeze_interval", "1", "--optimizer", "sophiah", "--scheduler", "plateau"],
         [*PAL, *FROZEN, "--extension", "cnn", "--projection", "pcgrad"],
         [*PAL, "--loss_weighting", "uncertainty", "--task_scheduler", "temperature"],
-        [*PAL, "--loss_weighting", "imtl_l", "--optimizer", "sophiah", "--hess_interval", "2"],
-        [*PAL, "--loss_weighting", "rlw", "--projection", "pcd"],
         [*JOINT, "dwa", "--micro_batch_size", "3"],
-        [*JOINT, "gradnorm", "--log_conflicts"],
+        [*JOINT, "gradnorm"],
         [*JOINT, "famo", *SMART[1:]],
     ],
     ids=" ".join,
 )
 def test_stopped_and_resumed_equals_uninterrupted(train, stop_after, flags):
+    check_resume(train, stop_after, flags, 5, EVALUATION_CHECKS + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [*PAL, "--loss_weighting", "imtl_l", "--optimizer", "sophiah", "--hess_interval", "2"],
+        [*PAL, "--loss_weighting", "rlw", "--projection", "pcd"],
+        [*JOINT, "gradnorm", "--projection", "vaccine"],
+        [*JOINT, "famo", "--optimizer", "sophiah", "--hess_interval", "2", "--use_pal"],
+    ],
+    ids=" ".join,
+)
+def test_more_combinations_stopped_and_resumed_equal_uninterrupted(train, stop_after, flags):
     check_resume(train, stop_after, flags, 5, EVALUATION_CHECKS + 1)
 
 
