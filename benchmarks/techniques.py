@@ -25,6 +25,8 @@ from benchmarks.setup import (
     shared_parser,
 )
 from inputs.batches import TokenizedTask
+from optimizers import LOSS_WEIGHTINGS
+from optimizers.aggregators import AGGREGATORS
 from optimizers.task_gradients import TaskGradients
 from options.parsing import ArgumentParser
 from reporting.run_log import RunLog
@@ -32,6 +34,7 @@ from training import build_training
 
 PLAIN = "plain sum"
 SMART = "--use_smart_regularization"
+WEIGHTING = "--task_scheduler joint --loss_weighting"
 ARMS = {  # name -> flags, whether conflicts are logged
     PLAIN: ("--task_scheduler joint", False),
     "conflict log": ("--task_scheduler joint --log_conflicts", True),
@@ -46,7 +49,10 @@ ARMS = {  # name -> flags, whether conflicts are logged
     "pcgrad, pal": ("--projection pcgrad --use_pal", False),
     "pcgrad, smart": (f"--projection pcgrad {SMART}", False),
     "vaccine, sophiah, pal": ("--projection vaccine --optimizer sophiah --use_pal", False),
+    "gradnorm, pcgrad": ("--loss_weighting gradnorm --projection pcgrad", False),
 }
+ARMS |= {name: (f"{WEIGHTING} {name}", False) for name in LOSS_WEIGHTINGS if name != "none"}
+ARMS |= {name: (f"--projection {name}", False) for name in AGGREGATORS}
 
 
 class Arm:
@@ -68,7 +74,7 @@ class Arm:
         self.log = log
         projection = self.training.projection
         if isinstance(projection, TaskGradients) and not self.logs_conflicts:
-            projection.observe = lambda inner: None
+            projection.observe = None
 
     def run(self, num_updates: int) -> None:
         """Train on the next updates, and write their cosines if this arm logs conflicts."""

@@ -25,7 +25,7 @@ class Famo(LossWeighting):
 
         weight_t = T · c · z_t / ℓ_t,   z = softmax(ξ),   c = 1 / Σ_t z_t / ℓ_t
         δ_t = log ℓ_t(θ) − log ℓ_t(θ')      with θ' the weights after the update, on the same batch
-        ξ ← Adam(ξ, Jᵀ δ + γ ξ)             with J the Jacobian of the softmax
+        ξ ← Adam(ξ, z ⊙ (δ − z·δ) + γ ξ)    δ through the Jacobian of the softmax
 
     The factor T makes equal weights 1 each. A weight depends on the losses of the whole update, and
     these are known only when all backward passes are over. So the passes use the weights of the

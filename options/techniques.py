@@ -89,7 +89,8 @@ def add_technique_options(parser: ArgumentParser) -> None:
         "--loss_weighting",
         choices=LOSS_WEIGHTINGS,
         default="none",
-        help="weights of the tasks' losses, set anew in every update; --task_weights multiply them",
+        help="weights of the tasks' losses, set anew in every update (dwa: in every epoch from the "
+        "third on); --task_weights multiply them",
     )
     add(
         "--loss_weighting_lr",
