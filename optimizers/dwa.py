@@ -46,9 +46,7 @@ class DynamicWeightAverage(LossWeighting):
         """Set the weights from the means of the last two epochs."""
         older, newer = self.means
         rates = torch.where(older > 0, newer / older, 1.0)  # [T]
-        is_known = bool((older > 0).any())
-        weights = len(rates) * (rates / self.temperature).softmax(0)
-        self.weights = (weights if is_known else torch.ones_like(weights)).to(self.weights)
+        self.weights = (len(rates) * (rates / self.temperature).softmax(0)).to(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the mean losses of the last two epochs."""

@@ -114,6 +114,7 @@ def test_famo_measures_the_effect_of_the_update_alone(build, monkeypatch):
     monkeypatch.setattr(famo, "move", measured.append)
     monkeypatch.setattr(training.optimizer, "step", lambda: None)
     train_step(training, training.task_scheduler.next_update(), "")
+    torch.rand(3)  # whatever draws from the default generator in the meantime
     random = torch.get_rng_state()
     losses = famo.losses.clone()
     famo.after_step()

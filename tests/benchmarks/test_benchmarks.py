@@ -1,6 +1,7 @@
 """Every benchmark for real, in its smallest form: the rows of its table, and finite numbers."""
 
 import re
+import shlex
 import sys
 import threading
 import warnings
@@ -30,7 +31,7 @@ def table(words, capsys):
 
     def run(benchmark, flags: str) -> list[str]:
         capsys.readouterr()
-        benchmark.main(benchmark.get_args_parser().parse_args([*words, *flags.split()]))
+        benchmark.main(benchmark.get_args_parser().parse_args([*words, *shlex.split(flags)]))
         return [line for line in capsys.readouterr().out.splitlines() if line]
 
     return run
@@ -87,13 +88,21 @@ def test_the_plan_of_throughput_holds_the_rows_that_our_loop_draws(words, tmp_pa
         assert [len(rows) for rows in drawn[0]] == [len(rows) for rows in drawn[1]]
 
 
-def test_techniques_prints_every_technique(table):
-    for package in ("cvxpy", "clarabel", "ecos"):
-        pytest.importorskip(package)
-    header, *lines = table(techniques, SMALL)
+# The loss weightings and aggregators are many and alike: one of each is among the fast tests.
+FAST_ARMS = [*list(techniques.ARMS)[:14], "famo", "fairgrad"]
+
+
+@pytest.mark.parametrize(
+    "names", [FAST_ARMS, pytest.param(list(techniques.ARMS), marks=pytest.mark.slow)]
+)
+def test_techniques_prints_every_technique(table, names):
+    if names != FAST_ARMS:
+        for package in ("cvxpy", "clarabel", "ecos"):
+            pytest.importorskip(package)
+    header, *lines = table(techniques, f"{SMALL} --only {shlex.join(names)}")
     assert header.split() == ["technique", "time", "rounds", "memory"]
     found = cells(lines, 24)
-    assert list(found) == list(techniques.ARMS)
+    assert list(found) == names
     assert found[techniques.PLAIN] == [1, 1, 1, 0]
     assert all(time > 0 and low <= time <= high for time, low, high, _ in found.values())
 

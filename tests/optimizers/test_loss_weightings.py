@@ -175,9 +175,10 @@ def test_dwa_equals_torchjd():
 def test_famo_equals_torchjd_times_the_number_of_tasks():
     """The losses after an update are given here; `tests/test_loss_weighting.py` measures them."""
     for seed in range(NUM_SEQUENCES):
-        oracle = scalarization.FAMO(T, lr=LR)
+        gamma = (1e-3, 2.0)[seed % 2]
+        oracle = scalarization.FAMO(T, lr=LR, weight_decay=gamma)
         model = Heads()
-        loop = Loop(Famo(TASK_LIST, model, LR), model)
+        loop = Loop(Famo(TASK_LIST, model, LR, gamma), model)
         updates = sequence(seed)
         for (losses, gradients), (losses_after, _) in zip(updates, updates[1:]):
             loop.check(losses, gradients, T * weights_of(oracle, losses))
@@ -251,6 +252,13 @@ def test_micro_batches_observe_the_losses_of_whole_batches(name):
         own = [p.grad for p in model.own.values()]
         seen.append([loop.weighting.weights, shared, *own, *learned])
     torch.testing.assert_close(*seen)
+
+
+def test_a_tasks_loss_is_the_mean_over_the_examples_of_its_batches():
+    first, _, last = TASK_LIST
+    update = [(first, batch_of(1), 0.5), (last, batch_of(4), 1.0), (first, batch_of(5), 0.5)]
+    means = Uncertainty(TASK_LIST, CPU).task_losses(update, torch.tensor([2.0, 3.0, 8.0]))
+    torch.testing.assert_close(means, torch.tensor([7.0, 0.0, 3.0]))
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "imtl_l"])
