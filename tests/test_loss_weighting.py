@@ -79,8 +79,10 @@ def test_weights_multiply_gradients_and_not_reported_losses(build, name):
     weighted = build(f"--hidden_dropout_prob 0 --clip 0 --loss_weighting {name}")
     update = plain.task_scheduler.next_update()
     losses, _ = train_step(plain, update, "")
-    found, _ = train_step(weighted, weighted.task_scheduler.next_update(), "")
+    found, norm = train_step(weighted, weighted.task_scheduler.next_update(), "")
     assert found == pytest.approx(losses, rel=1e-5)
+    own = [p.grad.norm() for p in weighted.model.parameters() if p.grad is not None]
+    assert norm == pytest.approx(float(torch.stack(own).norm()), rel=1e-5)
     weights = weighted.loss_weighting.weights
     assert weighted.loss_weighting.logged == pytest.approx(dict(zip(TASKS, weights.tolist())))
     expected = sum(weight * row for weight, row in zip(weights, rows_of(build, update)))  # [P]
@@ -128,6 +130,27 @@ def test_famo_measures_the_effect_of_the_update_alone(build, monkeypatch):
     training.optimizer.step()
     famo.after_step()
     assert ((measured[1] - losses).abs() > 1e-5).all()
+
+
+def test_the_loop_calls_what_follows_the_step(build):
+    """GradNorm rescales its weights, and FAMO moves its logits, once in every update."""
+    gradnorm, famo = (build(f"--loss_weighting {name}") for name in ("gradnorm", "famo"))
+    for training in (gradnorm, famo):
+        make_updates(training, 3)
+    assert gradnorm.loss_weighting.values().sum() == pytest.approx(len(TASKS), abs=1e-5)
+    assert famo.loss_weighting.num_steps == 3
+
+
+def test_dwa_weighs_from_the_third_epoch_on(build):
+    training = build("--loss_weighting dwa")
+    weights = []
+    for _ in range(3):
+        make_updates(training, 4)
+        weights.append(list(training.loss_weighting.logged.values()))
+        training.progress.seconds = 1.0
+        training.finish_epoch({name: {task.metric_name: 0.5} for name, task in TASKS.items()})
+    assert weights[0] == weights[1] == [1.0] * len(TASKS)
+    assert sum(weights[2]) == pytest.approx(len(TASKS)) and weights[2] != weights[0]
 
 
 def test_famo_prefers_the_task_that_an_update_has_helped_least(build):
