@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +52,7 @@ PAL = ["train_multitask_pal.py"]
 VACCINE = [*PAL, "--projection", "vaccine", "--task_scheduler", "pal"]
 VACCINE += ["--combine_strategy", "force", "--batches_per_update", "4"]
 JOINT = [*PAL, "--task_scheduler", "joint", "--loss_weighting"]
+SLOW = "imtl_l --optimizer sophiah", "rlw --projection pcd", "famo --use_pal --projection vaccine"
 SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
 
 
@@ -78,25 +78,11 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*JOINT, "dwa", "--micro_batch_size", "3"],
         [*JOINT, "gradnorm"],
         [*JOINT, "famo", *SMART[1:]],
+        *(pytest.param([*JOINT, *end.split()], marks=pytest.mark.slow) for end in SLOW),
     ],
     ids=" ".join,
 )
 def test_stopped_and_resumed_equals_uninterrupted(train, stop_after, flags):
-    check_resume(train, stop_after, flags, 5, EVALUATION_CHECKS + 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [*PAL, "--loss_weighting", "imtl_l", "--optimizer", "sophiah", "--hess_interval", "2"],
-        [*PAL, "--loss_weighting", "rlw", "--projection", "pcd"],
-        [*JOINT, "gradnorm", "--projection", "vaccine"],
-        [*JOINT, "famo", "--optimizer", "sophiah", "--hess_interval", "2", "--use_pal"],
-    ],
-    ids=" ".join,
-)
-def test_more_combinations_stopped_and_resumed_equal_uninterrupted(train, stop_after, flags):
     check_resume(train, stop_after, flags, 5, EVALUATION_CHECKS + 1)
 
 
@@ -246,8 +232,8 @@ def test_checkpoint_flag_takes_weights_alone(train):
     assert all(torch.equal(start[name], end[name]) for name in encoder)
 
 
-def run_script(script: str, *flags: object, **options) -> subprocess.Popen:
-    command = [sys.executable, "-u", ROOT / script, *flags]
+def run_script(*flags: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-u", ROOT / PAL[0], *flags]
     # The same number of threads as the tests' own process: sums of floats depend on it.
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [str(part) for part in command]
@@ -263,30 +249,26 @@ def wait_for(process: subprocess.Popen, start: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "own", [[], [*JOINT, "uncertainty"], [*JOINT, "gradnorm"], [*JOINT, "famo"]], ids=" ".join
-)
-def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train, own):
+@pytest.mark.parametrize("weighting", ["none", "uncertainty", "gradnorm", "famo"])
+def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train, weighting):
     """Real processes, killed within an epoch: kill -9 loses only time, SIGTERM loses nothing."""
-    script, own = (own[0], own[1:]) if own else ("train_multitask.py", [])
-    run_it = partial(run_script, script)
-    entry = [script] if script in PAL else []
-    whole = train(*entry, *SIZES, *own, "--save_every", "2", "--run_name", "whole")
+    whole = train(*JOINT, weighting, *SIZES, "--save_every", "2", "--run_name", "whole")
     logdir = tmp_path / "killed"
-    flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample", *own]
-    flags += [*SIZES, "--save_every", "2", "--logdir", logdir, "--run_name", "whole"]
+    flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample"]
+    flags += [*JOINT[1:], weighting, *SIZES, "--save_every", "2"]
+    flags += ["--logdir", logdir, "--run_name", "whole"]
     run = logdir / "whole"
-    with run_it(*flags) as process:
+    with run_script(*flags) as process:
         wait_for(process, "epoch 1/3")
         process.send_signal(signal.SIGKILL)
-    with run_it("--resume", run, stderr=subprocess.PIPE) as process:
+    with run_script("--resume", run, stderr=subprocess.PIPE) as process:
         wait_for(process, "epoch 2/3")
         process.send_signal(signal.SIGTERM)
         message = process.stderr.read()
     if process.wait() != 0:  # it is 0 if the run ended before the signal arrived
         assert process.returncode == 128 + signal.SIGTERM
         assert f"--resume {run}" in message and "Traceback" not in message
-    with run_it("--resume", run) as process:
+    with run_script("--resume", run) as process:
         process.communicate()
     assert process.returncode == 0
     for one, other in zip(final_state(whole), final_state(run)):
