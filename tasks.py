@@ -1,30 +1,35 @@
 """The tasks: the files, labels, loss, predictions and metrics of each.
 
-To add a task, add a `Task` to `TASKS` and its three files to the data directory. Loaders, heads,
-metrics, logs, prediction files, command line choices and tests iterate over `TASKS`; no other file
-has the name of a task.
+To add a task, add a `Task` to `TASKS` and its three files to the data directory.
+
+Every command line needs the names of the tasks, and `--help` shall not wait for torch, SciPy or
+scikit-learn. So they are imported in the functions that compute with them.
 
 Axis letters: B batch, N examples, C outputs.
 """
+
+from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from scipy import stats
-from sklearn.metrics import confusion_matrix, f1_score
-from torch import Tensor
 
 from runtime.numbers import is_plain_number
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
+
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (predictions [N], labels [N])
 Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value
-Batch = dict[str, Tensor]  # described in `inputs.batches`
+Batch = dict[str, "Tensor"]  # described in `inputs.batches`
 
 
 @dataclass(frozen=True)
@@ -69,24 +74,36 @@ def check_shapes(logits: Tensor, labels: Tensor, num_outputs: int) -> None:
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean cross entropy [] of logits [B, C] and class labels [B].
 
-    The losses are multiplied by the weights [C] of their classes and averaged over examples, not
-    over weights as in PyTorch, so that the parts of a batch add up to the whole.
+    The losses are multiplied by the weights [C] of their classes and averaged over examples, not as
+    in PyTorch over weights, so that the parts of a batch add up to the whole.
     """
+    import torch.nn.functional as F
+
     check_shapes(logits, labels, logits.shape[-1])
     if weights is None:
         return F.cross_entropy(logits, labels)
     losses = F.cross_entropy(logits, labels, reduction="none")  # [B]
-    return (weights.to(losses)[labels] * losses).mean()
+    return (class_weights(weights, losses.device)[labels] * losses).mean()
+
+
+@cache
+def class_weights(weights: Tensor, device: "torch.device") -> Tensor:
+    """Return weights as float32 on a device; they are moved there once."""
+    return weights.to(device).float()
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean binary cross entropy [] of one logit [B, 1] and labels [B], 0 or 1."""
+    import torch.nn.functional as F
+
     check_shapes(logits, labels, 1)
     return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
 
 
 def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean squared error [] of one output [B, 1] and scores [B]."""
+    import torch.nn.functional as F
+
     check_shapes(logits, labels, 1)
     return F.mse_loss(logits[:, 0], labels.to(logits.dtype))
 
@@ -136,11 +153,15 @@ def decode_score(logits: np.ndarray) -> np.ndarray:
 
 def class_probability(logits: np.ndarray) -> np.ndarray:
     """Return the softmax probability [N] of the predicted class."""
+    import torch
+
     return torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
 
 
 def positive_probability(logits: np.ndarray) -> np.ndarray:
     """Return the sigmoid probability [N] of label 1."""
+    import torch
+
     return torch.from_numpy(logits).sigmoid()[:, 0].numpy()
 
 
@@ -151,21 +172,29 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def binary_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return the F1 score of label 1; 0 if it is neither predicted nor present."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predictions, zero_division=0))
 
 
 def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean of the F1 scores of all classes that are predicted or present."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return Pearson's r; nan, with a warning, if predictions or labels are constant."""
+    from scipy import stats
+
     return correlation(stats.pearsonr, predictions, labels)
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return Spearman's rho; nan, with a warning, if predictions or labels are constant."""
+    from scipy import stats
+
     return correlation(stats.spearmanr, predictions, labels)
 
 
@@ -258,12 +287,14 @@ class Task:
         metrics = {self.metric_name: self.metric} | self.other_metrics
         return {name: metric(predictions, labels) for name, metric in metrics.items()}
 
-    def weighing_classes(self, train_labels: np.ndarray) -> "Task":
+    def weighing_classes(self, train_labels: np.ndarray) -> Task:
         """Return a copy of the task whose loss gives the same total weight to every class.
 
         The weight of class c is N / (C · n_c), where n_c of the N training labels are c. A task
         without named classes is returned as it is.
         """
+        import torch
+
         if self.class_names is None:
             return self
         counts = np.bincount(train_labels, minlength=self.num_outputs)
@@ -272,6 +303,8 @@ class Task:
 
     def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Count examples by true class (rows) and predicted class (columns): [C, C]."""
+        from sklearn.metrics import confusion_matrix
+
         return confusion_matrix(labels, predictions, labels=range(self.num_outputs))
 
 

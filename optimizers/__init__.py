@@ -133,8 +133,9 @@ def build_projection(
     groups = model.parameter_groups()
     projection = PROJECTIONS[args.projection](args, len(names), groups)
     conflicts = ConflictLog(names, groups) if is_logged else ConflictLog([], {})
-    observe = conflicts.observe if is_logged else None
-    feeder = TaskGradients(projection, model.shared_parameters(), names, groups, observe)
+    feeder = TaskGradients(projection, model.shared_parameters(), names, groups)
+    if is_logged:
+        feeder.observe = conflicts.observe
     return feeder, conflicts
 
 
@@ -180,7 +181,7 @@ def build_regularizer(args: Namespace, model: MultitaskBert) -> PlainForward | S
         weight=args.smart_weight_regularization,
         radius=args.smart_radius,
         mu=args.smart_mu,
-        generator=seeded(args),
+        seed=args.seed,
     )
 
 

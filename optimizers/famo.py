@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inputs.batches import to_device
 from models import MultitaskBert
 from optimizers.loss_weighting import LossWeighting, Update
 from optimizers.task_gradients import SummedGradients, TaskGradients
@@ -112,7 +113,7 @@ class Famo(LossWeighting):
         """Return the loss [] of a batch under the new weights and the old dropout masks."""
         task, batch, _ = part
         device = self.weights.device
-        batch = {key: x.to(device, non_blocking=True) for key, x in batch.items()}
+        batch = to_device(batch, device)
         with torch.random.fork_rng(self.gpus), self.model.without_statistics():
             torch.set_rng_state(states[0])
             for gpu, state in zip(self.gpus, states[1:]):

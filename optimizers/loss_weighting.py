@@ -110,11 +110,11 @@ class LossWeighting(Unweighted):
         for column, (task, batch, _) in enumerate(update):
             table[self.names.index(task.name), column] = num_examples(batch)
         shares = table / table.sum(1, keepdim=True).clamp(min=1)
-        return shares.to(losses.device) @ losses.float()
+        return shares.to(losses.device, non_blocking=True) @ losses.float()
 
     def readings(self) -> list[Tensor]:
-        """Return the weights [], for the one host read of an update."""
-        return list(self.weights)
+        """Return the weights [T], for the one host read of an update."""
+        return [self.weights]
 
     def take(self, values: list[float]) -> list[float]:
         """Keep the weights that were read, for the log, and return the values after them."""

@@ -30,7 +30,7 @@ class RandomLossWeighting(LossWeighting):
     def prepare(self) -> None:
         """Draw the weights of the coming update."""
         drawn = torch.randn(len(self.names), generator=self.generator)
-        self.weights = (len(drawn) * drawn.softmax(0)).to(self.weights.device)
+        self.weights = (len(drawn) * drawn.softmax(0)).to(self.weights.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the generator."""

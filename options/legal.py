@@ -174,6 +174,18 @@ CONTRADICTIONS = (
         "use --option finetune",
     ),
     Contradiction(
+        "--compile --use_smart_regularization",
+        lambda a: a.compile and a.use_smart_regularization,
+        "--use_smart_regularization repeats a forward pass with the same dropout masks, which "
+        "compiled layers do not keep; drop --compile",
+    ),
+    Contradiction(
+        "--compile --optimizer sophiah",
+        lambda a: a.compile and a.optimizer == "sophiah",
+        "--optimizer sophiah needs second derivatives, which compiled layers do not have; drop "
+        "--compile",
+    ),
+    Contradiction(
         "--task sts --class_weights",
         lambda a: a.class_weights and not any(TASKS[name].class_names for name in trained(a)),
         "--class_weights needs named classes, and no trained task has them; drop it",

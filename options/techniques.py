@@ -6,7 +6,12 @@ task scheduler, which is `joint` there. So each default is written once, here.
 
 from typing import Any
 
-from optimizers import LOSS_WEIGHTINGS, PROJECTIONS
+from options.choices import (
+    COMBINE_STRATEGIES,
+    LOSS_WEIGHTINGS,
+    PROJECTIONS,
+    TASK_SCHEDULERS,
+)
 from options.parsing import ArgumentParser
 from options.types import (
     batch_count,
@@ -15,7 +20,6 @@ from options.types import (
     positive_float,
     rate,
 )
-from task_schedulers import COMBINE_STRATEGIES, TASK_SCHEDULERS
 
 
 def add_technique_options(parser: ArgumentParser) -> None:

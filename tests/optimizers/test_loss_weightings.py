@@ -91,7 +91,7 @@ class Loop:
             self.feeder.backward(task, weight * loss)
             parts.append(loss.detach())
         self.weighting.observe(update, torch.stack(parts), self.feeder)
-        self.feeder.combine()
+        self.feeder.combine(self.feeder.measure(self.model, 0).tolist())
         return self.model.shared.grad
 
     def step(self) -> None:
