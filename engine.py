@@ -107,7 +107,13 @@ def train_one_epoch(
             progress.seconds += seconds
             examples = sum(num_examples(batch) for _, batch, _ in update)
             rate = log.update(
-                progress.total_updates, losses, grad_norm, learning_rate, examples, seconds
+                progress.total_updates,
+                losses,
+                training.loss_weighting.logged,
+                grad_norm,
+                learning_rate,
+                examples,
+                seconds,
             )
             profile_step()
             bar.set_postfix(loss=f"{sum(losses.values()):.3f}", examples_per_s=f"{rate:.0f}")
@@ -123,11 +129,13 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     """Train on one update.
 
     Each task's graph lives alone: forward, backward, freed. Only then do workers add up their
-    losses and gradients, the projection combines the tasks' gradients, and the optimizer steps.
+    losses and gradients, the loss weighting observes them, the projection combines the tasks'
+    gradients, and the optimizer steps.
 
     Args:
         training: the model, and all that works on its gradients.
-        update: [(task, batch, weight)]; the loss of the update is Σ weight · loss.
+        update: [(task, batch, weight)]; the loss of the update is Σ weight · loss, where a loss
+            weighting multiplies the weights.
         where: the update's name, for an error message.
 
     Returns:
@@ -139,7 +147,7 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     """
     training.optimizer.zero_grad()
     losses = []
-    for task, batch, weight in update:
+    for task, batch, weight in training.loss_weighting.weighted(update):
         batch = to_device(batch, training.device)
         with training.precision():
             logits = training.regularizer.logits(task, batch)  # the model's forward pass, [B, C]
@@ -152,12 +160,13 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     # With several workers: sum the losses and, in place, the gradients. Alone: change nothing.
     sizes = [num_examples(batch) for _, batch, _ in update]
     total_losses = training.exchange.add_up(losses, sizes, training.gradients())  # [num batches]
-    measured = training.projection.measure(training.model, training.clip)
-    results = [total_losses, *training.curvature.hessian_norms(), measured]
+    weighting, projection = training.loss_weighting, training.projection
+    weighting.observe(update, total_losses, projection)
+    measured = projection.measure(training.model, training.clip)
+    results = [total_losses, *weighting.readings(), *training.curvature.hessian_norms(), measured]
     values = training.exchange.read(results)  # the one host read
-    means, hessian_norms = mean_losses(update, values), values[len(update) : -len(measured)]
-    grad_norm = training.projection.combine(values[-len(measured) :])
-    norms = [grad_norm, *hessian_norms]
+    means, grad_norm = mean_losses(update, values), projection.combine(values[-len(measured) :])
+    norms = [grad_norm, *weighting.take(values[len(update) : -len(measured)])]
     check_finite(means, norms, where)
     training.optimizer.step()
     return means, grad_norm

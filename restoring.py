@@ -213,8 +213,7 @@ def check_lr_schedule(given: Any, schedule: Any, progress: Progress) -> None:
 
 def check_cosines(given: Any, own: Tensor, training: Training) -> None:
     """Check the logged cosines [U, 1 + G, pairs]; nan stands for a pair without a cosine."""
-    is_logged = bool(training.projection.state_dict())  # without a projection, nothing is observed
-    num_updates = training.progress.total_updates if is_logged else 0
+    num_updates = training.progress.total_updates if training.conflicts.pairs else 0
     if not isinstance(given, Tensor):
         raise ValueError(f"cosines is {shown(given)}, expected a tensor")
     check_like(

@@ -47,6 +47,23 @@ def annealed_probabilities(sizes: list[int], epoch: int, num_epochs: int) -> tor
     return weights / weights.sum()
 
 
+def temperature_probabilities(sizes: list[int], temperature: float) -> torch.Tensor:
+    """Return the probabilities of temperature sampling (Raffel et al., 2020, arXiv:1910.10683).
+
+    p_t ∝ N_t^(1/τ). At τ = 1 they are in proportion to the sizes; the larger τ, the closer they are
+    to uniform ones.
+
+    Args:
+        sizes: N_t, the number of training examples of each task.
+        temperature: τ, above 0.
+
+    Returns:
+        [T] float64.
+    """
+    logarithms = torch.tensor(sizes, dtype=torch.float64).log()
+    return (logarithms / temperature).softmax(0)  # N^(1/τ) itself would overflow at a small τ
+
+
 def epoch_fraction(epoch: int, num_epochs: int) -> float:
     """Return how far an epoch is, from 0 for the first to 1 for the last; 1 for a single one.
 
@@ -85,6 +102,7 @@ class TaskScheduler:
             every update.
         combine_strategy: one of `COMBINE_STRATEGIES`, see `Sampled`.
         batches_per_update: K, see `Sampled`. It has no effect without a projection.
+        temperature: τ, see `Tempered`.
     """
 
     def __init__(
@@ -98,6 +116,7 @@ class TaskScheduler:
         projects: bool = False,
         combine_strategy: str = "none",
         batches_per_update: int = 1,
+        temperature: float = 1.0,
     ) -> None:
         if batch_size < workers.size():
             warnings.warn(
@@ -113,6 +132,7 @@ class TaskScheduler:
         self.projects = projects
         self.combine_strategy = combine_strategy
         self.batches_per_update = batches_per_update
+        self.temperature = temperature
         self.power = 1.0  # each of the n batches of a task in an update weighs n^-power
         # Each sampler has its own generator, so the order of one task's rows does not depend on the
         # other tasks.
@@ -281,9 +301,19 @@ class Annealed(Sampled):
         return annealed_probabilities(sizes, epoch, self.num_epochs)
 
 
+class Tempered(Sampled):
+    """Temperature sampling, see `temperature_probabilities`; the same in every epoch."""
+
+    def task_probabilities(self, epoch: int) -> torch.Tensor:
+        """Return p, [T] float64."""
+        sizes = [self.data[name].num_in_file for name in self.names]
+        return temperature_probabilities(sizes, self.temperature)
+
+
 TASK_SCHEDULERS = {
     "joint": Joint,
     "round_robin": RoundRobin,
     "random": Sampled,
     "pal": Annealed,
+    "temperature": Tempered,
 } | {name: partial(SingleTask, name) for name in TASKS}

@@ -81,6 +81,7 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
         log = build_run_log(args, progress.epoch, progress.total_updates, report)
         log.begin(
             names=list(data["dev"]),
+            weighted_names=training.loss_weighting.names,
             pair_names=training.conflicts.pair_names,
             num_updates=training.num_updates_left,
             num_evaluated=count_evaluated(args, data, args.epochs - progress.epoch),

@@ -14,6 +14,7 @@ from inputs.batches import Rows
 from models import MultitaskBert
 from models.compiled import compile_layers
 from optimizers import (
+    build_loss_weighting,
     build_lr_schedule,
     build_optimizer,
     build_projection,
@@ -23,6 +24,7 @@ from optimizers import (
     train_also,
 )
 from optimizers.conflicts import ConflictLog
+from optimizers.loss_weighting import Unweighted
 from optimizers.lr_schedules import PlateauSchedule, UpdateSchedule
 from optimizers.smart import PlainForward, Smart
 from optimizers.sophia import NoCurvature, SophiaH
@@ -114,6 +116,7 @@ class Training:
         unfreeze_interval: epochs after which a frozen encoder gets one more trainable layer from
             the top, None for never.
         unfrozen_lr: the base learning rate of such layers.
+        loss_weighting: weighs the losses of the tasks; `Unweighted` leaves them.
         fingerprint: by which the run knows its checkpoints, or None for a run of an older version.
         num_unfrozen: how many such layers there are by now.
         progress: how far the run is.
@@ -135,6 +138,7 @@ class Training:
     save_every: int | None = None
     unfreeze_interval: int | None = None
     unfrozen_lr: float = 0.0
+    loss_weighting: Unweighted = field(default_factory=Unweighted)
     fingerprint: str | None = None
     num_unfrozen: int = 0
     progress: Progress = field(default_factory=Progress)
@@ -187,8 +191,9 @@ class Training:
         self.task_scheduler.start_epoch(self.progress.epoch + 1)
 
     def after_update(self) -> None:
-        """Move the learning rate and the regularizer's averages on by one update."""
+        """Move on by one update: learning rate, the regularizer's averages, the losses' weights."""
         self.lr_schedule.after_update()
+        self.loss_weighting.after_step()
         self.regularizer.after_step(self.share_done)
 
     def finish_epoch(self, metrics: Metrics) -> dict:
@@ -208,6 +213,7 @@ class Training:
             "learning_rate": self.learning_rate,
             "peak_memory_mib": round(peak_memory_mib(self.device), 1),
         }
+        self.loss_weighting.after_epoch(line["loss"])
         return line | self.exchange.mean(self.model.epoch_statistics())
 
     def unfreeze(self, num_layers: int) -> None:
@@ -245,6 +251,7 @@ class Training:
             "projection": self.projection,
             "conflicts": self.conflicts,
             "smart": self.regularizer,
+            "loss_weighting": self.loss_weighting,
             "optimizer": self.optimizer,
             "lr_schedule": self.lr_schedule,
         }
@@ -268,10 +275,15 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         projects=args.projection != "none",
         combine_strategy=args.combine_strategy,
         batches_per_update=args.batches_per_update,
+        temperature=args.temperature,
     )
     updates_per_epoch = count_updates(args, task_scheduler, train_data)
-    projection, conflicts = build_projection(args, model, task_scheduler.names)
-    optimizer = build_optimizer(args, model)
+    tasks = [task_scheduler.data[name].task for name in task_scheduler.names]
+    weighting = build_loss_weighting(args, model, tasks)
+    projection, conflicts = build_projection(
+        args, model, task_scheduler.names, weighting.needs_gradients
+    )
+    optimizer = build_optimizer(args, model, weighting)
     hidden_size = model.encoder.config.hidden_size
     if args.compile:
         compile_layers(model)
@@ -292,6 +304,7 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         use_amp=args.use_amp,
         save_every=args.save_every,
         unfreeze_interval=args.unfreeze_interval,
+        loss_weighting=weighting,
         fingerprint=args.fingerprint,
         unfrozen_lr=min(args.lr, default_lr("finetune", hidden_size, args.optimizer)),
     )

@@ -34,6 +34,8 @@ from benchmarks.setup import (
     shared_parser,
 )
 from inputs.batches import TokenizedTask
+from optimizers import LOSS_WEIGHTINGS
+from optimizers.aggregators import AGGREGATORS
 from optimizers.task_gradients import TaskGradients
 from options.parsing import ArgumentParser
 from reporting.run_log import RunLog
@@ -41,6 +43,7 @@ from training import build_training
 
 PLAIN = "plain sum"
 SMART = "--use_smart_regularization"
+WEIGHTING = "--task_scheduler joint --loss_weighting"
 ARMS = {  # name -> flags, whether conflicts are logged
     PLAIN: ("--task_scheduler joint", False),
     "conflict log": ("--task_scheduler joint --log_conflicts", True),
@@ -55,7 +58,10 @@ ARMS = {  # name -> flags, whether conflicts are logged
     "pcgrad, pal": ("--projection pcgrad --use_pal", False),
     "pcgrad, smart": (f"--projection pcgrad {SMART}", False),
     "vaccine, sophiah, pal": ("--projection vaccine --optimizer sophiah --use_pal", False),
+    "gradnorm, pcgrad": ("--loss_weighting gradnorm --projection pcgrad", False),
 }
+ARMS |= {name: (f"{WEIGHTING} {name}", False) for name in LOSS_WEIGHTINGS if name != "none"}
+ARMS |= {name: (f"--projection {name}", False) for name in AGGREGATORS}
 
 
 class Arm:

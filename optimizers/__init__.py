@@ -1,4 +1,4 @@
-"""The registries of optimizers, projections and learning-rate schedules, and their builders."""
+"""The registries of optimizers and techniques on gradients and losses, and their builders."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -12,13 +12,22 @@ from torch.optim import AdamW, Optimizer
 from models import MultitaskBert
 from optimizers.aggregators import AGGREGATORS, Aggregator
 from optimizers.conflicts import ConflictLog
+from optimizers.dwa import DynamicWeightAverage
+from optimizers.famo import Famo
+from optimizers.gradnorm import GradNorm
+from optimizers.imtl_l import ImtlL
+from optimizers.loss_weighting import Unweighted
 from optimizers.lr_schedules import LR_SCHEDULES, LRSchedule
 from optimizers.projections import GradVac, Groups, PCGrad, PlainSum, Projection
+from optimizers.rlw import RandomLossWeighting
 from optimizers.smart import PlainForward, Smart
 from optimizers.sophia import NoCurvature, SophiaH
 from optimizers.task_gradients import SummedGradients, TaskGradients
+from optimizers.uncertainty import Uncertainty
+from tasks import Task
 
 __all__ = [
+    "LOSS_WEIGHTINGS",
     "LR_SCHEDULES",
     "OPTIMIZERS",
     "PROJECTIONS",
@@ -26,6 +35,7 @@ __all__ = [
     "PCGrad",
     "Smart",
     "SophiaH",
+    "build_loss_weighting",
     "build_lr_schedule",
     "build_optimizer",
     "build_projection",
@@ -84,7 +94,13 @@ def build_gradvac(args: Namespace, num_tasks: int, groups: Groups) -> GradVac:
 
 def build_aggregator(key: str, args: Namespace, num_tasks: int, groups: Groups) -> Aggregator:
     """Build the aggregator of torchjd that `key` names."""
-    return Aggregator(key, num_tasks)
+    options: dict[str, dict[str, float]] = {
+        "cagrad": {"c": args.cagrad_c},
+        "fairgrad": {"alpha": args.fairgrad_alpha},
+        "nash_mtl": {"n_tasks": num_tasks, "max_norm": 0.0},
+        "krum": {"n_byzantine": 0},
+    }
+    return Aggregator(key, num_tasks, **options.get(key, {}))
 
 
 # Each takes the run's options, the number of tasks and the groups of the shared vector.
@@ -97,25 +113,63 @@ PROJECTIONS: dict[str, Callable[[Namespace, int, Groups], Projection]] = {
 
 
 def build_projection(
-    args: Namespace, model: MultitaskBert, names: list[str]
+    args: Namespace, model: MultitaskBert, names: list[str], needs_gradients: bool = False
 ) -> tuple[SummedGradients | TaskGradients, ConflictLog]:
     """Build what combines the tasks' gradients, and the log of their conflicts.
 
-    Without a projection and without --log_conflicts, backward passes simply add up and the log
-    stays empty.
+    Without a projection, --log_conflicts and a loss weighting that needs the gradients of the tasks
+    one by one, backward passes simply add up. The log is empty unless there is a projection or
+    --log_conflicts.
 
     Args:
         args: the run's options.
         model: the model, on its device, with what is frozen already frozen.
         names: the tasks that the run trains on.
+        needs_gradients: whether the loss weighting does.
     """
-    if args.projection == "none" and not args.log_conflicts:
+    is_logged = args.projection != "none" or args.log_conflicts
+    if not (is_logged or needs_gradients):
         return SummedGradients(), ConflictLog([], {})
     groups = model.parameter_groups()
     projection = PROJECTIONS[args.projection](args, len(names), groups)
-    conflicts = ConflictLog(names, groups)
-    feeder = TaskGradients(projection, model.shared_parameters(), names, groups, conflicts.observe)
+    conflicts = ConflictLog(names, groups) if is_logged else ConflictLog([], {})
+    feeder = TaskGradients(projection, model.shared_parameters(), names, groups)
+    if is_logged:
+        feeder.observe = conflicts.observe
     return feeder, conflicts
+
+
+def build_famo(args: Namespace, tasks: list[Task], model: MultitaskBert) -> Famo:
+    """Build FAMO."""
+    return Famo(tasks, model, args.loss_weighting_lr, use_amp=args.use_amp)
+
+
+# Each takes the run's options, the tasks that it trains on, and the model on its device.
+LOSS_WEIGHTINGS: dict[str, Callable[[Namespace, list[Task], MultitaskBert], Unweighted]] = {
+    "none": lambda args, tasks, model: Unweighted(),
+    "uncertainty": lambda args, tasks, model: Uncertainty(tasks, device_of(model)),
+    "dwa": lambda args, tasks, model: DynamicWeightAverage(tasks, device_of(model)),
+    "rlw": lambda args, tasks, model: RandomLossWeighting(tasks, device_of(model), seeded(args)),
+    "imtl_l": lambda args, tasks, model: ImtlL(tasks, device_of(model)),
+    "gradnorm": lambda args, tasks, model: GradNorm(tasks, device_of(model), args.gradnorm_alpha),
+    "famo": build_famo,
+}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model."""
+    return next(model.parameters()).device
+
+
+def build_loss_weighting(args: Namespace, model: MultitaskBert, tasks: list[Task]) -> Unweighted:
+    """Build the loss weighting that --loss_weighting names.
+
+    Args:
+        args: the run's options.
+        model: the model, on its device.
+        tasks: the tasks that the run trains on.
+    """
+    return LOSS_WEIGHTINGS[args.loss_weighting](args, tasks, model)
 
 
 def build_regularizer(args: Namespace, model: MultitaskBert) -> PlainForward | Smart:
@@ -144,9 +198,22 @@ def default_lr(option: str, hidden_size: int, optimizer: str = "adamw") -> float
     return (2e-4 if hidden_size < 768 else 3e-5) * LR_FACTORS[optimizer]
 
 
-def build_optimizer(args: Namespace, model: nn.Module) -> Optimizer:
-    """Build the optimizer that --optimizer names, for the model's trainable parameters."""
-    return OPTIMIZERS[args.optimizer](args, model)
+def build_optimizer(
+    args: Namespace, model: nn.Module, weighting: Unweighted | None = None
+) -> Optimizer:
+    """Build the optimizer that --optimizer names, for everything that it trains.
+
+    Args:
+        args: the run's options.
+        model: the model, whose trainable parameters it trains.
+        weighting: the loss weighting. What it learns gets a group of its own, with the rate
+            --loss_weighting_lr and without weight decay.
+    """
+    optimizer = OPTIMIZERS[args.optimizer](args, model)
+    if weighting is not None and weighting.parameters:
+        group = {"params": weighting.parameters, "lr": args.loss_weighting_lr, "weight_decay": 0.0}
+        optimizer.add_param_group(group)
+    return optimizer
 
 
 def curvature_of(optimizer: Optimizer) -> NoCurvature | SophiaH:

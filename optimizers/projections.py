@@ -270,9 +270,10 @@ class GradVac(Projection):
 
 
 class PlainSum(Projection):
-    """The plain sum of the task gradients, for runs that only log their conflicts.
+    """The plain sum of the task gradients, for runs that need J but do not project.
 
-    A run that does not need J at all uses `SummedGradients`, which saves its memory.
+    They log conflicts, or have a loss weighting that looks at task gradients. A run that does not
+    need J at all uses `SummedGradients`, which saves its memory.
     """
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:

@@ -41,7 +41,8 @@ class TaskGradients:
 
     An update calls `backward` for each of its losses, then `measure` once and, with the numbers
     that were measured, `combine`. In between the host reads them from the device, together with
-    whatever else it needs: there is no other read. Parameters that are not
+    whatever else it needs: there is no other read. Before `measure`, a loss weighting may look at
+    the rows with `inner_products` or change them with `scale`. Parameters that are not
     shared, such as heads and projected attention layers, keep the plain gradient of their own task.
     Where a task is not part of the update, or its loss does not reach a shared parameter, J holds
     zeros. A shared parameter that no loss reaches gets a gradient of zeros.
@@ -77,6 +78,7 @@ class TaskGradients:
         self.clip = math.inf
         self.own: list[Tensor] = []  # gradients that are not shared, between measure and combine
         self.filled: set[str] = set()  # tasks with a gradient in this update
+        self.inner: Tensor | None = None  # what `inner_products` has computed in this update
 
     def backward(self, task: Task, loss: Tensor) -> None:
         """Add the gradient of `loss` [] to the task's row of J and to its own parameters."""
@@ -99,6 +101,23 @@ class TaskGradients:
         """Return the rows of J with a gradient in this update, by reference, in J's order."""
         return [row for name, row in self.rows.items() if name in self.filled]
 
+    def scale(self, factors: Tensor) -> None:
+        """Multiply the rows of J by `factors` [T], before anyone asks for `inner_products`."""
+        assert self.inner is None, "the Gramian of this update is already known"
+        self.J.mul_(factors[:, None])
+
+    def inner_products(self) -> Tensor:
+        """Return `gramians(J)` [G, T, T] of this update on the device, computed once.
+
+        Call it after the last backward pass, and with several workers after their sum.
+        """
+        if self.inner is None:
+            for name, row in self.rows.items():
+                if name not in self.filled:
+                    row.zero_()
+            self.inner = gramians(self.J, self.groups)
+        return self.inner
+
     def measure(self, model: nn.Module, clip: float) -> Tensor:
         """Return on the device what `combine` needs to know of the gradients.
 
@@ -110,14 +129,13 @@ class TaskGradients:
             [1 + G · T · T] float64: the norm of the gradients that are not shared, and J Jᵀ by
             groups.
         """
-        for name, row in self.rows.items():
-            if name not in self.filled:
-                row.zero_()
+        inner = self.inner_products()
+        self.inner = None
         self.filled.clear()
         self.clip = clip or math.inf
         self.own = [p.grad for p in model.parameters() if p.grad is not None]
         own_norm = nn.utils.get_total_norm(self.own).to(self.J.device, torch.float64)
-        return torch.cat([own_norm.reshape(1), gramians(self.J, self.groups).flatten()])
+        return torch.cat([own_norm.reshape(1), inner.flatten()])
 
     def combine(self, measured: list[float]) -> float:
         """Put the projection of J into the shared parameters' `grad`; the first row is lost.

@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 from tasks import TASKS
 
+SAMPLED = ("random", "pal", "temperature")  # task schedulers that draw tasks at random
+# Loss weightings that compare the tasks of an update, by their losses and gradients.
+NEED_ALL_TASKS = ("gradnorm", "famo")
+
 
 class Contradiction(NamedTuple):
     """Options that cannot go together.
@@ -35,12 +39,22 @@ def heads(args: Namespace) -> set[str]:
 
 def is_sampled(args: Namespace) -> bool:
     """Tell whether the task scheduler draws tasks at random."""
-    return args.task_scheduler in ("random", "pal")
+    return args.task_scheduler in SAMPLED
 
 
 def num_trained(args: Namespace) -> int:
     """Return how many tasks are trained."""
     return len(trained(args))
+
+
+def has_all_tasks(args: Namespace) -> bool:
+    """Tell whether every update trains on every task."""
+    return args.task_scheduler == "joint" or args.projection != "none"
+
+
+def needs_gradients(args: Namespace) -> bool:
+    """Tell whether an option needs the tasks' gradients of the shared parameters one by one."""
+    return args.projection != "none" or args.log_conflicts or args.loss_weighting in NEED_ALL_TASKS
 
 
 def trains_features(args: Namespace) -> bool:
@@ -87,14 +101,14 @@ CONTRADICTIONS = (
     Contradiction(
         "--task_scheduler pal --projection pcgrad",
         lambda a: is_sampled(a) and a.projection != "none" and a.combine_strategy == "none",
-        "--task_scheduler random or pal with a projection needs --combine_strategy force or "
-        "encourage",
+        "--task_scheduler random, pal or temperature with a projection needs --combine_strategy "
+        "force or encourage",
     ),
     Contradiction(
         "--task_scheduler pal --combine_strategy force",
         lambda a: a.combine_strategy != "none" and not (is_sampled(a) and a.projection != "none"),
-        "--combine_strategy needs --task_scheduler random or pal, and a projection; add them, or "
-        "drop it",
+        "--combine_strategy needs --task_scheduler random, pal or temperature, and a projection; "
+        "add them, or drop it",
     ),
     Contradiction(
         "--task_scheduler pal --projection pcgrad --combine_strategy force --batches_per_update 3",
@@ -107,18 +121,30 @@ CONTRADICTIONS = (
         "a projection needs at least two tasks; drop --projection, or train on more tasks",
     ),
     Contradiction(
+        "--task sst --loss_weighting uncertainty",
+        lambda a: a.loss_weighting != "none" and num_trained(a) < 2,
+        "--loss_weighting weighs several tasks against each other; drop it, or train on more tasks",
+    ),
+    Contradiction(
+        "--task_scheduler round_robin --loss_weighting gradnorm",
+        lambda a: a.loss_weighting in NEED_ALL_TASKS and not has_all_tasks(a),
+        "--loss_weighting gradnorm and famo need all tasks in every update; use --task_scheduler "
+        "joint or a --projection",
+    ),
+    Contradiction(
         "--option pretrain --projection pcgrad",
         lambda a: a.option == "pretrain"
         and not (a.use_pal or trains_features(a))
-        and (a.projection != "none" or a.log_conflicts),
-        "--option pretrain freezes all shared parameters, so --projection and --log_conflicts have "
-        "no gradients; drop one",
+        and needs_gradients(a),
+        "--option pretrain freezes all shared parameters, so --projection, --log_conflicts and "
+        "--loss_weighting gradnorm or famo have no gradients; drop one",
     ),
     Contradiction(
         "--option pretrain --unfreeze_interval 1 --extension cnn --projection pcgrad",
-        lambda a: a.unfreeze_interval is not None and (a.projection != "none" or a.log_conflicts),
-        "--unfreeze_interval changes which parameters are shared, but a projection and "
-        "--log_conflicts need the same ones throughout; drop one",
+        lambda a: a.unfreeze_interval is not None and needs_gradients(a),
+        "--unfreeze_interval changes which parameters are shared, but a projection, "
+        "--log_conflicts and --loss_weighting gradnorm or famo need the same ones throughout; drop "
+        "one",
     ),
     Contradiction(
         "--option pretrain --unfreeze_interval 2 --epochs 2",
@@ -226,7 +252,18 @@ NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
         "hess_interval": ("--optimizer sophiah", lambda a: a.optimizer == "sophiah"),
         "beta_vaccine": ("--projection vaccine", lambda a: a.projection == "vaccine"),
         "vaccine_groups": ("--projection vaccine", lambda a: a.projection == "vaccine"),
+        "cagrad_c": ("--projection cagrad", lambda a: a.projection == "cagrad"),
+        "fairgrad_alpha": ("--projection fairgrad", lambda a: a.projection == "fairgrad"),
         "batches_per_update": ("--combine_strategy", lambda a: a.combine_strategy != "none"),
+        "temperature": (
+            "--task_scheduler temperature",
+            lambda a: a.task_scheduler == "temperature",
+        ),
+        "loss_weighting_lr": (
+            "--loss_weighting uncertainty, imtl_l, gradnorm or famo",
+            lambda a: a.loss_weighting in ("uncertainty", "imtl_l", *NEED_ALL_TASKS),
+        ),
+        "gradnorm_alpha": ("--loss_weighting gradnorm", lambda a: a.loss_weighting == "gradnorm"),
         "pal_size": ("--use_pal", lambda a: a.use_pal),
         "layers": ("--train_mode single_layers", lambda a: a.train_mode == "single_layers"),
         "segment_length": ("--extension hierarchical", lambda a: a.extension == "hierarchical"),

@@ -21,8 +21,10 @@ def check_packages(args: Namespace) -> None:
         ("--hpo_resume", args.hpo_resume is not None, ("ray", "optuna")),
         ("--additional_input", args.additional_input, ("spacy",)),
         ("--augment", args.augment > 0, ("nltk",)),
-        (f"--projection {args.projection}", args.projection in AGGREGATORS, ("torchjd",)),
     ]
+    if args.projection in AGGREGATORS:
+        packages = ("torchjd", *AGGREGATORS[args.projection].packages)
+        needed.append((f"--projection {args.projection}", True, packages))
     for flag, is_given, packages in needed:
         for package in packages if is_given else ():
             if find_spec(package) is None:

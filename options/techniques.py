@@ -1,4 +1,4 @@
-"""The options of the techniques: task schedulers, gradient surgery, SMART, attention layers.
+"""The options of the techniques: task schedulers, gradient surgery, loss weightings, SMART, PALs.
 
 `train_multitask_pal.py` offers them; `train_multitask.py` fixes them to their defaults, but for the
 task scheduler, which is `joint` there. So each default is written once, here.
@@ -6,7 +6,12 @@ task scheduler, which is `joint` there. So each default is written once, here.
 
 from typing import Any
 
-from options.choices import COMBINE_STRATEGIES, PROJECTIONS, TASK_SCHEDULERS
+from options.choices import (
+    COMBINE_STRATEGIES,
+    LOSS_WEIGHTINGS,
+    PROJECTIONS,
+    TASK_SCHEDULERS,
+)
 from options.parsing import ArgumentParser
 from options.types import (
     batch_count,
@@ -28,6 +33,13 @@ def add_technique_options(parser: ArgumentParser) -> None:
         "evaluated",
     )
     add(
+        "--temperature",
+        type=positive_float,
+        default=2.0,
+        help="of temperature, which draws tasks in proportion to N^(1/X) for N training examples; "
+        "1: to their sizes; larger: closer to random",
+    )
+    add(
         "--projection",
         choices=PROJECTIONS,
         default="none",
@@ -37,7 +49,7 @@ def add_technique_options(parser: ArgumentParser) -> None:
         "--combine_strategy",
         choices=COMBINE_STRATEGIES,
         default="none",
-        help="how random and pal fill an update under a projection",
+        help="how random, pal and temperature fill an update under a projection",
     )
     add(
         "--batches_per_update",
@@ -58,10 +70,44 @@ def add_technique_options(parser: ArgumentParser) -> None:
         help="parts of the shared parameters that GradVac treats separately",
     )
     add(
+        "--cagrad_c",
+        type=positive_float,
+        default=0.4,
+        help="how far CAGrad's update may be from the sum, as a share of its length (paper: 0.4)",
+    )
+    add(
+        "--fairgrad_alpha",
+        type=positive_float,
+        default=1.0,
+        help="FairGrad's kind of fairness; 1: as Nash-MTL; larger: closer to the worst task's gain "
+        "alone (paper: 1 or 2)",
+    )
+    add(
         "--log_conflicts",
         action="store_true",
         help="log the cosines of task gradients, as every projection does; needs --task_scheduler "
         "joint without one",
+    )
+    add = parser.add_argument_group("loss weightings").add_argument
+    add(
+        "--loss_weighting",
+        choices=LOSS_WEIGHTINGS,
+        default="none",
+        help="weights of the tasks' losses, set anew in every update (dwa: in every epoch from the "
+        "third on); --task_weights multiply them",
+    )
+    add(
+        "--loss_weighting_lr",
+        type=positive_float,
+        default=0.025,
+        help="learning rate of what uncertainty, imtl_l, gradnorm and famo learn (papers of the "
+        "last two: 0.025)",
+    )
+    add(
+        "--gradnorm_alpha",
+        type=non_negative_float,
+        default=1.5,
+        help="how much GradNorm favours tasks that train slowly; 0: not (paper: 1.5)",
     )
     add = parser.add_argument_group("projected attention layers").add_argument
     add(

@@ -97,7 +97,12 @@ class RunLog:
         )
 
     def begin(
-        self, names: list[str], pair_names: list[str], num_updates: int, num_evaluated: int
+        self,
+        names: list[str],
+        weighted_names: list[str],
+        pair_names: list[str],
+        num_updates: int,
+        num_evaluated: int,
     ) -> None:
         """Lay out TensorBoard's overview, its page Custom Scalars, and expect a duration.
 
@@ -105,6 +110,7 @@ class RunLog:
 
         Args:
             names: the tasks.
+            weighted_names: those whose losses a loss weighting weighs.
             pair_names: the pairs of tasks whose gradients' cosines are logged.
             num_updates: as in `DurationEstimate`.
             num_evaluated: as there.
@@ -115,6 +121,7 @@ class RunLog:
             "scores on dev": {"mean": "dev/mean"}
             | {f"{name}: {metric}": f"dev_{name}/{metric}" for name, metric in metrics.items()},
             "losses": {name: f"loss/{name}" for name in names},
+            "weights of the losses": {name: f"loss_weight/{name}" for name in weighted_names},
             "training": {
                 "learning rate": "train/learning_rate",
                 "gradient norm before clipping": "train/grad_norm",
@@ -136,6 +143,7 @@ class RunLog:
         self,
         step: int,
         losses: dict[str, float],
+        loss_weights: dict[str, float],
         grad_norm: float,
         learning_rate: float,
         num_examples: int,
@@ -146,6 +154,7 @@ class RunLog:
         Args:
             step: updates since the run began.
             losses: mean loss by task.
+            loss_weights: by task, those of a loss weighting; empty without one.
             grad_norm: the gradient's norm before clipping.
             learning_rate: that of this update.
             num_examples: examples that it trained on.
@@ -154,6 +163,8 @@ class RunLog:
         rate = num_examples / seconds
         for name, loss in losses.items():
             self.writer.add_scalar(f"loss/{name}", loss, step)
+        for name, weight in loss_weights.items():
+            self.writer.add_scalar(f"loss_weight/{name}", weight, step)
         self.writer.add_scalar("train/grad_norm", grad_norm, step)
         self.writer.add_scalar("train/learning_rate", learning_rate, step)
         self.writer.add_scalar("train/examples_per_second", rate, step)

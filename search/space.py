@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import Any, NamedTuple
 
-from options.legal import CONTRADICTIONS
+from options.legal import CONTRADICTIONS, SAMPLED
 from runtime.errors import InputError
 
 
@@ -139,6 +139,6 @@ def trial_options(args: Namespace, sampled: dict[str, Any]) -> dict[str, Any]:
             del options["smart_weight_regularization"]  # which is not allowed without the flag
     scheduler = sampled.get("task_scheduler", args.task_scheduler)
     projection = sampled.get("projection", args.projection)
-    if args.combine_strategy == "none" and scheduler in ("random", "pal") and projection != "none":
+    if args.combine_strategy == "none" and scheduler in SAMPLED and projection != "none":
         options["combine_strategy"] = "force"
     return options

@@ -18,7 +18,7 @@ from train_multitask_pal import get_args_parser
 
 SMALL = "--num_batches_per_epoch 4 --batch_size 2 --epochs 1 --dev_samples 4 --no_tensorboard "
 SMALL += "--no_test_predictions --scheduler none "
-SAMPLED = ("random", "pal")
+SAMPLED = ("random", "pal", "temperature")
 # Parameters that need not move: the gradient of key biases is zero in theory, and nothing reads the
 # pooler.
 EXEMPT = ("key.bias", "pooler.")

@@ -19,6 +19,7 @@ from datasets import load_data
 from engine import train_step
 from models import FEATURES, build_model
 from models.attention import Dropout
+from optimizers import LOSS_WEIGHTINGS
 from optimizers.projections import Projection
 from options.parsing import parse_args
 from reporting.start import open_run
@@ -125,6 +126,7 @@ def lines() -> list[str]:
     ]
     techniques += ["--class_weights --log_conflicts --task_scheduler joint", "--micro_batch_size 3"]
     techniques += ["--projection vaccine --vaccine_groups layer", "--pair_encoding bi"]
+    techniques += [f"--task_scheduler joint --loss_weighting {name}" for name in LOSS_WEIGHTINGS]
     smart = "--projection pcgrad --use_smart_regularization --smart_mu 1 "
     smart += "--optimizer sophiah --hess_interval 2"
     extensions = [f"--extension {name} {extra}" for name in FEATURES for extra in ("", smart)]

@@ -10,7 +10,11 @@ from datasets import read_examples
 from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from runtime import checkpoint
-from task_schedulers import TASK_SCHEDULERS, annealed_probabilities
+from task_schedulers import (
+    TASK_SCHEDULERS,
+    annealed_probabilities,
+    temperature_probabilities,
+)
 from tasks import TASKS
 
 SIZES = [8544, 141506, 6041]
@@ -53,13 +57,36 @@ def test_a_single_epoch_counts_as_the_last_one():
     )
 
 
+@pytest.mark.parametrize(
+    "temperature, expected",
+    [
+        (1, [size / sum(SIZES) for size in SIZES]),
+        (2, [0.1691902, 0.6885445, 0.1422653]),  # √8544 : √141506 : √6041
+        (1e9, [1 / 3] * 3),
+        (1e-3, [0, 1, 0]),  # a power that no float holds
+    ],
+)
+def test_temperature_probabilities(temperature, expected):
+    found = temperature_probabilities(SIZES, temperature).tolist()
+    assert found == pytest.approx(expected, abs=1e-8)
+
+
+def test_temperature_draws_by_the_sizes_of_the_files_in_every_epoch(data):
+    scheduler = build("temperature", data, num_epochs=10, temperature=2.0)
+    scheduler.data = {name: Namespace(num_in_file=size) for name, size in zip(data, SIZES)}
+    for epoch in (1, 10):
+        scheduler.start_epoch(epoch)
+        expected = temperature_probabilities(SIZES, 2.0)
+        torch.testing.assert_close(scheduler.probabilities, expected)
+
+
 def test_round_robin_takes_turns_and_one_of_each_under_a_projection(data):
     scheduler = build("round_robin", data)
     assert [drawn(scheduler) for _ in range(4)] == [["sst"], ["para"], ["sts"], ["sst"]]
     assert drawn(build("round_robin", data, projects=True)) == list(TASKS)
 
 
-@pytest.mark.parametrize("name", ["random", "pal"])
+@pytest.mark.parametrize("name", ["random", "pal", "temperature"])
 def test_sampling_follows_the_probabilities(data, name):
     scheduler = build(name, data, num_epochs=2)
     scheduler.probabilities = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
@@ -78,7 +105,7 @@ def test_pal_anneals_with_the_epoch_and_random_does_not(data):
     assert build("random", data).probabilities.tolist() == pytest.approx([1 / 3] * 3)
 
 
-@pytest.mark.parametrize("name", ["random", "pal"])
+@pytest.mark.parametrize("name", ["random", "pal", "temperature"])
 def test_force_takes_one_of_each_and_averages_each_tasks_batches(data, name):
     scheduler = build(
         name, data, projects=True, combine_strategy="force", batches_per_update=8, num_epochs=3

@@ -51,6 +51,8 @@ FROZEN = ["--option", "pretrain"]
 PAL = ["train_multitask_pal.py"]
 VACCINE = [*PAL, "--projection", "vaccine", "--task_scheduler", "pal"]
 VACCINE += ["--combine_strategy", "force", "--batches_per_update", "4"]
+JOINT = [*PAL, "--task_scheduler", "joint", "--loss_weighting"]
+SLOW = "imtl_l --optimizer sophiah", "rlw --projection pcd", "famo --use_pal --projection vaccine"
 SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
 
 
@@ -73,6 +75,11 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*FROZEN, "--unfreeze_interval", "1"],
         [*FROZEN, "--unfreeze_interval", "1", "--optimizer", "sophiah", "--scheduler", "plateau"],
         [*PAL, *FROZEN, "--extension", "cnn", "--projection", "pcgrad"],
+        [*PAL, "--loss_weighting", "uncertainty", "--task_scheduler", "temperature"],
+        [*JOINT, "dwa", "--micro_batch_size", "3"],
+        [*JOINT, "gradnorm"],
+        [*JOINT, "famo", *SMART[1:]],
+        *(pytest.param([*JOINT, *end.split()], marks=pytest.mark.slow) for end in SLOW),
     ],
     ids=" ".join,
 )
@@ -227,7 +234,7 @@ def test_checkpoint_flag_takes_weights_alone(train):
 
 
 def run_script(*flags: object, **options) -> subprocess.Popen:
-    command = [sys.executable, "-u", ROOT / "train_multitask.py", *flags]
+    command = [sys.executable, "-u", ROOT / PAL[0], *flags]
     # The same number of threads as the tests' own process: sums of floats depend on it.
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [str(part) for part in command]
@@ -243,12 +250,14 @@ def wait_for(process: subprocess.Popen, start: str) -> None:
 
 
 @pytest.mark.slow
-def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train):
+@pytest.mark.parametrize("weighting", ["none", "uncertainty", "gradnorm", "famo"])
+def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train, weighting):
     """Real processes, killed within an epoch: kill -9 loses only time, SIGTERM loses nothing."""
-    whole = train(*SIZES, "--save_every", "2", "--run_name", "whole")
+    whole = train(*JOINT, weighting, *SIZES, "--save_every", "2", "--run_name", "whole")
     logdir = tmp_path / "killed"
     flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample"]
-    flags += [*SIZES, "--save_every", "2", "--logdir", logdir, "--run_name", "whole"]
+    flags += [*JOINT[1:], weighting, *SIZES, "--save_every", "2"]
+    flags += ["--logdir", logdir, "--run_name", "whole"]
     run = logdir / "whole"
     with run_script(*flags) as process:
         wait_for(process, "epoch 1/3")

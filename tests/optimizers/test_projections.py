@@ -23,6 +23,7 @@ from optimizers.task_gradients import SummedGradients, TaskGradients
 from runtime import checkpoint
 from runtime.errors import InputError
 from tasks import TASKS
+from train_multitask_pal import get_args_parser
 
 aggregation = pytest.importorskip("torchjd.aggregation")
 
@@ -312,8 +313,8 @@ def test_rows_longer_than_a_chunk():
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_every_projection_keeps_the_scale_of_agreeing_tasks(name, parse):
     """The update of T equal gradients is their sum, so that a learning rate keeps its meaning."""
-    from train_multitask_pal import get_args_parser
-
+    for package in AGGREGATORS[name].packages if name in AGGREGATORS else ():
+        pytest.importorskip(package)
     args = get_args_parser().parse_args([])
     projection = PROJECTIONS[name](args, 3, {"all": slice(0, 4)})
     J = torch.tensor([G1] * 3)
@@ -334,5 +335,8 @@ def test_an_aggregator_without_torchjd_says_what_to_install(name, monkeypatch):
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_an_aggregator_passes_a_non_finite_gradient_on(name):
     """The engine, not the solver, then reports which update failed."""
+    for package in AGGREGATORS[name].packages:
+        pytest.importorskip(package)
+    args = get_args_parser().parse_args([])
     J = torch.tensor([G1, [torch.nan] * 4, G2])
-    assert Aggregator(name, 3)(J).isnan().all()
+    assert PROJECTIONS[name](args, 3, {})(J).isnan().all()

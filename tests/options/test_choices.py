@@ -20,6 +20,7 @@ REGISTRIES = {
     "OPTIMIZERS": optimizers,
     "PROJECTIONS": optimizers,
     "LR_SCHEDULES": optimizers,
+    "LOSS_WEIGHTINGS": optimizers,
     "TASK_SCHEDULERS": task_schedulers,
     "COMBINE_STRATEGIES": task_schedulers,
 }

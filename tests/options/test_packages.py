@@ -22,7 +22,10 @@ NEEDED = {
     "--hpo_resume runs/none": ("--hpo_resume", ("ray", "optuna")),
     "--additional_input": ("--additional_input", ("spacy",)),
     "--augment 1": ("--augment", ("nltk",)),
-} | {f"--projection {key}": (f"--projection {key}", ("torchjd",)) for key in AGGREGATORS}
+} | {
+    f"--projection {key}": (f"--projection {key}", ("torchjd", *method.packages))
+    for key, method in AGGREGATORS.items()
+}
 # An import of any of these fails. Training installs transformers, but only its weights' package
 # needs that.
 WITHOUT_EXTRAS = """
@@ -67,7 +70,7 @@ def test_missing_spacy_model_is_one_line_before_any_work(parse, one_line, monkey
 
 @pytest.mark.parametrize("key", ["upgrad", "dualproj"])
 def test_missing_solver_leaves_no_run_directory(train, monkeypatch, tmp_path, key):
-    """torchjd itself is there, but not its extra: only its own import can tell."""
+    """torchjd itself is there, but not its extra."""
     flags = f"--smoketest --no_test_predictions --task_scheduler round_robin --projection {key}"
     for package in ("quadprog", "qpsolvers"):
         monkeypatch.setitem(sys.modules, package, None)

@@ -37,8 +37,16 @@ CASES = {
     "smart_bi": (PAL, f"{SMART} --pair_encoding bi --micro_batch_size 3"),
     "pal": (PAL, "--use_pal --task_scheduler pal --projection pcgrad --combine_strategy force "
             "--batches_per_update 5 --batch_size 3"),
+    "uncertainty": (PAL, "--loss_weighting uncertainty --micro_batch_size 3"),
+    "gradnorm": (PAL, "--loss_weighting gradnorm --projection fairgrad --batch_size 5"),
+    "famo": (PAL, f"--loss_weighting famo --projection pcd {SMART} --micro_batch_size 3"),
     "all": (PAL, f"--use_pal --projection vaccine --optimizer sophiah {SMART} --batch_size 5"),
 }  # fmt: skip
+SLOW_CASES = {  # on the bundled encoder alone
+    "imtl_l": (PAL, "--loss_weighting imtl_l --task_scheduler joint --batch_size 7"),
+    "rlw": (PAL, "--loss_weighting rlw --batch_size 5"),
+    "famo_joint": (PAL, "--loss_weighting famo --task_scheduler joint --use_pal --batch_size 5"),
+}
 RUNS = [("whole", "whole"), ("resumed", "resumed"), ("resumed", "resumed_in_evaluation")]
 COMMON = "--batch_size 8 --epochs 1 --num_batches_per_epoch 20 --no_tensorboard --dev_samples 16 "
 COMMON += "--no_test_predictions --warmup_fraction 0 "
@@ -64,11 +72,11 @@ def in_float32(flags: str) -> str:
     return flags if "--use_amp" in flags else f"{flags} --no_use_amp"
 
 
-def contents(directory: Path, model: object, data: Path) -> dict:
+def contents(directory: Path, model: object, data: Path, is_fast: bool = True) -> dict:
     flags = f"{COMMON} --model_name {model} --data_dir {data} --logdir {directory}".split()
     cases = {
         name: ("case", script, f"{in_float32(own)} --hidden_dropout_prob 0".split())
-        for name, (script, own) in CASES.items()
+        for name, (script, own) in (CASES if is_fast else SLOW_CASES | CASES).items()
     }
     for kind, name in RUNS:
         own = "--epochs 2 --num_batches_per_epoch 4 --projection pcgrad --no_use_amp".split()
@@ -225,10 +233,14 @@ def test_a_dead_worker_ends_the_job_with_one_message(tiny_model, few_rows, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["plain", "uneven", "micro", "pcgrad", "vaccine", "sophiah", "smart", "pal"]
+    "name",
+    [
+        *("plain", "uneven", "micro", "pcgrad", "vaccine", "sophiah", "smart", "pal"),
+        *("uncertainty", "gradnorm", *SLOW_CASES),
+    ],
 )
 def test_two_workers_do_what_one_does_on_the_bundled_encoder(name, tmp_path, few_rows):
-    content = contents(tmp_path, "minilm-l6", few_rows)
+    content = contents(tmp_path, "minilm-l6", few_rows, is_fast=False)
     content["cases"] = {name: content["cases"][name]}
     (tmp_path / "cases.json").write_text(json.dumps(content))
     done = torchrun(WORKER, tmp_path / "out.pt", tmp_path / "cases.json")
