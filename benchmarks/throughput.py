@@ -40,7 +40,7 @@ from options.parsing import ArgumentParser
 from reporting.run_log import RunLog
 from reporting.start import Start
 from task_schedulers import TASK_SCHEDULERS
-from tasks import TASKS, Batch, Task
+from tasks import Batch, Task
 from training import build_training
 
 Plan = list[dict[str, np.ndarray]]  # of each update, the row numbers [B] by task
@@ -113,7 +113,8 @@ class ReferenceArm:
             self.optimizer.zero_grad()
             for name, rows in update.items():
                 batch = self.data[name].batch(rows)
-                TASKS[name].loss(self.model(TASKS[name], batch), batch["labels"]).backward()
+                task = self.data[name].task
+                task.loss(self.model(task, batch), batch["labels"]).backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
 

@@ -8,13 +8,14 @@ import shlex
 import sys
 import warnings
 from argparse import Namespace
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from datasets import SPLITS, default_data_dir, task_file, training_digests
+from datasets import SPLITS, default_data_dir, has_files, task_file, training_digests
 from models.bert import BertConfig
 from models.features import default_layers
 from models.pal import default_pal_size
@@ -23,20 +24,19 @@ from options.legal import NEEDS, contradiction_of
 from options.packages import check_packages
 from runtime.errors import InputError, report
 from runtime.files import MIB, read_text, shown_path
-from tasks import TASKS
+from task_schedulers import TASK_SCHEDULERS
+from task_table import NAME, TaskTable, built_in_table, read_table, select
 
-# All that may be given again with --resume; everything else comes from the run's args.json.
-RESUME_OPTIONS = (
-    *("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path"),
-    *(f"{name}_{split}" for name in TASKS for split in SPLITS),
-)
+# What may be given again with --resume, beside the tasks' files; all else comes from args.json.
+RESUME_OPTIONS = ("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path")
 # Options that say where things are and what is written, but not what is trained.
 UNCOUNTED = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir"}
 UNCOUNTED |= {"run_name", "given", "narrowed", "resume", "use_gpu", "model_name", "script"}
 UNCOUNTED |= {"local_files_only", "save_every", "write_summary", "tensorboard_subfolder"}
 UNCOUNTED |= {"profiler", "no_test_predictions", "skip_bad_rows", "ray_address", "fingerprint"}
 UNCOUNTED |= {"hpo", "hpo_resume", "hpo_trials", "hpo_only", "hpo_space", "hpo_cpus", "hpo_gpus"}
-UNCOUNTED |= {"hpo_concurrent"} | {f"{name}_{split}" for name in TASKS for split in SPLITS}
+UNCOUNTED |= {"hpo_concurrent", "tasks_file", "table"}
+EVERY_TASK = "multitask"  # for --task
 MAX_WORDS = 10_000  # of an @file, with those that it names
 MAX_NESTING = 10  # of an @file that names an @file
 SEARCH_RESUME_OPTIONS = ("hpo_resume", "hpo_only", "ray_address", "use_gpu")
@@ -51,9 +51,11 @@ class ArgumentParser(argparse.ArgumentParser):
     Attributes:
         source: the file that the options come from. Its errors are raised as InputError, and it
             may not name an `@file`. None for a command line.
+        for_table: returns the same parser for another table of tasks.
     """
 
     source: Path | None = None
+    for_table: "Callable[[TaskTable], ArgumentParser] | None" = None
 
     def __init__(self, prog: str | None = None, **options: Any) -> None:
         super().__init__(prog, allow_abbrev=False, **options)
@@ -111,17 +113,31 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespace:
-    """Parse and check options without touching a disk. Contradictions end in `parser.error`.
+    """Parse and check options. Contradictions end in `parser.error`.
+
+    Of all files, only those are read that decide which options there are: `@files` and the table of
+    tasks.
+
+    Args:
+        parser: of an entry script, for the built-in tasks.
+        argv: the words; None for those of this process.
 
     Returns:
-        The options, with task_weights as a dict, and `given`: the names of those that stand on the
-        command line.
+        The options, with task_weights as a dict; `given`: the names of those that stand on the
+        command line; `table`: the table of tasks; `tasks`: the run's tasks of it, by name.
     """
-    args = parser.parse_args(argv)
+    words = parser.expanded(sys.argv[1:] if argv is None else list(argv))
+    table = named_table(parser, words)
+    if table is not built_in_table() and parser.for_table is not None:
+        prog, usage = parser.prog, parser.usage
+        parser = parser.for_table(table)
+        parser.prog, parser.usage = prog, usage
+    args = parser.parse_args(words)
     unset = object()
     blank = Namespace(**dict.fromkeys(vars(args), unset))
-    explicit = vars(parser.parse_args(argv, namespace=blank))
+    explicit = vars(parser.parse_args(words, namespace=blank))
     args.given = sorted(name for name, value in explicit.items() if value is not unset)
+    set_tasks(parser, args, table)
     check_options(parser, args)
     for name, (needed, is_needed) in NEEDS.items():
         if name in args.given and not is_needed(args):
@@ -129,8 +145,58 @@ def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespa
     if args.hpo_resume is not None:
         refuse_fixed(parser, args, "--hpo_resume", "search.json", SEARCH_RESUME_OPTIONS)
     elif args.resume is not None:
-        refuse_fixed(parser, args, "--resume", "the run's args.json", RESUME_OPTIONS)
+        again = (*RESUME_OPTIONS, *file_options(table.tasks))
+        refuse_fixed(parser, args, "--resume", "the run's args.json", again)
     return args
+
+
+def named_table(parser: ArgumentParser, words: list[str]) -> TaskTable:
+    """Return the table that a command line names: its run's own, that of --tasks, or the built-in.
+
+    A mistake in it ends in `parser.error`.
+    """
+    finder = ArgumentParser(parser.prog, add_help=False)
+    for flag in ("--tasks", "--resume", "--hpo_resume"):
+        finder.add_argument(flag)
+    found, _ = finder.parse_known_args(words)
+    try:
+        for folder in filter(None, (found.resume, found.hpo_resume)):
+            return own_table(folder)
+        return built_in_table() if found.tasks is None else read_table(found.tasks)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def own_table(folder: Path | str) -> TaskTable:
+    """Return the table in a run's directory; the built-in one if an older version made the run.
+
+    Raises:
+        InputError: it is wrong.
+    """
+    path = Path(folder) / NAME
+    return read_table(path) if os.path.lexists(path) else built_in_table()
+
+
+def file_options(tasks: Iterable[str]) -> list[str]:
+    """Return the options that name a file of one of these tasks."""
+    return [f"{name}_{split}" for name in tasks for split in SPLITS]
+
+
+def set_tasks(parser: ArgumentParser, args: Namespace, table: TaskTable) -> None:
+    """Set `table` and, from --task, `tasks`. Mistakes end in `parser.error`."""
+    taken = {*TASK_SCHEDULERS, *vars(args)} & table.tasks.keys()
+    if taken:
+        where = args.tasks_file or NAME
+        parser.error(
+            f"{where}: task {sorted(taken)[0]!r}: an option or a task scheduler has this name; "
+            "choose another"
+        )
+    if args.task == [EVERY_TASK]:
+        args.task = None
+    names = args.task or []
+    if len({*names}) < len(names) or EVERY_TASK in names:
+        parser.error(f"--task {' '.join(names)}: name each task once, or {EVERY_TASK} alone")
+    args.table, args.tasks = table, select(table, args.task)
 
 
 def check_options(parser: ArgumentParser, args: Namespace) -> None:
@@ -186,8 +252,6 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
     is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
     check_length("max_length", args.max_length, config, is_checked=not is_cut)
     check_length("segment_length", args.segment_length, config, is_checked=is_cut)
-    if getattr(args, "tasks", None) is None:  # a saved run keeps those that it was made with
-        args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
     if args.use_pal and args.pal_size is None:
         args.pal_size = default_pal_size(config.hidden_size)
     if args.use_pal and args.pal_size > max(config.hidden_size, 6):
@@ -201,7 +265,35 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
     if args.use_amp and not args.use_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
     if args.data_dir is None:
-        args.data_dir = str(default_data_dir())
+        set_data_dir(args)
+
+
+def set_data_dir(args: Namespace) -> None:
+    """Set --data_dir where it was not given, in place.
+
+    If no flag chooses the tasks either, those without files there are left out, with a warning: a
+    task that is added to the built-in table is not yet in the sample.
+
+    Raises:
+        InputError: the other options do not go with the tasks that are left.
+    """
+    folder = default_data_dir(args.tasks.values())
+    args.data_dir = str(folder)
+    named = {name for name in args.tasks for split in SPLITS if getattr(args, f"{name}_{split}")}
+    found = {
+        name: task for name, task in args.tasks.items() if name in named or has_files(folder, task)
+    }
+    missing = [task.stem for name, task in args.tasks.items() if name not in found]
+    if args.task is None and args.tasks_file is None and missing and found:
+        warnings.warn(
+            f"only {', '.join(found)} are trained: {shown_path(folder)} has no files "
+            f"{', '.join(missing)}; name another folder with --data_dir",
+            stacklevel=2,
+        )
+        args.tasks = found
+        message = contradiction_of(args)
+        if message is not None:
+            raise InputError(message)
 
 
 def check_digests(digests: dict[str, str], known: dict[str, str], args: Namespace) -> None:
@@ -217,7 +309,7 @@ def check_digests(digests: dict[str, str], known: dict[str, str], args: Namespac
     """
     for name, digest in digests.items():
         if known.get(name, digest) != digest:
-            path = task_file(args, TASKS[name], "train")
+            path = task_file(args, args.tasks[name], "train")
             raise InputError(
                 f"{path}: is not the file that this run was trained on; put that one back, or "
                 "start a new run"
@@ -230,7 +322,9 @@ def fingerprint(args: Namespace, config: BertConfig) -> str:
     It covers the options that change what is trained, the training files, the encoder's shape and
     name, and the file of --checkpoint. A repeated run has the same digest, wherever it is.
     """
-    counted = {name: value for name, value in vars(args).items() if name not in UNCOUNTED}
+    uncounted = UNCOUNTED.union(file_options(args.table.tasks))
+    counted = {name: value for name, value in vars(args).items() if name not in uncounted}
+    counted["tasks"] = [[type(task).__name__, asdict(task)] for task in args.tasks.values()]
     counted |= {"config": asdict(config), "model_name": os.path.basename(args.model_name)}
     if args.checkpoint is not None:
         with open(args.checkpoint, "rb") as file:
@@ -244,8 +338,8 @@ def make_absolute(args: Namespace) -> None:
     Raises:
         InputError: the working directory's path holds control characters.
     """
-    own_files = [f"{name}_{split}" for name in TASKS for split in SPLITS]
-    for name in ("data_dir", "checkpoint", "logdir", "filepath", "predictions_path", *own_files):
+    names = ("data_dir", "checkpoint", "logdir", "filepath", "predictions_path", "tasks_file")
+    for name in (*names, *file_options(args.tasks)):
         if getattr(args, name, None) is not None:
             setattr(args, name, os.path.abspath(getattr(args, name)))
     model_name = getattr(args, "model_name", None)

@@ -6,13 +6,14 @@ checked by the same parsers.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 from datasets import SPLITS
 from inputs.batches import PAIR_ENCODINGS
 from models import FEATURES, POOLINGS, TRAIN_MODES
 from models.pretrained import BUNDLED, HUB_IDS
 from optimizers import LR_SCHEDULES, OPTIMIZERS
-from options.parsing import ArgumentParser
+from options.parsing import EVERY_TASK, ArgumentParser
 from options.search_options import add_search_options
 from options.techniques import add_technique_options, joint_defaults
 from options.types import (
@@ -27,7 +28,7 @@ from options.types import (
     seed,
     task_weight,
 )
-from tasks import TASKS
+from task_table import TaskTable, built_in_table
 
 DESCRIPTION = "Train one BERT encoder on all tasks jointly: every task in every update."
 PAL_DESCRIPTION = (
@@ -35,8 +36,14 @@ PAL_DESCRIPTION = (
 )
 
 
-def get_args_parser(add_help: bool = True) -> ArgumentParser:
-    """Return the parser of every option that both entry scripts share."""
+def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> ArgumentParser:
+    """Return the parser of every option that both entry scripts share.
+
+    Args:
+        table: the tasks, whose files have flags; None for the built-in ones.
+        add_help: whether there is --help.
+    """
+    tasks = (table or built_in_table()).tasks
     parser = ArgumentParser(
         description=DESCRIPTION,
         add_help=add_help,
@@ -46,9 +53,9 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--data_dir",
         type=printable,
-        help="folder of the nine files; unset: data if all are there, else data/sample",
+        help="folder of the tasks' files; unset: data if they are there, else data/sample",
     )
-    for task in TASKS.values():
+    for task in tasks.values():
         for split in SPLITS:
             flags = [f"--{name}_{split}" for name in (task.name, *task.aliases)]
             dest = f"{task.name}_{split}"
@@ -64,13 +71,25 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
         action="store_true",
         help="skip bad rows and print which; off: a bad row is an error",
     )
-    choices = ["multitask", *TASKS]
-    add("--task", choices=choices, default="multitask", help="train and evaluate one task alone")
+    add(
+        "--tasks",
+        dest="tasks_file",
+        type=printable,
+        metavar="FILE",
+        help="TOML table of tasks; unset: the built-in tasks.toml",
+    )
+    add(
+        "--task",
+        nargs="+",
+        choices=[EVERY_TASK, *tasks],
+        help="train and evaluate these tasks alone; unset, or multitask: all of the table",
+    )
     add(
         "--augment",
         type=few,
         default=0,
-        help="EDA variants per example of sst's small classes, and each pair swapped once; 0: none",
+        help="EDA variants per sentence of a task's small classes, and each pair swapped once; "
+        "0: none",
     )
     add(
         "--max_length",
@@ -133,7 +152,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
         help="mix three encoders by the weights of a fourth; about five times the time",
     )
     add("--n_hidden_layers", type=few, default=0, help="hidden layers of each head")
-    add("--add_layers", type=few, default=0, help="additional hidden layers of sst's head")
+    add("--add_layers", type=few, default=0, help="further hidden layers of heads for classes")
     add(
         "--hidden_dropout_prob",
         type=probability,
@@ -187,7 +206,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--task_weights",
         nargs="+",
-        type=task_weight,
+        type=partial(task_weight, tasks),
         default=[],
         metavar="TASK=WEIGHT",
         help="factor of a task's loss; unset: 1 for each",
@@ -195,7 +214,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--class_weights",
         action="store_true",
-        help="weight each of sst's classes by the inverse of its number of training examples",
+        help="weight each named class of a task by the inverse of its number of training examples",
     )
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="update rule")
     add(
@@ -293,24 +312,26 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     )
     add_search_options(parser)
     parser.set_defaults(script="train_multitask.py", fingerprint=None, **joint_defaults())
+    parser.for_table = get_args_parser
     return parser
 
 
-def get_pal_args_parser(add_help: bool = True) -> ArgumentParser:
+def get_pal_args_parser(table: TaskTable | None = None) -> ArgumentParser:
     """Return the parser of train_multitask_pal.py: that of train_multitask.py, and techniques."""
+    table = table or built_in_table()
     parser = ArgumentParser(
         description=PAL_DESCRIPTION,
-        parents=[get_args_parser(add_help=False)],
-        add_help=add_help,
+        parents=[get_args_parser(table, add_help=False)],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_technique_options(parser)
+    add_technique_options(parser, table.tasks)
     parser.set_defaults(script="train_multitask_pal.py")
+    parser.for_table = get_pal_args_parser
     return parser
 
 
 # Entry script -> its parser.
-PARSERS: dict[str, Callable[[], ArgumentParser]] = {
+PARSERS: dict[str, Callable[..., ArgumentParser]] = {
     "train_multitask.py": get_args_parser,
     "train_multitask_pal.py": get_pal_args_parser,
 }

@@ -15,7 +15,9 @@ import datasets
 from datasets import SPLITS, default_data_dir, load_data, read_examples, task_file
 from models.pretrained import load_config, load_tokenizer
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY_FILE = [(name, split) for name in TASKS for split in SPLITS]

@@ -18,7 +18,10 @@ from evaluation import load_run
 from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from runtime.errors import InputError
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 FLAGS = ["--num_batches_per_epoch", "2", "--batch_size", "4", "--epochs", "1", "--no_tensorboard"]
 FLAGS += ["--dev_samples", "8", "--run_name", "a"]

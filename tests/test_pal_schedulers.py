@@ -11,7 +11,9 @@ from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from runtime import checkpoint
 from task_schedulers import TASK_SCHEDULERS, annealed_probabilities
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SIZES = [8544, 141506, 6041]
 

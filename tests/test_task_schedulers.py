@@ -10,7 +10,9 @@ from datasets import read_examples
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from task_schedulers import TASK_SCHEDULERS, Joint
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 SIZES = dict(zip(TASKS, (50, 33, 7)))

@@ -12,7 +12,9 @@ from datasets import SPLITS, read_examples
 from evaluation import load_run
 from runtime import checkpoint
 from runtime.errors import InputError, exit_status
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 SMALL = ["--num_batches_per_epoch", "2", "--batch_size", "4", "--epochs", "1"]

@@ -12,7 +12,9 @@ from benchmarks import frozen, parallel, scale, techniques, throughput
 from benchmarks.memory import peak_memory
 from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SMALL = "--rows 8 --batch_size 4 --rounds 1 --updates 1 --threads 1"
 IN_PROCESS = [frozen, scale, techniques, throughput]

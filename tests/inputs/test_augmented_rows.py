@@ -14,7 +14,10 @@ from small_wordnet import CLASSES, PAIRS, nltk, pairs, rows, write_wordnet
 
 from inputs.augmentation import augment, find_synonyms, open_wordnet
 from runtime.errors import InputError, exit_status
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 
 def test_only_classes_below_the_median_get_variants(tiny_wordnet):

@@ -13,8 +13,10 @@ from inputs.frozen_states import CHANGING, CachedRows
 from models import FEATURES, build_model
 from models.pretrained import load_config, load_pretrained, load_tokenizer
 from optimizers import LR_SCHEDULES
-from tasks import TASKS
+from task_table import built_in_tasks
 from training import build_training
+
+TASKS = built_in_tasks()
 
 TINY = ("--option", "pretrain", "--batch_size", 4, "--num_batches_per_epoch", 6, "--epochs", 2)
 QUICK = ("--dev_samples", 8, "--no_tensorboard", "--no_test_predictions")

@@ -12,8 +12,11 @@ from inputs import tags
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models import build_model
 from models.pretrained import load_config, load_pretrained, load_tokenizer
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
 from training import build_training
+
+TASKS = built_in_tasks()
 
 QUICK = ("--num_batches_per_epoch", 2, "--batch_size", 4, "--epochs", 1, "--dev_samples", 8)
 QUICK += ("--no_tensorboard", "--no_test_predictions")

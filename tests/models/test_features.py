@@ -10,7 +10,9 @@ from inputs.batches import PAIR_ENCODINGS
 from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
 from models.bert import BertConfig, BertModel, BertOutput
 from models.features import Features
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 LEGAL = [
     (mode, extension, pooling)

@@ -11,7 +11,9 @@ from models import POOLINGS, build_model
 from models.attention import Dropout
 from models.bert import BertConfig, BertModel
 from models.heads import HEADS
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 
 @pytest.fixture

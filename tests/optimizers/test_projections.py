@@ -12,7 +12,9 @@ from optimizers.projections import CHUNK, GradVac, PCGrad, PlainSum, gramians, w
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from runtime import checkpoint
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 aggregation = pytest.importorskip("torchjd.aggregation")
 

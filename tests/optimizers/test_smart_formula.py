@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from optimizers.smart import Smart
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 
 def new_batch():
