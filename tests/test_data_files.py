@@ -107,7 +107,7 @@ def test_real_files_equal_an_independent_reading(real_files, name):
 def args(parse, data_copy):
     """Return the options of a run on a copy of the sample, with all tasks."""
     options = parse("--data_dir", data_copy)
-    options.tasks = list(TASKS)
+    options.tasks = TASKS
     return options
 
 

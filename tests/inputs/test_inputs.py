@@ -29,7 +29,6 @@ def own_cache(tmp_path, monkeypatch):
 
 def load(parse, tiny_model, *flags):
     args = parse(*flags)
-    args.tasks = list(TASKS)
     config = load_config(tiny_model)
     tokenizer = load_tokenizer(tiny_model, config)
     return args, load_data(args, tokenizer, config.pad_token_id, ("train",))["train"]
@@ -86,7 +85,7 @@ def test_augmented_rows_are_trained_on_and_counted_apart(parse, tiny_model, few_
     flags = ("--data_dir", few_rows, "--augment", 1, "--task_scheduler", "pal", "--batch_size", 4)
     args = parse("train_multitask_pal.py", *flags)
     names = [name for name, task in TASKS.items() if task.is_pair]
-    args.tasks = names
+    args.tasks = {name: TASKS[name] for name in names}
     config = load_config(tiny_model)
     data = load_data(args, load_tokenizer(tiny_model, config), 0, ("train", "dev"))
     for name in names:

@@ -29,7 +29,6 @@ def build(parse, sizes):
 
     def build_from_flags(*flags):
         args = parse("--hidden_dropout_prob", "0", *flags)
-        args.tasks = list(TASKS)
         torch.manual_seed(0)
         config = BertConfig(
             **sizes, initializer_range=0.2, hidden_dropout_prob=0, attention_probs_dropout_prob=0

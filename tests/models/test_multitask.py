@@ -22,7 +22,6 @@ def build(parse, sizes):
 
     def build_from_flags(*flags):
         args = parse(*flags)
-        args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
         torch.manual_seed(0)
         return build_model(args, BertModel(BertConfig(**sizes, initializer_range=0.2)))
 
