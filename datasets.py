@@ -129,7 +129,8 @@ def find_columns(
         if names.count(name) != 1:
             raise InputError(
                 f"{path}:1: column {name!r} occurs {names.count(name)} times in {names}, "
-                f"expected the tab-separated columns {', '.join(wanted)}"
+                f"expected the tab-separated columns {', '.join(wanted)}, as task {task.name!r} "
+                "says with text and label"
             )
     return {name: names.index(name) for name in wanted}, len(names)
 

@@ -280,6 +280,7 @@ def set_data_dir(args: Namespace) -> None:
     folder = default_data_dir(args.tasks.values())
     args.data_dir = str(folder)
     named = {name for name in args.tasks for split in SPLITS if getattr(args, f"{name}_{split}")}
+    named |= {args.task_scheduler, *args.task_weights}
     found = {
         name: task for name, task in args.tasks.items() if name in named or has_files(folder, task)
     }

@@ -98,7 +98,7 @@ def test_augmented_rows_are_trained_on_and_counted_apart(parse, tiny_model, few_
         tokenizer = load_tokenizer(tiny_model, config)
         expected = TokenizedTask(TASKS[name], [swapped], tokenizer, 0).batch(np.array([0]))
         assert torch.equal(rows.batch(np.array([23]))["input_ids"], expected["input_ids"])
-    args.tasks, args.lr = names, 1e-3
+    args.tasks, args.lr = {name: TASKS[name] for name in names}, 1e-3
     model = build_model(args, load_pretrained(str(tiny_model)))
     training = build_training(args, model, data["train"])
     assert training.updates_per_epoch == 20 * len(names) / 4
