@@ -16,6 +16,7 @@ import datasets
 import task_table
 from datasets import SPLITS, default_data_dir, load_data, read_examples, task_file
 from models.pretrained import load_config, load_tokenizer
+from options import parsing, run_options
 from options.parsing import parse_args, resolve_options
 from options.run_options import get_args_parser
 from runtime.errors import InputError
@@ -141,12 +142,12 @@ def fourth(monkeypatch, tmp_path, data_copy):
         'range = [-40, 60]\nmetric = "pearson"\n'
     )
     table.write_text(more)
-    monkeypatch.setattr(task_table, "BUILT_IN", table)
-    task_table.built_in_table.cache_clear()
+    found = task_table.read_table(table)
+    for module in (parsing, run_options):
+        monkeypatch.setattr(module, "built_in_table", lambda: found)
     monkeypatch.setattr(datasets, "DATA_DIR", data_copy)
     shutil.copytree(SAMPLE, data_copy / "sample")
-    yield data_copy
-    task_table.built_in_table.cache_clear()
+    return data_copy
 
 
 def default_tasks(flags, tiny_model):
