@@ -32,7 +32,7 @@ NEEDED = ("kind", "files", "text", "label", "metric")
 OPTIONAL = ("classes", "range", "prediction", "ordered", "aliases")
 RANGED = {"classification": "classes", "multilabel": "classes", "regression": "range"}
 TAKEN_NAMES = {"multitask", "mean", "epoch", "epochs", "seconds", "state", "error", "trial"}
-ALLOWED_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}")
+ALLOWED_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,49}")  # no "-": it joins pairs of tasks
 MAX_CLASSES = 10_000
 MAX_TASKS = 1000
 LARGEST = 1e9  # of the range of a regression
@@ -142,7 +142,7 @@ class Checker:
 
     def name(self) -> None:
         """Check the task's name: it is part of flags, files and the model's names."""
-        allowed = "expected a letter, then letters, digits, - and _, 50 at most"
+        allowed = "expected a letter, then letters, digits and _, 50 at most"
         if not ALLOWED_NAME.fullmatch(self.task):
             raise InputError(f"{self.where}: the name is not allowed, {allowed}")
         if self.task in TAKEN_NAMES or hasattr(nn.ModuleDict(), self.task):

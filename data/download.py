@@ -81,10 +81,11 @@ class Source(NamedTuple):
 def read_sources(name: str) -> dict[str, Source]:
     """Return the sources of a set, built_in or glue, by the beginning of our files' names."""
     tables = tomllib.loads((FOLDER / "sources.toml").read_text(encoding="utf-8"))[name]
-    return {
-        stem: Source(**{k: tuple(v) if isinstance(v, list) else v for k, v in keys.items()})
-        for stem, keys in tables.items()
-    }
+    sources = {}
+    for stem, keys in tables.items():
+        values: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in keys.items()}
+        sources[stem] = Source(**values)
+    return sources
 
 
 def file_names(sources: dict[str, Source]) -> list[str]:

@@ -24,7 +24,7 @@ from tasks import Task
 COMPARED = {"batch_size", "lr", "projection", "task_scheduler"}
 UNCOMPARED = {"resume", "ray_address", "run_name", "logdir", "filepath", "tensorboard_subfolder"}
 UNCOMPARED |= {"dev_samples", "no_test_predictions", "save_every", "use_gpu", "local_files_only"}
-UNCOMPARED |= {"write_summary", "profiler"}
+UNCOMPARED |= {"write_summary", "profiler", "tasks_file"}
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -8,8 +8,8 @@
 A trial is a run like any other, in a process of its own, judged by its mean dev score after every
 epoch. A search has one directory: search.json, tasks.toml, trials.tsv, best.txt, two figures,
 trials/ with one record and one run directory each, best/ with the complete run of the best options,
-and ray/ with what Ray writes. A resumed search reads JSON, texts and checkpoints of tensors alone, and nothing of
-ray/: a search directory from someone else is data, never code.
+and ray/ with what Ray writes. A resumed search reads JSON, texts and checkpoints of tensors alone,
+and nothing of ray/: a search directory from someone else is data, never code.
 """
 
 import os

@@ -75,6 +75,7 @@ FOLDERS = [
     )
 ]
 BYTES = [("model", "model.safetensors", "train", NEW), ("model", "vocab.txt", "train", NEW)]
+BYTES += [("run", "tasks.toml", "train", RESUME), ("run", "tasks.toml", "evaluate", EVALUATE)]
 ROWS = [
     ("data", f"{task.stem}-{end}.csv", "train", NEW + skip)
     for task in TASKS.values()

@@ -168,6 +168,7 @@ WRONG = {  # what is wrong: (the table, the message after the file)
         "task 'a/b': the name is not allowed, expected a",
     ),
     "a name with a dot": (entry('"a.b"'), "task 'a.b': the name is not allowed, expected a letter"),
+    "a name with a dash": (entry("a-b"), "task 'a-b': the name is not allowed, expected a letter"),
     "an empty name": (entry('""'), "task '': the name is not allowed, expected a letter, then let"),
     "a name of PyTorch": (
         entry("type"),
