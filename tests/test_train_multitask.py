@@ -28,7 +28,14 @@ def metrics_of(run) -> list[dict]:
 def test_smoketest_writes_a_self_contained_run(train, capsys):
     run = train("--smoketest", "--run_name", "smoke")
     assert {path.name for path in run.iterdir()} == {
-        *("args.json", "config.json", "tokenizer.json", "metrics.jsonl", "metrics-dev.json"),
+        *(
+            "args.json",
+            "config.json",
+            "tokenizer.json",
+            "tasks.toml",
+            "metrics.jsonl",
+            "metrics-dev.json",
+        ),
         *("checkpoints", "predictions", "tensorboard"),
     }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.pt", "last.pt"}

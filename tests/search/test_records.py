@@ -155,7 +155,7 @@ def test_a_wrong_line_of_metrics_is_one_clear_error(tmp_path, change, message):
     ],
 )
 def test_a_wrong_search_json_is_one_clear_error(parse, tmp_path, change, message):
-    options = vars(parse("--hpo")) | {"narrowed": {}}
+    options = options_to_save(parse("--hpo")) | {"narrowed": {}}
     given, path = parse("--hpo_resume", tmp_path), tmp_path / "search.json"
     path.write_text(json.dumps({"options": options}, default=str))
     assert tune.resumed_search(given)[0].seed == 0
