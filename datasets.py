@@ -22,9 +22,8 @@ from inputs.segments import SegmentedTask
 from inputs.tags import tag_texts
 from runtime.errors import InputError, shorten
 from runtime.files import MAX_DATA_BYTES, read_bytes
-from tasks import Example, Task
+from tasks import SPLITS, Example, Task
 
-SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
 DATA_DIR = Path(__file__).resolve().parent / "data"
 BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Unicode counts them as letters and symbols
 SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}

@@ -13,19 +13,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inputs.batches import Rows
+from inputs.batches import Rows, to_device
 from models import MultitaskBert
 from reporting.duration import progress_bar
 from reporting.run_log import RunLog
 from reporting.summary import format_epoch
 from runtime import checkpoint, workers
 from runtime.interrupts import Interrupted
+from runtime.memory import trim_memory
 from runtime.workers import exchange
 from task_schedulers import Update
 from tasks import Metrics, num_examples
 from training import Training
 
 EVALUATION_BATCH_SIZE = 64
+# Batches of many shapes leave holes in the heap, which would grow for hundreds of updates.
+UPDATES_PER_TRIM = 50
 
 
 def fit(
@@ -91,10 +94,11 @@ def train_one_epoch(
     training.start_epoch()
     name = f"epoch {progress.epoch + 1}/{training.num_epochs}"
     bar = progress_bar(name, training.updates_per_epoch, progress.update, "update")
-    with bar, log.profiler(progress.epoch) as profile_step:
+    updates = training.task_scheduler.updates(training.updates_per_epoch - progress.update)
+    with bar, log.profiler(progress.epoch) as profile_step, updates as next_update:
         while progress.update < training.updates_per_epoch:
             started = time.perf_counter()
-            update = training.task_scheduler.next_update()
+            update = next_update()
             learning_rate = training.learning_rate
             losses, grad_norm = train_step(training, update, progress.next_update_name)
             progress.count(update, losses)
@@ -109,6 +113,8 @@ def train_one_epoch(
             bar.set_postfix(loss=f"{sum(losses.values()):.3f}", examples_per_s=f"{rate:.0f}")
             bar.update()
             check()
+            if progress.total_updates % UPDATES_PER_TRIM == 0:
+                trim_memory()
             if training.is_save_due:
                 save()
 
@@ -134,7 +140,7 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     training.optimizer.zero_grad()
     losses = []
     for task, batch, weight in update:
-        batch = {key: x.to(training.device, non_blocking=True) for key, x in batch.items()}
+        batch = to_device(batch, training.device)
         with training.precision():
             logits = training.regularizer.logits(task, batch)  # the model's forward pass, [B, C]
             loss = task.loss(logits, batch["labels"])  # [B, C] -> []
@@ -146,17 +152,15 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     # With several workers: sum the losses and, in place, the gradients. Alone: change nothing.
     sizes = [num_examples(batch) for _, batch, _ in update]
     total_losses = training.exchange.add_up(losses, sizes, training.gradients())  # [num batches]
-    training.projection.combine()
-    grad_norm = torch.nn.utils.clip_grad_norm_(
-        training.model.parameters(), training.clip or math.inf
-    )
-    grad_norm = grad_norm.to(training.device)  # without any gradient, it is on the CPU
-    results = [*total_losses, grad_norm, *training.curvature.hessian_norms()]
+    measured = training.projection.measure(training.model, training.clip)
+    results = [total_losses, *training.curvature.hessian_norms(), measured]
     values = training.exchange.read(results)  # the one host read
-    means, norms = mean_losses(update, values), values[len(update) :]
+    means, hessian_norms = mean_losses(update, values), values[len(update) : -len(measured)]
+    grad_norm = training.projection.combine(values[-len(measured) :])
+    norms = [grad_norm, *hessian_norms]
     check_finite(means, norms, where)
     training.optimizer.step()
-    return means, norms[0]
+    return means, grad_norm
 
 
 def mean_losses(update: Update, values: list[float]) -> dict[str, float]:
@@ -242,7 +246,7 @@ def predict_logits(
     chunks = data.chunks(EVALUATION_BATCH_SIZE, rows)
     with progress_bar(name, len(rows), 0, "example") as bar:
         for number in exchange().share_out(len(chunks), check):
-            batch = {key: tensor.to(device) for key, tensor in data.batch(chunks[number]).items()}
+            batch = to_device(data.batch(chunks[number]), device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
                 logits[chunks[number]] = model(data.task, batch).cpu().numpy()
             bar.update(len(chunks[number]) * workers.size())

@@ -15,6 +15,14 @@ import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imp
 
 # isort: split
 import sys
+
+from options.evaluation_options import get_args_parser, parse_args
+from runtime.errors import exit_status, read_command_line
+
+if __name__ == "__main__":  # before the slow imports: --help and a wrong flag are answered at once
+    ARGS = read_command_line(lambda: parse_args(get_args_parser()))
+
+# isort: split
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
@@ -32,8 +40,7 @@ from models import MultitaskBert, build_model
 from models.bert import BertModel
 from models.pretrained import load_config, load_tokenizer
 from models.weight_file import check_size
-from options.parsing import ArgumentParser, resolve_model_options
-from options.types import printable
+from options.resolving import resolve_model_options
 from reporting.figures import dev_figures
 from reporting.outputs import redirect, write_outputs
 from reporting.run_directory import read_options
@@ -41,12 +48,10 @@ from reporting.run_log import RunLog
 from reporting.summary import baselines, count_parameters, format_table, print_end
 from runtime import checkpoint
 from runtime.device import connect
-from runtime.errors import InputError, exit_status
+from runtime.errors import InputError
 from runtime.files import MAX_DATA_BYTES, MIB, make_folder, read_bytes, read_json
 from tasks import Example, Task, mean_score, scores
 from training import Training
-
-DESCRIPTION = "Evaluate a finished run, or label new text with it."
 
 
 def finish(
@@ -80,7 +85,8 @@ def finish(
         write_outputs(args, split, data[split], metrics[split], predictions[split], facts)
     finals = scores(metrics["dev"])
     finals |= {"mean": mean_score(finals)}
-    figures = dev_figures(data["dev"], predictions["dev"])
+    # TensorBoard shows the figures; without it, matplotlib is not imported for them.
+    figures = dev_figures(data["dev"], predictions["dev"]) if args.write_summary else {}
     total_updates = training.progress.total_updates
     log.finish(vars(args), finals, figures, training.conflicts, total_updates)
     baseline = baselines(data["train"], data["dev"])
@@ -251,62 +257,6 @@ def read_text(path: str, task: Task) -> list[Example]:
     return examples
 
 
-def get_args_parser() -> ArgumentParser:
-    """Return the parser of this command."""
-    parser = ArgumentParser("evaluation.py", description=DESCRIPTION)
-    # torchrun takes --run as its own option, so there is a second name.
-    add = parser.add_argument
-    add("--run", "--run_dir", dest="run", type=printable, required=True, help="directory of a run")
-    add("--split", choices=["dev", "test"], default="dev", help="rows to evaluate on")
-    add("--data_dir", type=printable, help="evaluate on the files there; unset: as the run")
-    add(
-        "--output",
-        metavar="DIR",
-        type=printable,
-        help="folder of metrics and predictions; unset: the run's own, or with --data_dir a "
-        "folder on-<its name> in the run",
-    )
-    add(
-        "--filepath",
-        metavar="DIR",
-        type=printable,
-        help="folder of the checkpoints; unset: checkpoints in the run",
-    )
-    add(
-        "--task",
-        nargs="+",
-        metavar="NAME",
-        help="tasks to evaluate, or the one that labels --input; unset: all of the run",
-    )
-    add("--input", type=printable, metavar="FILE", help="text to label, - for standard input")
-    add(
-        "--probabilities",
-        action="store_true",
-        help="print the probability of every class for --input, not of the predicted one alone",
-    )
-    add("--use_gpu", action="store_true", help="run on CUDA, an error without it")
-    return parser
-
-
-def parse_args(argv: list[str] | None = None) -> Namespace:
-    """Return the options of this command; contradictions end in `parser.error`."""
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
-    if args.input is not None and len(args.task or ()) != 1:
-        parser.error("--input needs one --task, which labels it")
-    if args.input is None and args.probabilities:
-        parser.error("--probabilities does nothing without --input; add that, or drop it")
-    if args.input is None and args.task and not (args.data_dir or args.output):
-        parser.error(
-            "--task evaluates some tasks, whose results would replace those of all; name a folder "
-            "for them with --output"
-        )
-    for name in ("data_dir", "output"):
-        if args.input is not None and getattr(args, name) is not None:
-            parser.error(f"--input labels new text on standard output; drop --{name}")
-    return args
-
-
 def main(args: Namespace) -> None:
     """Label --input, or evaluate the run on a split."""
     device = connect(args.use_gpu)
@@ -320,5 +270,4 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    labels_text = any(word.startswith("--input") for word in sys.argv)
-    sys.exit(exit_status(lambda: main(parse_args()), is_output_needed=labels_text))
+    sys.exit(exit_status(lambda: main(ARGS), is_output_needed=ARGS.input is not None))

@@ -1,6 +1,8 @@
 """What tasks are judged by: (predictions, labels) -> a number, of which more is better.
 
 Predictions and labels are [N]; for tasks with several labels per example, [N, C] of 0 and 1.
+
+SciPy and scikit-learn are imported in the functions, so that `--help` does not wait for them.
 """
 
 import math
@@ -8,8 +10,6 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
-from sklearn.metrics import f1_score, matthews_corrcoef
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -22,11 +22,15 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def binary_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return the F1 score of label 1; 0 if it is neither predicted nor present."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predictions, zero_division=0))
 
 
 def micro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return the F1 score of all labels [N, C] together; 0 if none is predicted or present."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predictions, average="micro", zero_division=0))
 
 
@@ -35,11 +39,15 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 
     Of labels [N, C], it is the mean over all C classes.
     """
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
 
 
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return Matthews' correlation coefficient; 0 if predictions or labels are constant."""
+    from sklearn.metrics import matthews_corrcoef
+
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
     return float(matthews_corrcoef(labels, predictions))
@@ -47,11 +55,15 @@ def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return Pearson's r; nan, with a warning, if predictions or labels are constant."""
+    from scipy import stats
+
     return correlation(stats.pearsonr, predictions, labels)
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return Spearman's rho; nan, with a warning, if predictions or labels are constant."""
+    from scipy import stats
+
     return correlation(stats.spearmanr, predictions, labels)
 
 

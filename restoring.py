@@ -5,6 +5,7 @@ alone stands in its `load_state_dict`; here is what depends on the rest of the r
 """
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from optimizers.lr_schedules import PlateauSchedule
 from runtime import checkpoint
 from runtime.checkpoint import fitting
 from runtime.errors import InputError
+from runtime.generators import check_generator_state
 from runtime.saved_values import check_keys, check_like, check_number, shown
 from training import Progress, Training
 
@@ -47,7 +49,7 @@ def restore(training: Training, path: Path) -> None:
                     restore_part(name, part, state[name], training)
         with fitting("random"):
             checkpoint.check_random_states(state["random"])
-            checkpoint.set_random_states(state["random"])
+            checkpoint.set_random_states(state["random"], training.device)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -76,10 +78,26 @@ def restore_part(name: str, part: Any, given: Any, training: Training) -> None:
         check_keys(given, part.state_dict())
         check_cosines(given["cosines"], part.history(), training)
     else:
+        given = from_earlier_version(given) if name == "smart" else given
         check_like(given, part.state_dict())
     if name == "task_scheduler" and given["turn"] not in (0, training.progress.total_updates):
         raise ValueError(f"turn is {given['turn']}, expected {training.progress.total_updates}")
     part.load_state_dict(given)
+
+
+def from_earlier_version(given: Any) -> Any:
+    """Return SMART's saved state in today's form, with a warning if it has another one.
+
+    Earlier versions drew its noise from a generator.
+    """
+    if not isinstance(given, dict) or "generator" not in given or "num_rows" in given:
+        return given
+    warnings.warn(
+        "saved by an earlier version, which drew SMART's noise in another way: the run continues "
+        "with other noise than it would have had",
+        stacklevel=2,
+    )
+    return {"num_rows": 0, **{key: value for key, value in given.items() if key != "generator"}}
 
 
 def check_progress(given: Any, training: Training) -> None:
@@ -132,8 +150,10 @@ def check_optimizer(given: Any, optimizer: Optimizer, num_updates: int) -> None:
         raise ValueError(f"expected {len(own['param_groups'])} parameter groups")
     for number, (group, own_group) in enumerate(zip(given["param_groups"], own["param_groups"])):
         check_group(group, own_group, f"param_groups.{number}")
-    rest = [key for key in own if key not in ("state", "param_groups")]
+    rest = [key for key in own if key not in ("state", "param_groups", "generator")]
     check_like({key: given[key] for key in rest}, {key: own[key] for key in rest})
+    if "generator" in given:
+        check_generator_state(given["generator"], "generator")
     if "num_updates" in given:
         check_number(given["num_updates"], num_updates, num_updates, "num_updates")
     params = [p for group in optimizer.param_groups for p in group["params"]]

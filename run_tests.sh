@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests offline and print the coverage of our own code. The first call installs what they
+# Run the tests offline, on up to eight cores, and print the coverage of our own code. The first call installs what they
 # need into .venv.
 #   bash run_tests.sh                            # all tests but the slow ones
 #   bash run_tests.sh -m slow                    # the slow ones
@@ -15,4 +15,5 @@ source ./scripts/environment.sh
 find_environment tests
 
 export HF_HUB_OFFLINE=1 # a test that needs the network is a bug
-exec "$python" -m pytest --cov --cov-report=term "$@"
+# Each of the processes takes the tests of whole files, and what is left of others at the end.
+exec "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal --cov --cov-report=term "$@"

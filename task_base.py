@@ -3,21 +3,26 @@
 Axis letters: B batch, N examples, C outputs, or classes.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
-from torch import Tensor
 
 from metrics import Metric
 from runtime.errors import shorten
 from runtime.numbers import is_plain_number
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
+
 Label = int | float | tuple[int, ...]
 Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value, the deciding one first
-Batch = dict[str, Tensor]  # described in `inputs.batches`
+Batch = dict[str, "Tensor"]  # described in `inputs.batches`
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ class Task:
         """Return the metrics that a task of this kind may be judged by."""
         return cls.reported | cls.extra
 
-    def weighing_classes(self, train_labels: np.ndarray) -> "Task":
+    def weighing_classes(self, train_labels: np.ndarray) -> Task:
         """Return a copy of the task whose loss gives the same total weight to every class.
 
         The weight of class c is N / (C · n_c), where n_c of the N training labels are c. A task
@@ -233,4 +238,6 @@ class Task:
 
     def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Count examples by true class (rows) and predicted class (columns): [C, C]."""
+        from sklearn.metrics import confusion_matrix  # see `tasks` for why it is imported here
+
         return confusion_matrix(labels, predictions, labels=range(self.num_classes))

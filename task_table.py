@@ -20,8 +20,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from runtime.errors import InputError
 from runtime.files import MIB, is_plain_name, read_text
 from tasks import KINDS, Task
@@ -32,6 +30,20 @@ NEEDED = ("kind", "files", "text", "label", "metric")
 OPTIONAL = ("classes", "range", "prediction", "ordered", "aliases")
 RANGED = {"classification": "classes", "multilabel": "classes", "regression": "range"}
 TAKEN_NAMES = {"multitask", "mean", "epoch", "epochs", "seconds", "state", "error", "trial"}
+# The attributes of torch's ModuleDict, which holds the heads by task. They are listed because torch
+# is not imported here; transformers adds smart_apply.
+MODULE_NAMES = frozenset("""
+    add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule half ipu items keys load_state_dict modules mtia named_buffers named_children
+    named_modules named_parameters parameters pop register_backward_hook register_buffer
+    register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter
+    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+    set_submodule share_memory smart_apply state_dict T_destination to to_empty train training
+    type update values xpu zero_grad
+    """.split())
 ALLOWED_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,49}")  # no "-": it joins pairs of tasks
 MAX_CLASSES = 10_000
 MAX_TASKS = 1000
@@ -145,7 +157,7 @@ class Checker:
         allowed = "expected a letter, then letters, digits and _, 50 at most"
         if not ALLOWED_NAME.fullmatch(self.task):
             raise InputError(f"{self.where}: the name is not allowed, {allowed}")
-        if self.task in TAKEN_NAMES or hasattr(nn.ModuleDict(), self.task):
+        if self.task in TAKEN_NAMES | MODULE_NAMES:
             raise InputError(f"{self.where}: the name has another meaning here; choose another")
 
     def names_of_keys(self) -> None:

@@ -3,23 +3,33 @@
 `tasks.toml` describes the built-in tasks and `task_table` reads it. No Python file names a task: a
 new one needs a table and its data files.
 
+Every command line needs the names of the tasks, and `--help` shall not wait for torch, SciPy or
+scikit-learn. So here, and in all that reads the table, they are imported in the functions that
+compute with them.
+
 Axis letters: B batch, N examples, C outputs, or classes.
 """
 
+from __future__ import annotations
+
 import math
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from metrics import accuracy, binary_f1, macro_f1, matthews, micro_f1, pearson, spearman
 from runtime.errors import shorten
 from runtime.numbers import is_plain_number
-from task_base import Batch, Example, Label, Metrics, Task, num_examples, own_rows
+from task_base import SPLITS, Batch, Example, Label, Metrics, Task, num_examples, own_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = [
     "KINDS",
+    "SPLITS",
     "Batch",
     "Example",
     "Label",
@@ -53,8 +63,18 @@ def weighted_mean(losses: Tensor, labels: Tensor, class_weights: tuple[float, ..
     It is a mean over examples, not over weights as in PyTorch, so that the parts of a batch add up
     to the whole.
     """
-    weights = torch.tensor(class_weights, dtype=losses.dtype, device=losses.device)
+    weights = weights_on(losses.device, losses.dtype, class_weights)
     return (weights[labels] * losses).mean()
+
+
+@cache
+def weights_on(
+    device: torch.device, dtype: torch.dtype, class_weights: tuple[float, ...]
+) -> Tensor:
+    """Return class weights [C] on a device; they are moved there once."""
+    import torch
+
+    return torch.tensor(class_weights, dtype=dtype, device=device)
 
 
 def bernoulli_symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
@@ -64,6 +84,8 @@ def bernoulli_symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Return the sigmoid of logits [N, C]."""
+    import torch
+
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
@@ -81,6 +103,8 @@ class Classification(Task):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy [] of logits [B, C] and class numbers [B]."""
+        import torch.nn.functional as F
+
         check_shapes(logits, labels, self.num_outputs)
         if self.class_weights is None:
             return F.cross_entropy(logits, labels)
@@ -99,6 +123,8 @@ class Classification(Task):
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return the softmax [N, C]."""
+        import torch
+
         return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
@@ -110,6 +136,8 @@ class Binary(Task):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean binary cross entropy [] of logits [B, 1] and labels [B], 0 or 1."""
+        import torch.nn.functional as F
+
         check_shapes(logits, labels, 1)
         logits, targets = logits[:, 0], labels.to(logits.dtype)
         if self.class_weights is None:
@@ -140,6 +168,8 @@ class Regression(Task):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean squared error [] of outputs [B, 1] and numbers [B]."""
+        import torch.nn.functional as F
+
         check_shapes(logits, labels, 1)
         return F.mse_loss(logits[:, 0], labels.to(logits.dtype))
 
@@ -189,6 +219,8 @@ class Multilabel(Task):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean binary cross entropy [] of logits and labels, both [B, C]."""
+        import torch.nn.functional as F
+
         check_pair(logits, labels, self.num_outputs)
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 

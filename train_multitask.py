@@ -13,6 +13,15 @@ import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imp
 
 # isort: split
 import sys
+
+from options.parsing import parse_args
+from options.run_options import get_args_parser
+from runtime.errors import exit_status, read_command_line
+
+if __name__ == "__main__":  # before the slow imports: --help and a wrong flag are answered at once
+    ARGS = read_command_line(lambda: parse_args(get_args_parser()))
+
+# isort: split
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +31,12 @@ from engine import fit
 from evaluation import finish
 from inputs.frozen_states import cache_frozen_states
 from models import build_model
-from options.parsing import parse_args
-from options.run_options import get_args_parser
 from reporting.run_log import build_run_log
 from reporting.start import open_run
 from reporting.summary import count_evaluated, print_resumed, print_start, resume_command
 from restoring import restore
 from runtime import checkpoint
 from runtime.device import connect
-from runtime.errors import exit_status
 from runtime.interrupts import stop_on_signals
 from search.tune import search
 from training import build_training
@@ -89,4 +95,4 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(lambda: main(parse_args(get_args_parser()))))
+    sys.exit(exit_status(lambda: main(ARGS)))

@@ -16,8 +16,13 @@ import sys
 
 from options.parsing import parse_args
 from options.run_options import get_pal_args_parser as get_args_parser
-from runtime.errors import exit_status
+from runtime.errors import exit_status, read_command_line
+
+if __name__ == "__main__":  # before the slow imports: --help and a wrong flag are answered at once
+    ARGS = read_command_line(lambda: parse_args(get_args_parser()))
+
+# isort: split
 from train_multitask import main
 
 if __name__ == "__main__":
-    sys.exit(exit_status(lambda: main(parse_args(get_args_parser()))))
+    sys.exit(exit_status(lambda: main(ARGS)))

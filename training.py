@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from inputs.batches import Rows
 from models import MultitaskBert
+from models.compiled import compile_layers
 from optimizers import (
     build_lr_schedule,
     build_optimizer,
@@ -26,6 +27,7 @@ from optimizers.lr_schedules import PlateauSchedule, UpdateSchedule
 from optimizers.smart import PlainForward, Smart
 from optimizers.sophia import NoCurvature, SophiaH
 from optimizers.task_gradients import SummedGradients, TaskGradients
+from prefetching import Prefetched, is_worthwhile
 from reporting.run_log import peak_memory_mib
 from runtime import checkpoint
 from runtime.workers import Alone, Together, exchange
@@ -119,7 +121,7 @@ class Training:
     """
 
     model: MultitaskBert
-    task_scheduler: TaskScheduler
+    task_scheduler: TaskScheduler | Prefetched
     projection: SummedGradients | TaskGradients
     conflicts: ConflictLog
     regularizer: PlainForward | Smart
@@ -271,9 +273,13 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
     projection, conflicts = build_projection(args, model, task_scheduler.names)
     optimizer = build_optimizer(args, model)
     hidden_size = model.encoder.config.hidden_size
+    if args.compile:
+        compile_layers(model)
+    device = next(model.parameters()).device
+    is_prefetched = is_worthwhile(device, task_scheduler.data)
     training = Training(
         model=model,
-        task_scheduler=task_scheduler,
+        task_scheduler=Prefetched(task_scheduler, device) if is_prefetched else task_scheduler,
         projection=projection,
         conflicts=conflicts,
         regularizer=build_regularizer(args, model),

@@ -1,9 +1,10 @@
 """Peak memory of one arm of a benchmark, among others in the same process (Linux)."""
 
-import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
+
+from runtime.memory import trim_memory
 
 
 def resident_mib(field: str) -> float:
@@ -14,17 +15,12 @@ def resident_mib(field: str) -> float:
     raise OSError(f"/proc/self/status has no {field}, expected Linux")
 
 
-def trim_memory() -> None:
-    """Give freed memory back to the system."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def peak_memory(run: Callable[[], object]) -> float:
     """Return the peak of a call, in MiB above what the process held before it.
 
     The call should build its arm itself and keep nothing of it.
     """
+    gc.collect()
     trim_memory()
     before = resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM

@@ -3,30 +3,30 @@
     python -m benchmarks.parallel --data_dir data [--updates 20] [--rounds 3] [more flags]
 
 Both train the same updates with the same total batch. Reported are the examples per second and the
-peak memory of worker 0. More flags are those of train_multitask_pal.py.
+peak memory of worker 0. --precisions chooses what to compute in; every ratio is within one of them.
+More flags are those of train_multitask_pal.py.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from argparse import Namespace
-from pathlib import Path
 
-import torch
-
+from benchmarks.precision import (
+    Precision,
+    add_precisions,
+    chosen_precisions,
+    device_precisions,
+    machine,
+)
+from benchmarks.processes import hand_over, measure_apart
 from benchmarks.setup import run_benchmark, shared_parser
 from options.parsing import ArgumentParser, parse_args
-from runtime.errors import InputError
 from train_multitask import main as train
 from train_multitask_pal import get_args_parser as get_entry_parser
 
-ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-MARK = "RESULT "
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 METHODS = {
     "joint": "--task_scheduler joint",
     "pcgrad": "--projection pcgrad",
@@ -37,69 +37,79 @@ METHODS = {
 
 def main(options: Namespace) -> None:
     """Measure the chosen methods and print one line for each."""
+    precisions = chosen_precisions(options.precisions, [*device_precisions().values()][-1:])
     for method in options.methods:  # a wrong flag ends here, before a process starts
-        parse_args(get_entry_parser(), entry_words(options, method, "."))
+        for precision in precisions:
+            parse_args(get_entry_parser(), entry_words(options, precision, method, "."))
     if options.logdir is not None:
-        return work(options)
-    print(f"torch {torch.__version__}, one thread per process, {options.rounds} rounds, medians")
-    print(f"{'method':<10}{'speed 2/1':>11}{'range':>14}{'memory 2/1':>12}")
-    for method in options.methods:
-        speeds, memories = [], []
-        for _ in range(options.rounds):
-            one, two = (measure(options, method, number) for number in (1, 2))
-            speeds.append(two["rate"] / one["rate"])
-            memories.append(two["memory"] / one["memory"])
-        spread = f"{min(speeds):.2f}-{max(speeds):.2f}"
-        memory = statistics.median(memories)
-        print(f"{method:<10}{statistics.median(speeds):>11.2f}{spread:>14}{memory:>12.2f}")
+        return work(options, *precisions)
+    print(f"{machine(1)}, {options.rounds} rounds, medians")
+    print(f"{'precision':<14}{'method':<10}{'speed 2/1':>11}{'range':>14}{'memory 2/1':>12}")
+    for precision in precisions:
+        for method in options.methods:
+            speeds, memories = [], []
+            for _ in range(options.rounds):
+                one, two = (measure(options, precision, method, number) for number in (1, 2))
+                speeds.append(two["rate"] / one["rate"])
+                memories.append(two["memory"] / one["memory"])
+            spread = f"{min(speeds):.2f}-{max(speeds):.2f}"
+            print(
+                f"{precision.name:<14}{method:<10}{statistics.median(speeds):>11.2f}{spread:>14}"
+                f"{statistics.median(memories):>12.2f}",
+                flush=True,
+            )
 
 
-def entry_words(options: Namespace, method: str, logdir: str) -> list[str]:
+def entry_words(options: Namespace, precision: Precision, method: str, logdir: str) -> list[str]:
     """Return the words of train_multitask_pal.py: two epochs, of which the first warms up."""
-    words = ["--data_dir", options.data_dir, "--model_name", options.model_name]
+    words = ["--data_dir", options.data_dir, "--model_name", options.model_name, precision.flag]
     words += ["--logdir", logdir, "--num_batches_per_epoch", str(options.updates)]
     words += "--epochs 2 --dev_samples 8 --no_test_predictions --no_tensorboard".split()
     return [*words, *METHODS[method].split(), *options.entry_flags]
 
 
-def measure(options: Namespace, method: str, num_processes: int) -> dict[str, float]:
+def measure(
+    options: Namespace,
+    precision: Precision,
+    method: str,
+    num_processes: int,
+    threads: dict[str, str] = ONE_THREAD,
+) -> dict[str, float]:
     """Return examples per second and peak MiB of a training in processes of its own.
+
+    Args:
+        options: the benchmark's options.
+        precision: that they compute in.
+        method: one of METHODS.
+        num_processes: that train together.
+        threads: variables that say how many threads a process has, and how they wait.
 
     Raises:
         InputError: the training failed.
     """
-    launcher = [*TORCHRUN, str(num_processes)] if num_processes > 1 else []
     with tempfile.TemporaryDirectory() as logdir:
-        command = [sys.executable, *launcher, "-m", "benchmarks.parallel"]
-        command += ["--data_dir", options.data_dir, "--model_name", options.model_name]
-        command += ["--updates", str(options.updates), "--methods", method, "--logdir", logdir]
-        done = subprocess.run(
-            [*command, *options.entry_flags],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        words = ["--data_dir", options.data_dir, "--model_name", options.model_name]
+        words += ["--updates", options.updates, "--methods", method, "--logdir", logdir]
+        return measure_apart(
+            f"{method} on {num_processes} processes",
+            "benchmarks.parallel",
+            [*words, "--precisions", precision.name, *options.entry_flags],
+            launcher=[*TORCHRUN, str(num_processes)] if num_processes > 1 else [],
+            environment=threads | precision.environment,
         )
-    for line in done.stdout.splitlines():
-        if line.startswith(MARK):
-            return json.loads(line.removeprefix(MARK))
-    lines = done.stderr.splitlines()
-    reason = next((line for line in lines if "error: " in line), "\n".join(lines[-20:]))
-    raise InputError(f"{method} on {num_processes} processes: {reason.removeprefix('error: ')}")
 
 
-def work(options: Namespace) -> None:
-    """Train as one of the processes; worker 0 prints the second epoch's speed as JSON.
+def work(options: Namespace, precision: Precision) -> None:
+    """Train as one of the processes; worker 0 hands over the second epoch's speed.
 
     Evaluation is outside the clock.
     """
     lines: list[dict] = []
     [method] = options.methods
-    words = entry_words(options, method, options.logdir)
+    words = entry_words(options, precision, method, options.logdir)
     train(parse_args(get_entry_parser(), words), lines.append)
     if lines:
-        result = {"rate": lines[1]["examples_per_second"], "memory": lines[1]["peak_memory_mib"]}
-        print(MARK + json.dumps(result), flush=True)
+        hand_over({"rate": lines[1]["examples_per_second"], "memory": lines[1]["peak_memory_mib"]})
 
 
 def get_args_parser() -> ArgumentParser:
@@ -107,6 +117,7 @@ def get_args_parser() -> ArgumentParser:
     parser = shared_parser(__doc__, rounds=3, updates=20)
     add = parser.add_argument
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to measure")
+    add_precisions(parser, unset="a run's default")
     add("--logdir", help=argparse.SUPPRESS)  # marks a process that `measure` started
     return parser
 

@@ -76,15 +76,17 @@ def open_arm(options: Namespace, flags: str = "") -> Start:
         return start
 
 
-def load_rows(start: Start, num_rows: int | None = None) -> dict[str, TokenizedTask]:
-    """Return the training rows of every task, or the first `num_rows` of them.
+def load_rows(
+    start: Start, num_rows: int | None = None, split: str = "train"
+) -> dict[str, TokenizedTask]:
+    """Return the rows of a split of every task, or the first `num_rows` of them.
 
     Raises:
         InputError: a file is missing or has a bad row.
     """
     args, data = start.args, {}
     for name, task in args.tasks.items():
-        examples = read_examples(task_file(args, task, "train"), task, require_labels=True)
+        examples = read_examples(task_file(args, task, split), task, require_labels=True)
         examples = examples[:num_rows]
         data[name] = tokenize(args, task, examples, start.tokenizer, start.config.pad_token_id)
     return data

@@ -4,16 +4,25 @@
 
 All arms train on the same batches, one of every task in each update, in one process and in turns.
 A time is the median over the rounds of its ratio to the plain sum's. A memory is the peak above the
-plain sum's, in float32 copies of the shared parameters.
+plain sum's, in float32 copies of the shared parameters. --precisions prints a table for each of
+several precisions; every ratio is within one of them.
 """
 
 from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 
 from benchmarks.memory import peak_memory
+from benchmarks.precision import (
+    Precision,
+    add_precisions,
+    chosen_precisions,
+    device_precisions,
+    machine,
+)
 from benchmarks.setup import (
     build_seeded_model,
     event_log,
@@ -56,14 +65,21 @@ class Arm:
         options: the benchmark's options.
         data: the training rows by task.
         log: told every update.
+        precision: what it computes in.
         name: a key of `ARMS`.
     """
 
     def __init__(
-        self, options: Namespace, data: dict[str, TokenizedTask], log: RunLog, name: str
+        self,
+        options: Namespace,
+        data: dict[str, TokenizedTask],
+        log: RunLog,
+        precision: Precision,
+        name: str,
     ) -> None:
         flags, self.logs_conflicts = ARMS[name]
-        start = open_arm(options, f"--batch_size {options.batch_size} --lr 1e-5 {flags}")
+        flags += f" --batch_size {options.batch_size} --lr 1e-5 {precision.flag}"
+        start = open_arm(options, flags)
         self.training = build_training(start.args, build_seeded_model(start), {**data})
         self.log = log
         projection = self.training.projection
@@ -80,22 +96,35 @@ class Arm:
 
 
 def main(options: Namespace) -> None:
-    """Measure the chosen arms and print one line for each."""
+    """Measure the chosen arms and print one line for each, in every precision."""
     torch.set_num_threads(options.threads)
+    precisions = chosen_precisions(options.precisions, [*device_precisions().values()][-1:])
     data = load_rows(open_arm(options), options.rows)
+    print(machine(options.threads))
+    for precision in precisions:
+        with event_log() as log, precision.products():
+            print_techniques(options, partial(Arm, options, data, log, precision), precision.name)
+
+
+def print_techniques(options: Namespace, build: Callable[[str], Arm], precision: str) -> None:
+    """Measure the chosen arms in one precision and print one line for each.
+
+    Args:
+        options: the benchmark's options.
+        build: returns the arm of a name.
+        precision: its name, for the head of the table.
+    """
     chosen = [name for name in ARMS if name in (options.only or ARMS) or name == PLAIN]
+    build(PLAIN).run(1)  # the libraries allocate their own buffers once
+    peaks = {name: peak_memory(lambda: build(name).run(2)) for name in chosen}
+    arms = {name: build(name) for name in chosen}
     rounds = []
-    with event_log() as log:
-        build = partial(Arm, options, data, log)
-        build(PLAIN).run(1)  # the libraries allocate their own buffers once
-        peaks = {name: peak_memory(lambda: build(name).run(2)) for name in chosen}
-        arms = {name: build(name) for name in chosen}
-        for _ in range(1 + options.rounds):
-            rounds.append([seconds_of(lambda: arm.run(options.updates)) for arm in arms.values()])
+    for _ in range(1 + options.rounds):
+        rounds.append([seconds_of(lambda: arm.run(options.updates)) for arm in arms.values()])
     seconds = np.array(rounds[1:])  # [rounds, arms], without the first round, which warms up
     ratios = seconds / seconds[:, [chosen.index(PLAIN)]]
     shared = sum(p.numel() for p in arms[PLAIN].training.model.shared_parameters())
-    print(f"{'technique':<24}{'time':>7}{'rounds':>16}{'memory':>9}")
+    print(f"{f'in {precision}':<24}{'time':>7}{'rounds':>16}{'memory':>9}")
     for name, column in zip(arms, ratios.T):
         copies = (peaks[name] - peaks[PLAIN]) * 2**20 / (4 * shared)
         spread = f"{column.min():.2f} to {column.max():.2f}"
@@ -106,6 +135,7 @@ def get_args_parser() -> ArgumentParser:
     """Return the parser of this benchmark."""
     parser = shared_parser(__doc__, rows=None, batch_size=16, rounds=3, updates=10, threads=2)
     parser.add_argument("--only", nargs="+", choices=ARMS, help="techniques; unset: all")
+    add_precisions(parser, unset="a run's default")
     return parser
 
 

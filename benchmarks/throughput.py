@@ -2,28 +2,43 @@
 
     python -m benchmarks.throughput --data_dir data
     python -m benchmarks.throughput --data_dir data --arms abcd --profile
+    python -m benchmarks.throughput --data_dir data --memory
 
 Arms, all on the same examples, encoder weights, batch size, dropout, AdamW and clipping:
   a  our training loop, as it runs for a user
   b  transformers' BertModel, random batches padded to their longest example
   c  the same with our length-grouped batches
   d  our loop with dropout 0 (not comparable with the others; shows what dropout costs)
-Everything runs in one process. Arms take turns, round by round, so that a busy machine slows all of
-them. Tokenizing is outside the clock, collating inside. The useful rate is 6 · non-embedding
-parameters · real tokens / second, as a share of what the machine's own matrix multiplication
-reaches on the encoder's shapes in the same rounds.
+Each runs in every precision that the device has (`benchmarks.precision`). Everything runs in one
+process. Arms take turns, round by round, so that a busy machine slows all of them. Tokenizing is
+outside the clock, collating inside. The useful rate is 6 · non-embedding parameters · real tokens /
+second, as a share of the best rate of the machine's own matrix products in that precision, on the
+encoder's shapes and in the same rounds. The last line compares the defaults of both sides.
+
+--memory measures the resident memory of our loop instead, in a process of its own per precision.
 """
 
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from benchmarks.memory import peak_memory
+from benchmarks.arms import OurArm, Plan, ReferenceArm
+from benchmarks.memory import peak_memory, resident_mib
+from benchmarks.precision import (
+    Precision,
+    add_precisions,
+    chosen_precisions,
+    device_precisions,
+    machine,
+    product_rate,
+)
+from benchmarks.processes import hand_over, measure_apart
+from benchmarks.profiling import print_profile
 from benchmarks.setup import (
-    build_seeded_model,
     event_log,
     load_rows,
     open_arm,
@@ -33,92 +48,13 @@ from benchmarks.setup import (
     shared_parser,
 )
 from inputs.batches import TokenizedTask
-from models import MultitaskBert
-from models.bert import BertConfig
-from optimizers import build_optimizer
 from options.parsing import ArgumentParser
+from options.types import positive_int
 from reporting.run_log import RunLog
 from reporting.start import Start
 from task_schedulers import TASK_SCHEDULERS
-from tasks import Batch, Task
-from training import build_training
 
-Plan = list[dict[str, np.ndarray]]  # of each update, the row numbers [B] by task
-
-OPERATIONS = {  # group of --profile -> the operations that it sums up
-    "matrix products of the layers": ("aten::mm", "aten::addmm"),
-    "attention products": ("aten::bmm", "aten::baddbmm"),
-    "dropout masks": ("aten::random_", "aten::ge"),
-    "gelu": ("aten::gelu", "aten::gelu_backward"),
-    "softmax": ("aten::_softmax", "aten::_softmax_backward_data"),
-    "layer norm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
-    "optimizer and clipping": ("aten::_fused_adamw_", "aten::linalg_vector_norm"),
-    "fresh zeros": ("aten::fill_", "aten::zero_"),
-    "embedding gradient": ("aten::embedding_dense_backward",),
-}
-
-
-class ReferenceModel(nn.Module):
-    """transformers' encoder under our features and heads."""
-
-    def __init__(self, encoder: nn.Module, ours: MultitaskBert) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.features = ours.features
-        self.heads = ours.heads
-
-    def forward(self, task: Task, batch: Batch) -> Tensor:
-        """Return logits [B, C]."""
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
-        states = self.encoder(**inputs).last_hidden_state  # [B, L, H]
-        return self.heads[task.name](self.features(states, batch["attention_mask"]))
-
-
-class OurArm:
-    """Our loop over its own scheduler, which draws the rows of `plan_rounds` in their order."""
-
-    def __init__(self, start: Start, data: dict[str, TokenizedTask], log: RunLog) -> None:
-        self.training = build_training(start.args, build_seeded_model(start), {**data})
-        self.log = log
-
-    def run(self, updates: Plan) -> None:
-        """Train on the next updates."""
-        run_updates(self.training, self.log, len(updates))
-
-    @property
-    def num_layer_parameters(self) -> int:
-        """The number of the encoder's parameters without embeddings and pooler."""
-        named = self.training.model.encoder.named_parameters()
-        return sum(p.numel() for name, p in named if name.startswith("layer."))
-
-
-class ReferenceArm:
-    """A plain loop around transformers' encoder, over the rows that it is given."""
-
-    def __init__(self, start: Start, data: dict[str, TokenizedTask]) -> None:
-        from transformers import BertModel
-
-        dropout = start.args.hidden_dropout_prob
-        encoder = BertModel.from_pretrained(
-            start.source, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
-        )
-        self.model = ReferenceModel(encoder, build_seeded_model(start)).train()
-        self.optimizer = build_optimizer(start.args, self.model)
-        self.clip = start.args.clip
-        self.data = data
-
-    def run(self, updates: Plan) -> None:
-        """Train on these updates."""
-        for update in updates:
-            self.optimizer.zero_grad()
-            for name, rows in update.items():
-                batch = self.data[name].batch(rows)
-                task = self.data[name].task
-                task.loss(self.model(task, batch), batch["labels"]).backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-            self.optimizer.step()
-
-
+FIRST_MARK = 25  # updates after which --memory looks first; then at twice as many, and so on
 ARMS = {
     "a": "our loop",
     "b": "transformers, random batches",
@@ -127,52 +63,109 @@ ARMS = {
 }
 
 
+class Figures(NamedTuple):
+    """What was measured in one precision.
+
+    Attributes:
+        seconds: of each round, [rounds], by arm.
+        products: the best product rate of each round, [rounds], in operations per second.
+        peaks: peak MiB by arm.
+    """
+
+    seconds: dict[str, np.ndarray]
+    products: np.ndarray
+    peaks: dict[str, float]
+
+
 def main(options: Namespace) -> None:
     """Measure the chosen arms and print their speeds, memory and ratios."""
     torch.set_num_threads(options.threads)
-    start = open_arm(options, common_flags(options))
+    precisions = chosen_precisions(options.precisions, [*device_precisions().values()])
+    if options.is_apart:
+        return hand_over(memory_of_updates(options, *precisions))
+    start = open_arm(options, common_flags(options, precisions[0]))
     data = load_rows(start, options.rows)
+    if options.memory is not None:
+        return print_memory(options, precisions)
     warmup, *rounds = plan_rounds(options, start, data)
     # (b) draws its random batches from the rows of all rounds: those of one round alone are too
     # alike in length.
     plans = {name: [warmup, *rounds] for name in options.arms}
     plans["b"] = [*shuffled([warmup], start.args.seed), *shuffled(rounds, start.args.seed)]
-
     tokens = np.array([real_tokens(data, updates) for updates in rounds])
-    mean_tokens = int(tokens.sum() / (len(rounds) * options.updates * len(data)))  # of a batch
-
-    times, gemm = [], []
     with event_log() as log:
         build = partial(build_arm, options, data, log)
-        ours = OurArm(start, data, log)
-        ours.run(warmup[:1])  # the libraries allocate their own buffers once
-        peaks = {n: peak_memory(lambda: build(n).run(plans[n][0])) for n in options.arms}
-        arms = {name: build(name) for name in options.arms}
-        for number in range(1 + len(rounds)):
-            times.append([seconds_of(partial(arms[n].run, plans[n][number])) for n in arms])
-            gemm.append(sgemm_rate(start.config, mean_tokens))
-        seconds = dict(zip(arms, np.array(times[1:]).T))  # by arm, without the warm-up
-        print_speeds(options, seconds, peaks, count_examples(rounds))
-        shares = 6 * ours.num_layer_parameters * tokens / seconds["a"] / np.array(gemm[1:])
-        print(
-            f"  useful rate of (a): {np.median(shares):.1%} of sgemm, median of the rounds   "
-            f"rounds {shares.min():.1%} to {shares.max():.1%}"
-        )
+        mean_tokens = int(tokens.sum() / (len(rounds) * options.updates * len(data)))  # of a batch
+        multiply = partial(product_rate, start.config, mean_tokens)
+        figures = measure(plans, precisions, build, multiply)
+        print(machine(options.threads))
+        print_speeds(options, figures, count_examples(rounds))
+        ours = OurArm(open_arm(options, common_flags(options, precisions[-1])), data, log)
+        print_rates(figures, 6 * ours.num_layer_parameters * tokens)
+        print_defaults(figures)
         if options.profile:
-            print_profile(ours, rounds[0])
+            with precisions[-1].products():
+                print_profile(f"(a) in {precisions[-1].name}", partial(ours.run, rounds[0]))
 
 
-def common_flags(options: Namespace) -> str:
-    """Return the flags of train_multitask_pal.py that all arms share."""
-    return f"--task_scheduler joint --lr 1e-5 --batch_size {options.batch_size}"
+def measure(
+    plans: dict[str, list[Plan]],
+    precisions: list[Precision],
+    build: Callable[[str, Precision], OurArm | ReferenceArm],
+    multiply: Callable[[Precision], float],
+) -> dict[str, Figures]:
+    """Train all arms in all precisions, in turns; return their figures by precision.
+
+    Args:
+        plans: by arm, the updates of the warm-up and of every round.
+        precisions: to compute in.
+        build: returns a new arm.
+        multiply: returns the best product rate.
+    """
+    peaks: dict[Precision, dict[str, float]] = {}
+    for precision in precisions:
+        with precision.products():
+            build("a", precision).run(plans["a"][0][:1])  # the libraries allocate their own buffers
+            peaks[precision] = {
+                name: peak_memory(lambda: build(name, precision).run(plan[0]))
+                for name, plan in plans.items()
+            }
+    arms = {(p, name): build(name, p) for p in precisions for name in plans}
+    times: dict[tuple[Precision, str], list[float]] = {key: [] for key in arms}
+    products: dict[Precision, list[float]] = {p: [] for p in precisions}
+    for number in range(len(plans["a"])):
+        for precision in precisions:
+            with precision.products():
+                for name, plan in plans.items():
+                    run = partial(arms[precision, name].run, plan[number])
+                    times[precision, name].append(seconds_of(run))
+            products[precision].append(multiply(precision))
+    return {  # without the warm-up
+        p.name: Figures(
+            seconds={name: np.array(times[p, name][1:]) for name in plans},
+            products=np.array(products[p][1:]),
+            peaks=peaks[p],
+        )
+        for p in precisions
+    }
+
+
+def common_flags(options: Namespace, precision: Precision) -> str:
+    """Return the flags of train_multitask_pal.py that all arms of a precision share."""
+    flags = f"--task_scheduler joint --lr 1e-5 --batch_size {options.batch_size}"
+    return f"{flags} {precision.flag}"
 
 
 def build_arm(
-    options: Namespace, data: dict[str, TokenizedTask], log: RunLog, name: str
+    options: Namespace,
+    data: dict[str, TokenizedTask],
+    log: RunLog,
+    name: str,
+    precision: Precision,
 ) -> OurArm | ReferenceArm:
     """Return an arm with fresh weights."""
     dropout = "--hidden_dropout_prob 0" if name == "d" else ""
-    start = open_arm(options, f"{common_flags(options)} {dropout}")
+    start = open_arm(options, f"{common_flags(options, precision)} {dropout}")
     return OurArm(start, data, log) if name in "ad" else ReferenceArm(start, data)
 
 
@@ -212,62 +205,99 @@ def real_tokens(data: dict[str, TokenizedTask], updates: Plan) -> int:
     return sum(int(data[name].lengths[rows].sum()) for u in updates for name, rows in u.items())
 
 
-def sgemm_rate(config: BertConfig, num_tokens: int) -> float:
-    """Return the floating-point operations per second of one layer's matrix products.
-
-    Each shape counts as often as the layer uses it.
-    """
-    shapes = [(config.hidden_size, config.hidden_size)] * 4
-    shapes += [(config.hidden_size, config.intermediate_size)]
-    shapes += [(config.intermediate_size, config.hidden_size)]
-    operations, seconds = 0, 0.0
-    for inner, outer in shapes:
-        x, w = torch.randn(num_tokens, inner), torch.randn(inner, outer)
-        out = torch.empty(num_tokens, outer)
-        multiply = partial(torch.mm, x, w, out=out)
-        multiply()
-        seconds += seconds_of(lambda: [multiply() for _ in range(10)])
-        operations += 10 * 2 * num_tokens * inner * outer
-    return operations / seconds
+def spread(ratios: np.ndarray) -> str:
+    """Return the range of single rounds in words."""
+    return f"{ratios.min():.2f} to {ratios.max():.2f}"
 
 
-def print_speeds(
-    options: Namespace, seconds: dict[str, np.ndarray], peaks: dict[str, float], num_examples: int
-) -> None:
-    """Print speed, memory and ratios, over all rounds and as the range of single rounds.
+def print_speeds(options: Namespace, figures: dict[str, Figures], num_examples: int) -> None:
+    """Print speed and memory of all arms, and the speed of (a) relative to each.
 
     Args:
         options: the benchmark's options.
-        seconds: seconds of each round, [rounds], by arm.
-        peaks: peak MiB by arm.
+        figures: by precision.
         num_examples: examples of all rounds.
     """
+    print(f"{num_examples} examples in {options.rounds} rounds, batch {options.batch_size}")
+    print(f"{'precision':<14}{'arm':<34}{'examples/s':>10}{'MiB':>7}{'(a)/arm':>9}{'rounds':>15}")
+    for precision, (seconds, _, peaks) in figures.items():
+        for name, times in seconds.items():
+            ratio = times.sum() / seconds["a"].sum()
+            print(
+                f"{precision:<14}{f'({name}) {ARMS[name]}':<34}{num_examples / times.sum():>10.1f}"
+                f"{peaks[name]:>7.0f}{ratio:>9.2f}{spread(times / seconds['a']):>15}"
+            )
+
+
+def print_rates(figures: dict[str, Figures], operations: np.ndarray) -> None:
+    """Print the useful rate of (a) in each precision, and its speed relative to the first one.
+
+    Args:
+        figures: by precision.
+        operations: of the layers on real tokens in each round, [rounds].
+    """
+    first, *_ = figures
+    base = figures[first].seconds["a"]
     print(
-        f"{num_examples} examples in {options.rounds} rounds, batch {options.batch_size}, "
-        f"float32, {options.threads} threads"
+        f"{'(a) in':<14}{'speed':>6}{'rounds':>15}{'GFLOP/s':>9}{'of products':>13}"
+        f"{'share':>8}{'rounds':>19}"
     )
-    for name, times in seconds.items():
-        memory = f"peak {peaks[name]:.0f} MiB, {peaks[name] / peaks['b']:.2f} of (b)"
-        rate = num_examples / times.sum()
-        print(f"  ({name}) {ARMS[name]:<30}{rate:>8.1f} examples/s   {memory}")
-    for name, times in seconds.items():
-        if name != "a":
-            ratio, rounds = times.sum() / seconds["a"].sum(), times / seconds["a"]
-            print(f"  (a)/({name}) {ratio:.2f}   rounds {rounds.min():.2f} to {rounds.max():.2f}")
+    for precision, (seconds, products, _) in figures.items():
+        ratio, rates = base.sum() / seconds["a"].sum(), operations / seconds["a"]
+        shares = rates / products
+        print(
+            f"{precision:<14}{ratio:>6.2f}{spread(base / seconds['a']):>15}"
+            f"{np.median(rates) / 1e9:>9.1f}{np.median(products) / 1e9:>13.1f}"
+            f"{np.median(shares):>8.1%}{f'{shares.min():.1%} to {shares.max():.1%}':>19}"
+        )
 
 
-def print_profile(arm: OurArm, updates: Plan) -> None:
-    """Print where the time of our updates goes, by group of operations."""
-    with torch.profiler.profile() as profile:
-        arm.run(updates)
-    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
-    total = rest = sum(times.values())
-    print(f"\nprofile of {len(updates)} updates of arm a")
-    for group, names in OPERATIONS.items():
-        share = sum(times.get(name, 0.0) for name in names)
-        rest -= share
-        print(f"  {group:<32}{share / total:>7.1%}")
-    print(f"  {'everything else':<32}{rest / total:>7.1%}")
+def print_defaults(figures: dict[str, Figures]) -> None:
+    """Compare our loop in its default precision with what a plain user of transformers runs."""
+    default = [*device_precisions()][-1]
+    if {"float32", default} <= figures.keys():
+        ours, theirs = figures[default].seconds["a"], figures["float32"].seconds["b"]
+        print(
+            f"defaults of both sides: (a) in {default} / (b) in float32 "
+            f"{theirs.sum() / ours.sum():.2f}   rounds {spread(theirs / ours)}"
+        )
+
+
+def memory_marks(num_updates: int) -> list[int]:
+    """Return after how many updates --memory looks: 25, 50, 100 and so on, and at the end."""
+    marks = [num_updates]
+    while FIRST_MARK << len(marks) - 1 < num_updates:
+        marks.insert(-1, FIRST_MARK << len(marks) - 1)
+    return marks
+
+
+def memory_of_updates(options: Namespace, precision: Precision) -> dict[str, float]:
+    """Train our loop; return the resident memory of this process, in MiB, by number of updates."""
+    start = open_arm(options, common_flags(options, precision))
+    with event_log() as log, precision.products():
+        arm, sizes, done = OurArm(start, load_rows(start, options.rows), log), {}, 0
+        for mark in memory_marks(options.memory):
+            run_updates(arm.training, log, mark - done)
+            sizes[str(mark)], done = resident_mib("VmRSS"), mark
+    return sizes
+
+
+def print_memory(options: Namespace, precisions: list[Precision]) -> None:
+    """Measure --memory in a process for each precision; print one line per number of updates."""
+    words = ["--data_dir", options.data_dir, "--model_name", options.model_name, "--is_apart"]
+    for name in ("rows", "batch_size", "threads", "memory"):
+        if getattr(options, name) is not None:
+            words += [f"--{name}", str(getattr(options, name))]
+    columns = {
+        p.name: measure_apart(
+            f"memory in {p.name}", "benchmarks.throughput", [*words, "--precisions", p.name]
+        )
+        for p in precisions
+    }
+    print(f"{machine(options.threads)}\nresident MiB of our loop, batch {options.batch_size}")
+    print(f"{'updates':<9}" + "".join(f"{name:>14}" for name in columns))
+    for mark in memory_marks(options.memory):
+        print(f"{mark:<9}" + "".join(f"{sizes[str(mark)]:>14.0f}" for sizes in columns.values()))
 
 
 def get_args_parser() -> ArgumentParser:
@@ -275,7 +305,17 @@ def get_args_parser() -> ArgumentParser:
     parser = shared_parser(__doc__, rows=None, batch_size=64, rounds=5, updates=4, threads=2)
     add = parser.add_argument
     add("--arms", choices=["ab", "abc", "abcd"], default="abc", help="arms to measure")
+    add_precisions(parser, unset="all that the device has")
     add("--profile", action="store_true", help="print where our time goes; off: ratios alone")
+    add(
+        "--memory",
+        nargs="?",
+        type=positive_int,
+        const=300,
+        metavar="UPDATES",
+        help="measure the memory of our loop over so many updates (300) instead; unset: speeds",
+    )
+    add("--is_apart", action="store_true", help=SUPPRESS)  # marks a process of `print_memory`
     return parser
 
 

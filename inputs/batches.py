@@ -6,6 +6,8 @@ A batch is a dict of tensors:
     tag_ids         [B, L, 2] int64: part-of-speech and entity ids, only with --additional_input
     labels          [B] int64 for classes, [B, C] int64 for several of them per example, [B] float32
                     for numbers; missing if the file has no labels
+    lengths         [B] int64, the states that the encoder gives: one per token, hierarchical ones
+                    per segment. It stays on the CPU, where shapes are decided.
 
 Under `bi` pair encoding, each sentence of a pair is a sequence of its own. Tensors have 2B rows
 then: all first sentences, followed by all second sentences. Hierarchical texts have one more axis,
@@ -45,8 +47,10 @@ class Rows:
         labels: [N], or [N, C] if there are several per example, or None.
         lengths: [N, S], tokens of each sequence.
         num_in_file: number of rows without those that augmentation has added.
+        needs_model: whether a batch may run the model.
     """
 
+    needs_model = False
     task: Task
     ids: list[str]
     labels: np.ndarray | None
@@ -195,6 +199,7 @@ class TokenizedTask(Rows):
             "input_ids": padded(mask, self.token_ids[tokens], self.pad_token_id),
             "attention_mask": mask.astype(np.int64),
             "token_type_ids": padded(mask, self.type_ids[tokens]),
+            "lengths": self.state_counts()[sequences],
         }
         if self.tag_ids is not None:
             arrays["tag_ids"] = padded(mask, self.tag_ids[tokens])
@@ -203,6 +208,12 @@ class TokenizedTask(Rows):
     def mask(self, sequences: np.ndarray) -> np.ndarray:
         """Return [B, L] bool, True at the tokens of these sequences."""
         return is_filled(self.lengths.reshape(-1)[sequences])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on a device, but for its lengths, without waiting for the copies."""
+    moved = {key: x.to(device, non_blocking=True) for key, x in batch.items() if key != "lengths"}
+    return moved | {key: batch[key] for key in batch.keys() & {"lengths"}}
 
 
 def cut(items: Sequence | np.ndarray, size: int) -> list:

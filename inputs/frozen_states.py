@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inputs.batches import Rows, is_filled, padded, spans, starts
+from inputs.batches import Rows, is_filled, padded, spans, starts, to_device
 from models import MultitaskBert
 from tasks import Batch
 
@@ -82,6 +82,8 @@ class CachedRows(Rows):
         directory: where the file lies.
     """
 
+    needs_model = True
+
     def __init__(self, model: MultitaskBert, rows: Rows, directory: Path) -> None:
         self.model, self.rows, self.directory = model, rows, directory
         self.task, self.ids, self.labels = rows.task, rows.ids, rows.labels
@@ -104,16 +106,21 @@ class CachedRows(Rows):
         states = self.flat[spans(self.offsets, sequences)]
         if self.is_pooled:
             return self.tensors({"states": states}, rows)  # [B, F]
-        mask = is_filled(self.counts[sequences])
-        states = padded(mask, states, dtype=np.float32)  # [B, L, H]
-        return self.tensors({"states": states, "states_mask": mask.astype(np.int64)}, rows)
+        lengths = self.counts[sequences]
+        mask = is_filled(lengths)
+        arrays = {
+            "states": padded(mask, states, dtype=np.float32),  # [B, L, H]
+            "states_mask": mask.astype(np.int64),
+            "lengths": lengths,
+        }
+        return self.tensors(arrays, rows)
 
     @torch.no_grad()
     def compute(self, number: int) -> None:
         """Compute and keep the states of one block."""
         rows = self.blocks[number]
         device = next(self.model.parameters()).device
-        batch = {key: tensor.to(device) for key, tensor in self.rows.batch(rows).items()}
+        batch = to_device(self.rows.batch(rows), device)
         outputs, mask = self.model.prefix(self.task, batch)
         states = outputs.float().cpu().numpy()
         if not self.is_computed.any():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 # Added to the attention score of a padding token. It is finite: with -inf, the softmax over a row
 # that is all padding would be nan.
 MASKED = -1e9
+FUSED_WIDTH = 8
 
 
 class SelfAttention(nn.Module):
@@ -50,13 +51,28 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: "Dropout")
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
     """
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(
-            q, k, v, bias.to(q.dtype), dropout_p=dropout.p if dropout.training else 0.0
-        )
+        return fused_attention(q, k, v, bias, dropout.p if dropout.training else 0.0)
     # [B, N, L, D] @ [B, N, D, L] -> [B, N, L, L]
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias
     probs: Tensor = dropout(scores.softmax(-1))
     return probs.to(v.dtype) @ v  # [B, N, L, L] @ [B, N, L, D] -> [B, N, L, D]
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout_p: float) -> Tensor:
+    """Compute what `attention` does with torch's own function, which picks the device's kernel.
+
+    The fused kernels take only some widths D. The heads of projected attention layers have others,
+    such as 34, and would fall back to a dozen single steps. Columns of zeros, up to the next
+    multiple of `FUSED_WIDTH`, change no product and are cut off again.
+    """
+    width = q.shape[-1]
+    padding = -width % FUSED_WIDTH
+    if padding:
+        q, k, v = (F.pad(x, (0, padding)) for x in (q, k, v))
+    result = F.scaled_dot_product_attention(
+        q, k, v, bias.to(q.dtype), dropout_p=dropout_p, scale=1 / math.sqrt(width)
+    )
+    return result[..., :width]  # [B, N, L, D + padding] -> [B, N, L, D]
 
 
 def attention_bias(attention_mask: Tensor) -> Tensor:
@@ -89,7 +105,8 @@ class Dropout(nn.Module):
         """Drop elements of x, of any shape, in training mode only."""
         if not self.training or self.p == 0.0:
             return x
-        if x.device.type != "cpu":
+        # A compiled layer draws its own numbers, inside the kernels around the dropout.
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p)
         num_dropped = min(round(self.p * 65536), 65535)  # of the 65,536 values of an int16
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)

@@ -90,10 +90,12 @@ class Extension(nn.Module):
     Attributes:
         num_features: F.
         ends_sequence: whether the result is one vector per row, so that no pooling follows.
+        reads_lengths: whether `forward` also takes the lengths of the rows.
         poolings: key of `POOLINGS` -> how it pools the result.
     """
 
     ends_sequence = False
+    reads_lengths = False
     poolings: Mapping[str, Pooling] = POOLINGS
 
     def __init__(self, config: BertConfig) -> None:
@@ -125,10 +127,11 @@ class AttentionExtension(Extension):
 class BiLSTMExtension(Extension):
     """A bidirectional LSTM that ends at the last token of each row.
 
-    It always runs in float32. On a GPU, the lengths are copied to the CPU once per batch. The cuDNN
-    kernel has no second derivatives, so SophiaH turns cuDNN off in updates that need them.
+    It always runs in float32. The cuDNN kernel has no second derivatives, so SophiaH turns cuDNN
+    off in updates that need them.
     """
 
+    reads_lengths = True
     poolings = POOLINGS | {"cls": last_states}
 
     def __init__(self, config: BertConfig) -> None:
@@ -136,14 +139,32 @@ class BiLSTMExtension(Extension):
         self.num_features = 2 * LSTM_SIZE
         self.lstm = nn.LSTM(config.hidden_size, LSTM_SIZE, batch_first=True, bidirectional=True)
 
-    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map states [B, L, H] and their mask [B, L] to [B, L, F]."""
-        lengths = attention_mask.sum(1).clamp(min=1).cpu()  # [B]
-        with torch.autocast(states.device.type, enabled=False):
-            packed = pack_padded_sequence(states.float(), lengths, True, enforce_sorted=False)
-            return pad_packed_sequence(
+    def forward(
+        self, states: Tensor, attention_mask: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Map states [B, L, H] and their mask [B, L] to [B, L, F].
+
+        `lengths` [B] are the sums of the mask, on the CPU. None computes them, for which the host
+        has to wait for the device.
+        """
+        lengths = attention_mask.sum(1).cpu() if lengths is None else lengths
+        lengths, order = lengths.clamp(min=1).sort(descending=True)
+        # Sorted here, as torch's own sorting of packed rows waits for the device.
+        order, back = (x.to(states.device, non_blocking=True) for x in (order, order.argsort()))
+        # On a GPU, the LSTM may have to move its weights into one buffer first: whenever they have
+        # been swapped, as in SMART's proximal term. Moved in inference mode, they could not be
+        # trained again.
+        is_grad_enabled = torch.is_grad_enabled()
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(is_grad_enabled),
+            torch.autocast(states.device.type, enabled=False),
+        ):
+            packed = pack_padded_sequence(states.float()[order], lengths, batch_first=True)
+            results, _ = pad_packed_sequence(
                 self.lstm(packed)[0], batch_first=True, total_length=states.shape[1]
-            )[0]
+            )
+            return results[back]
 
 
 class CNNExtension(Extension):
@@ -241,9 +262,15 @@ class Features(nn.Module):
         """Select the states [B, L, H] to read from the encoder's output, with their mask [B, L]."""
         return self.select(output, self.layers)
 
-    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Turn selected states [B, L, H] and their mask [B, L] into sentence vectors [B, F]."""
-        x: Tensor = self.extension(states, attention_mask)
+    def forward(
+        self, states: Tensor, attention_mask: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Turn selected states [B, L, H] and their mask [B, L] into sentence vectors [B, F].
+
+        `lengths` [B], if given, are the sums of the mask, on the CPU.
+        """
+        known = (lengths,) if self.extension.reads_lengths else ()
+        x: Tensor = self.extension(states, attention_mask, *known)
         return x if self.extension.ends_sequence else self.pooling(x, attention_mask)
 
 

@@ -48,12 +48,29 @@ class HierarchicalEncoder(Encoder):
         )
         return embeddings.view(*input_ids.shape, -1)  # [B * S, W, H] -> [B, S, W, H]
 
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        *,
+        embeddings: Tensor | None = None,
+        residual: Residual | None = None,
+        output_hidden_states: bool = False,
+        num_segments: int | None = None,
+    ) -> BertOutput:
+        """Encode a batch; see `Encoder.forward`, and `encode` for `num_segments`."""
+        if embeddings is None:
+            embeddings = self.embed(input_ids, attention_mask, token_type_ids)
+        return self.encode(embeddings, attention_mask, residual, output_hidden_states, num_segments)
+
     def encode(
         self,
         embeddings: Tensor,
         attention_mask: Tensor,
         residual: Residual | None = None,
         output_hidden_states: bool = False,
+        num_segments: int | None = None,
     ) -> BertOutput:
         """Encode all segments as one batch; see `Encoder.encode`.
 
@@ -62,17 +79,21 @@ class HierarchicalEncoder(Encoder):
             attention_mask: [B, S, W]; a segment without any token does not exist.
             residual: sees each existing segment as a row: [segments, W, H].
             output_hidden_states: whether to return the segment states of every layer.
+            num_segments: how many segments exist in the batch. None counts them, for which the
+                host has to wait for the device.
         """
         mask = attention_mask.flatten(0, 1)  # [B, S, W] -> [B * S, W]
         is_segment = mask.any(1)  # [B * S]; shorter texts of a batch have fewer segments
-        mask = mask[is_segment]  # [segments, W]
-        segments = embeddings.flatten(0, 1)[is_segment]  # [segments, W, H]
+        num_segments = int(is_segment.sum()) if num_segments is None else num_segments
+        places = is_segment.byte().sort(descending=True, stable=True).indices[:num_segments]
+        mask = mask[places]  # [segments, W]
+        segments = embeddings.flatten(0, 1)[places]  # [segments, W, H]
         output = self.inner.encode(segments, mask, residual, output_hidden_states)
 
         def as_tokens(vectors: Tensor) -> Tensor:
             """Scatter vectors [segments, H] to [B, S, H], with zeros where there is no segment."""
             states = vectors.new_zeros(len(is_segment), vectors.shape[-1])  # [B * S, H]
-            states = states.index_put((is_segment.nonzero()[:, 0],), vectors)
+            states = states.index_put((places,), vectors)
             return states.view(*attention_mask.shape[:2], -1)  # [B * S, H] -> [B, S, H]
 
         return BertOutput(

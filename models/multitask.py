@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.bert import Encoder
 from models.features import Features
+from models.hierarchical import HierarchicalEncoder
 from models.mixture import MixtureEncoder
 from tasks import Batch, Task
 
@@ -63,7 +64,7 @@ class MultitaskBert(nn.Module):
             batch: rows of this task, as `inputs.batches` describes them.
             embeddings: [B, L, H], replaces what `embed` would return.
         """
-        return self.suffix(task, *self.prefix(task, batch, embeddings))
+        return self.suffix(task, *self.prefix(task, batch, embeddings), batch.get("lengths"))
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the encoder's embeddings [B, L, H]."""
@@ -87,21 +88,28 @@ class MultitaskBert(nn.Module):
         """
         if "states" in batch:
             return batch["states"], batch.get("states_mask")
+        known = {}
+        if isinstance(self.encoder, HierarchicalEncoder) and "lengths" in batch:
+            known = {"num_segments": int(batch["lengths"].sum())}  # lengths are on the CPU
         output = self.encoder(
             batch["input_ids"],
             batch["attention_mask"],
             embeddings=self.embed(batch) if embeddings is None else embeddings,
             residual=self.pals[task.name] if self.pals else None,
             output_hidden_states=self.features.reads_hidden_states,
+            **known,
         )
         states, mask = self.features.states(output)
         if self.features.has_parameters:
             return states, mask
         return self.features(states, mask), None
 
-    def suffix(self, task: Task, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Turn the result of `prefix` into logits [B, C] in float32."""
-        x = states if mask is None else self.features(states, mask)  # [B, F]; pairs in bi: [2B, F]
+    def suffix(
+        self, task: Task, states: Tensor, mask: Tensor | None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Turn the result of `prefix`, and the batch's lengths, into logits [B, C] in float32."""
+        # [B, F]; pairs in bi: [2B, F]
+        x = states if mask is None else self.features(states, mask, lengths)
         # [2B, F] -> u and v [B, F]
         vectors = x.chunk(2) if task.is_pair and self.pair_encoding == "bi" else (x,)
         logits: Tensor = self.heads[task.name](*vectors).float()

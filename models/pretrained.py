@@ -9,8 +9,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
@@ -93,10 +91,13 @@ def find_checkpoint(name_or_dir: str, local_files_only: bool = False) -> Path:
     is_path = name_or_dir.startswith((".", "/", "~")) or name_or_dir.count("/") > 1
     if is_path or directory.exists():
         raise InputError(f"--model_name {name_or_dir}: no such directory; {OTHER_NAME}")
+    import huggingface_hub  # slow to import, and only this needs it
+    from huggingface_hub.errors import RepositoryNotFoundError
+
     repo_id = HUB_IDS.get(name_or_dir, name_or_dir)
     try:
         return Path(
-            snapshot_download(
+            huggingface_hub.snapshot_download(
                 repo_id, allow_patterns=HUB_FILES, local_files_only=local_files_only, max_workers=2
             )
         )

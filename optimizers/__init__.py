@@ -127,7 +127,7 @@ def build_regularizer(args: Namespace, model: MultitaskBert) -> PlainForward | S
         weight=args.smart_weight_regularization,
         radius=args.smart_radius,
         mu=args.smart_mu,
-        generator=seeded(args),
+        seed=args.seed,
     )
 
 

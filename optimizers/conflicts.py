@@ -31,8 +31,7 @@ def cosine_tag(pair_name: str, group: str) -> str:
 class ConflictLog:
     """The cosines of all pairs of task gradients, for every update of a run.
 
-    A cosine is nan where an update did not train on both tasks. All cosines stay on the device
-    until `history` is called, so that logging does not slow the updates down.
+    A cosine is nan where an update did not train on both tasks.
 
     Args:
         names: the tasks, in the order of J's rows.
@@ -42,6 +41,8 @@ class ConflictLog:
 
     def __init__(self, names: list[str], groups: Groups) -> None:
         self.pairs = list(combinations(range(len(names)), 2))
+        first, second = [i for i, _ in self.pairs], [j for _, j in self.pairs]
+        self.first, self.second = torch.tensor(first).long(), torch.tensor(second).long()
         self.pair_names = [f"{names[i]}-{names[j]}" for i, j in self.pairs]
         self.group_names = [WHOLE, *groups]
         self.cosines: list[Tensor] = []  # [1 + G, pairs] for each update
@@ -50,18 +51,19 @@ class ConflictLog:
         """Log one update.
 
         Args:
-            inner: J Jᵀ by groups, [G, T, T], of the task gradients before any projection.
+            inner: J Jᵀ by groups, [G, T, T] on the CPU, of the task gradients before any
+                projection.
         """
         inner = torch.cat([inner.sum(0, keepdim=True), inner])  # [1 + G, T, T]
         norms = inner.diagonal(dim1=1, dim2=2).sqrt()  # [1 + G, T]
-        first, second = [i for i, _ in self.pairs], [j for _, j in self.pairs]
-        cosines = inner[:, first, second] / (norms[:, first] * norms[:, second])  # 0/0 is nan
+        products = norms[:, self.first] * norms[:, self.second]  # [1 + G, pairs]
+        cosines = inner[:, self.first, self.second] / products  # 0/0 is nan
         self.cosines.append(cosines.float())
 
     def history(self) -> Tensor:
-        """Return all cosines [U, 1 + G, pairs] on the CPU; group 0 is the whole model."""
+        """Return all cosines [U, 1 + G, pairs]; group 0 is the whole model."""
         shape = (0, len(self.group_names), len(self.pairs))
-        return torch.stack([c.cpu() for c in self.cosines]) if self.cosines else torch.zeros(shape)
+        return torch.stack(self.cosines) if self.cosines else torch.zeros(shape)
 
     def scalars(self, first_update: int) -> list[tuple[str, float, int]]:
         """Return (tag, cosine, update) for the updates after `first_update`, without nan."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 Orders = list[list[int]]  # orders[i]: a permutation of the tasks other than i
 Groups = dict[str, slice]  # name -> columns of J
-CHUNK = 1 << 17  # columns of J processed at once, few enough to stay in the cache
+CHUNK = 1 << 17  # columns of J processed at once on a CPU, few enough to stay in the cache
 
 
 def gramians(J: Tensor, groups: list[slice]) -> Tensor:
@@ -51,17 +51,35 @@ def weighted_sum(
 
     Args:
         J: [T, P].
-        weights: [G, T].
+        weights: [G, T], on the CPU.
         groups: G ranges of columns that together cover J.
-        out: [P], receives the sum; None allocates it. It may be a row of J, which is then
-            overwritten: each chunk of J is read before it is written.
+        out: [P], receives the sum; None allocates it. It may be the first row of J, which is then
+            overwritten.
     """
     out = torch.empty_like(J[0]) if out is None else out
-    for w, group in zip(weights.to(J.dtype), groups):
-        for start in range(group.start, group.stop, CHUNK):
-            chunk = slice(start, min(start + CHUNK, group.stop))
-            out[chunk] = w @ J[:, chunk]  # [T] @ [T, CHUNK] -> [CHUNK]
+    add_group = add_in_chunks if J.device.type == "cpu" else add_whole
+    for w, group in zip(weights, groups):
+        add_group(J[:, group], w, out[group])
     return out
+
+
+def add_in_chunks(part: Tensor, w: Tensor, out: Tensor) -> None:
+    """Put w @ part [columns] into `out`, chunk by chunk: each is read before it is written."""
+    w = w.to(part.dtype)
+    for start in range(0, part.shape[1], CHUNK):
+        chunk = slice(start, start + CHUNK)
+        out[chunk] = w @ part[:, chunk]  # [T] @ [T, CHUNK] -> [CHUNK]
+
+
+def add_whole(part: Tensor, w: Tensor, out: Tensor) -> None:
+    """Put w @ part [columns] into `out` in T steps, as few as a GPU can start and without a copy.
+
+    Thousands of chunks would take longer to start there than to compute.
+    """
+    first, *rest = w.tolist()
+    torch.mul(part[0], first, out=out)
+    for row, weight in zip(part[1:], rest):
+        out.add_(row, alpha=weight)
 
 
 class Projection:
@@ -83,31 +101,32 @@ class Projection:
         self.num_tasks = num_tasks
         self.generator = generator or torch.Generator().manual_seed(0)
 
-    def __call__(
-        self,
-        J: Tensor,
-        orders: Orders | None = None,
-        inner: Tensor | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """Project J.
+    def __call__(self, J: Tensor, orders: Orders | None = None) -> Tensor:
+        """Project J [T, P] to the update [P].
 
-        Args:
-            J: [T, P].
-            orders: for each task, the order in which it meets the others. None draws random orders.
-            inner: the result of `gramians` for groups that cover J, [G, T, T], if it is already
-                known. A projection with its own groups needs it for exactly these groups. None
-                computes it.
-            out: [P], receives the update, as in `weighted_sum`.
-
-        Returns:
-            The update [P].
+        `orders` says for each task in which order it meets the others. None draws random orders.
         """
         groups = self.groups or [slice(0, J.shape[1])]
-        inner = gramians(J, groups) if inner is None else inner
+        weights, _ = self.plan(gramians(J, groups).cpu(), orders)
+        return weighted_sum(J, weights, groups)
+
+    def plan(self, inner: Tensor, orders: Orders | None = None) -> tuple[Tensor, float]:
+        """Return the weights of the rows in the update, and the squared norm of the update.
+
+        Args:
+            inner: the result of `gramians`, [G, T, T] float64 on the CPU, where arithmetic on so
+                few numbers is fastest. A projection with its own groups needs it for exactly
+                these, another one for any groups that cover J.
+            orders: as in `__call__`.
+
+        Returns:
+            [G, T], or [1, T] without groups, and the norm.
+        """
         if self.groups is None:
             inner = inner.sum(0, keepdim=True)
-        return weighted_sum(J, self.weights(inner, orders), groups, out)
+        weights = self.weights(inner, orders)
+        products = weights[:, None] @ inner @ weights[:, :, None].to(inner.dtype)  # [G, 1, 1]
+        return weights, products.sum().clamp(min=0).item()
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
         """Return the weights of the rows in the sum.
@@ -155,7 +174,7 @@ class PCGrad(Projection):
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
         """Return the weights [1, T]; row i of `mix` [T, T] expresses the p of task i in the g."""
         [gramian] = inner
-        mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
+        mix = torch.eye(self.num_tasks, dtype=gramian.dtype)
         for i, others in enumerate(orders or self.draw_orders()):
             for j in others:
                 dot, norm2 = mix[i] @ gramian[:, j], gramian[j, j]
@@ -209,13 +228,12 @@ class GradVac(Projection):
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
         """Return the weights [G, T] and move `target`."""
         orders = orders or self.draw_orders()
-        self.target = self.target.to(inner.device)
         targets = self.target.view(inner.shape)
         return torch.stack([self.turned(*pair, orders) for pair in zip(inner, targets)])
 
     def turned(self, gramian: Tensor, target: Tensor, orders: Orders) -> Tensor:
         """Return the weights [T] in one group; move its target [T, T] in place."""
-        mix = torch.eye(self.num_tasks, dtype=gramian.dtype, device=gramian.device)
+        mix = torch.eye(self.num_tasks, dtype=gramian.dtype)
         norms = gramian.diagonal().sqrt()
         for i, others in enumerate(orders):
             for j in others:
@@ -237,7 +255,7 @@ class GradVac(Projection):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of the generator and the targets."""
-        return super().state_dict() | {"target": self.target.cpu()}
+        return super().state_dict() | {"target": self.target}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a state that `state_dict` returned.

@@ -12,9 +12,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from models import MultitaskBert
+from optimizers.kernels import cudnn_switches, rounds_float32
+from optimizers.noise import normal_noise
 from optimizers.stateless import Stateless
-from tasks import Batch, Task, own_rows
+from runtime.saved_values import check_number
+from tasks import Batch, Task
 
+# How much further than ν the ascent looks. Its direction is the same as long as the outputs change
+# linearly, and rounding, which a batch's shape changes, no longer decides it.
+PROBE = 100
 RandomState = list[Tensor]  # of the CPU and, where the model is on a GPU, of that GPU
 
 
@@ -50,7 +56,7 @@ class Smart:
     from a random start:
 
         ν ~ N(0, noise_std²)
-        ĝ = g / ‖g‖∞                                 with g = ∇_ν ℓ(f(x), f(x + ν))
+        ĝ = g / ‖g‖∞                                 with g = ∇ ℓ(f(x), f(x + 100 ν))
         δ = radius · (ν + step_size · ĝ) / ‖ν + step_size · ĝ‖∞
 
     Norms are per token. A token with g = 0 moves along its noise.
@@ -58,13 +64,19 @@ class Smart:
     Proximal point: ℓ between the outputs of the weights θ and of their running average θ̃ ← β θ̃ +
     (1−β) θ, with β = 0.99 during the first tenth of the run and 0.999 after it, as in the paper.
 
-    All passes over a batch use the same dropout masks, so that without any change of input and
-    weights both penalties are 0. `generator` draws only ν, on the CPU.
+    The outputs that a penalty compares have the same dropout masks, so that without any change of
+    input and weights both penalties are 0. So have the two outputs of the ascent. On a CPU all
+    passes share their masks. On a GPU under autocast, the kernels of the float32 ascent may draw
+    others than those of bfloat16 from the same random state; δ is then the direction for another
+    draw of the masks. ν does not come from a generator, see `normal_noise`: micro-batches, workers
+    and the kind of device do not change it.
 
     Deviations: the paper's radius of 1e-5 makes Ω about 1e-11, without any effect, so a useful
-    radius is larger. ĝ is normalised before it is added to ν and, at the default `step_size`,
-    outweighs it; the authors' code adds the gradient as it is, so that δ mostly follows the noise.
-    There is one ascent step, as in the authors' code, and one update of θ per batch.
+    radius is larger. The paper takes g at x + ν, where outputs change by little more than float32's
+    last bit: its sign would be that of a rounding error. ĝ is normalised before it is added to ν
+    and, at the default `step_size`, outweighs it; the authors' code adds the gradient as it is, so
+    that δ mostly follows the noise. There is one ascent step, as in the authors' code, and one
+    update of θ per batch.
 
     Args:
         model: the model, with its initial weights and on its device: θ̃ starts as a copy of them.
@@ -74,7 +86,10 @@ class Smart:
         mu: μ, the weight of the proximal term, at least 0. 0 is off and keeps no average. Paper: 1.
         noise_std: the standard deviation of ν, above 0. Default: the value of the authors' code.
         step_size: the size of the ascent step, at least 0. Default: the value of the authors' code.
-        generator: draws ν. Seed it for reproducible runs. None makes a new one with seed 0.
+        seed: of ν.
+
+    Attributes:
+        num_rows: the rows that ν has been drawn for, those of all workers together.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -88,7 +103,7 @@ class Smart:
         mu: float,
         noise_std: float = 1e-5,
         step_size: float = 1e-3,
-        generator: torch.Generator | None = None,
+        seed: int = 0,
     ) -> None:
         if min(weight, radius, mu, step_size) < 0 or noise_std <= 0:
             raise ValueError(
@@ -98,7 +113,7 @@ class Smart:
         self.model = model
         self.weight, self.radius, self.mu = weight, radius, mu
         self.noise_std, self.step_size = noise_std, step_size
-        self.generator = generator or torch.Generator().manual_seed(0)
+        self.seed, self.num_rows = seed, 0
         device = next(model.parameters()).device
         self.gpus = [device] if device.type == "cuda" else []
         # Frozen parameters are included: they may be unfrozen later and need their average then.
@@ -140,17 +155,18 @@ class Smart:
     def perturbation(self, task: Task, batch: Batch, logits: Tensor) -> Tensor:
         """Return δ [B, L, H] float32, detached from the graph. Draws ν.
 
-        Runs in float32 even under the caller's autocast: outputs for x and x + ν differ by about
-        1e-6, which bfloat16 rounds away. The arguments are those of `penalty`.
+        Runs in float32 even under the caller's autocast, and without TF32: outputs for x and
+        x + 100 ν differ by about 1e-4, which both round away. The arguments are those of `penalty`.
         """
         x = self.x.detach().float()
         mask = batch["attention_mask"][..., None]  # [B, L, 1]
         assert x.shape[:-1] == mask.shape[:-1], f"{x.shape=} of another batch than {mask.shape=}"
-        noise = self.draw_noise(x, batch) * mask
-        start = (x + noise).requires_grad_()
+        noise = self.draw_noise(x, batch, len(logits)) * mask
+        start = (x + PROBE * noise).requires_grad_()
         is_amp = torch.is_autocast_enabled(x.device.type)
-        with torch.autocast(x.device.type, enabled=False):
-            if is_amp:  # the rounding error of bfloat16 logits exceeds the effect of ν
+        is_rounded = is_amp or rounds_float32(self.model, x.device)
+        with torch.autocast(x.device.type, enabled=False), cudnn_switches(allow_tf32=False):
+            if is_rounded:  # the rounding error of such logits exceeds the effect of ν
                 with self.replay(self.after_embedding), torch.no_grad():
                     logits = self.model(task, batch, embeddings=x)
             with self.replay(self.after_embedding):
@@ -162,18 +178,20 @@ class Smart:
         direction = noise + self.step_size * unit_tokens(gradient)
         return self.radius * unit_tokens(direction) * mask
 
-    def draw_noise(self, x: Tensor, batch: Batch) -> Tensor:
-        """Draw ν in the shape of x, [B, L, H].
+    def draw_noise(self, x: Tensor, batch: Batch, num_rows: int) -> Tensor:
+        """Draw ν in the shape of x, [B, L, H], or [2B, L, H] for pairs under `bi`.
 
-        Every worker draws the noise of the whole batch and keeps that of its own rows, so that the
-        number of workers does not change it.
+        The numbers of a token depend on how many rows came before its own and on its place in the
+        row. `num_rows` is B.
         """
+        positions = torch.arange(num_rows, device=x.device)  # [B] in the whole batch
         is_own = batch.get("is_own")  # [rows of the whole batch], only with several workers
-        num_sequences = len(x) if is_own is None else len(x) // len(batch["labels"]) * len(is_own)
-        noise = torch.randn(num_sequences, *x.shape[1:], generator=self.generator).to(x.device)
         if is_own is not None:
-            noise = own_rows(noise, is_own)
-        return noise * self.noise_std
+            positions = is_own.byte().sort(descending=True, stable=True).indices[:num_rows]
+        shape = (len(x) // num_rows, *x.shape[1:])  # of a row: 1 or 2 sequences, L, H
+        noise = normal_noise(self.seed, positions + self.num_rows, shape)  # [B, 1 or 2, L, H]
+        self.num_rows += num_rows if is_own is None else len(is_own)
+        return noise.transpose(0, 1).flatten(0, 1) * self.noise_std  # first sequences come first
 
     def after_step(self, progress: float) -> None:
         """Move the average θ̃ toward the weights θ, after `optimizer.step`.
@@ -204,12 +222,17 @@ class Smart:
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and the average of the weights."""
-        return {"generator": self.generator.get_state(), "average": self.average}
+        """Return how many rows ν has been drawn for, and the average of the weights."""
+        return {"num_rows": self.num_rows, "average": self.average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state that `state_dict` returned."""
-        self.generator.set_state(state["generator"])
+        """Continue from a state that `state_dict` returned.
+
+        Raises:
+            ValueError: the number of rows is negative.
+        """
+        check_number(state["num_rows"], 0, 2**62, "num_rows")
+        self.num_rows = state["num_rows"]
         for name, average in self.average.items():
             average.copy_(state["average"][name])
 

@@ -10,6 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from optimizers.kernels import cudnn_switches
+from runtime.generators import set_generator_state
+
 
 class NoCurvature:
     """The plain form, beside an optimizer without second derivatives: it estimates nothing."""
@@ -50,8 +53,8 @@ class SophiaH(Optimizer):
     share it too; workers may then average `hessian_buffer` in place before `step`.
 
     Args:
-        params: parameters or parameter groups, as for every optimizer of PyTorch. They are meant to
-            be float32; the state has their dtype.
+        params: parameters or parameter groups, as for every optimizer of PyTorch, all on one
+            device. They are meant to be float32; the state has their dtype.
         lr: learning rate.
         betas: (β1, β2), both in [0, 1). Paper: (0.96, 0.99).
         gamma: γ, above 0. More coordinates stay below the clipping threshold the larger it is.
@@ -65,7 +68,8 @@ class SophiaH(Optimizer):
         hessian_due: whether the coming `step` uses a new Hessian estimate.
         hessian_buffer: ĥ so far, one tensor per trainable parameter in the order of the parameter
             groups. Empty outside the updates that are due.
-        generator: draws u, on the CPU. Its seed is 0 at first.
+        generator: draws u, on the device of the parameters. Its seed is 0 at first. CPUs and GPUs,
+            and also GPUs of two kinds, draw other numbers from the same seed.
         state: for each parameter, `exp_avg` (m) and `hessian` (h).
 
     Raises:
@@ -91,8 +95,8 @@ class SophiaH(Optimizer):
         super().__init__(params, defaults | {"weight_decay": weight_decay})
         self.hessian_interval = hessian_interval
         self.num_updates = 0
-        # On the CPU, so that every device and worker draws the same numbers.
-        self.generator = torch.Generator().manual_seed(0)
+        # On the device: the numbers of a large encoder would take seconds to draw on a CPU.
+        self.generator = torch.Generator(self.device).manual_seed(0)
         self.probe: list[Tensor] = []  # u of this update
         self.hessian_buffer: list[Tensor] = []
 
@@ -100,6 +104,12 @@ class SophiaH(Optimizer):
     def hessian_due(self) -> bool:
         """Whether the coming `step` uses a new Hessian estimate."""
         return self.num_updates % self.hessian_interval == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; the CPU without any."""
+        params = (p for group in self.param_groups for p in group["params"])
+        return next((p.device for p in params), torch.device("cpu"))
 
     def trainable_parameters(self) -> list[Tensor]:
         """Return the parameters that require a gradient, in the order of the groups."""
@@ -121,7 +131,7 @@ class SophiaH(Optimizer):
         params = self.trainable_parameters()
         if not self.hessian_buffer:
             self.probe = [
-                torch.randn(p.shape, dtype=p.dtype, generator=self.generator).to(p.device)
+                torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=self.generator)
                 for p in params
             ]
             self.hessian_buffer = [torch.zeros_like(p) for p in params]
@@ -148,7 +158,7 @@ class SophiaH(Optimizer):
         if not self.hessian_due:
             yield
             return
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH), cudnn_switches(enabled=False):
             yield
 
     def hessian_norms(self) -> list[Tensor]:
@@ -220,8 +230,11 @@ class SophiaH(Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state that `state_dict` returned; drop an estimate in progress."""
+        """Continue from a state that `state_dict` returned; drop an estimate in progress.
+
+        From a run on another kind of device, u continues with other numbers, with a warning.
+        """
         super().load_state_dict(state_dict)
         self.num_updates = state_dict["num_updates"]
-        self.generator.set_state(state_dict["generator"].cpu())
+        set_generator_state(self.generator, state_dict["generator"].cpu(), "u of SophiaH")
         self.probe, self.hessian_buffer = [], []

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from math import gcd
 from typing import NamedTuple
 
-from task_schedulers import TASK_SCHEDULERS
+from options.choices import TASK_SCHEDULERS
 
 
 class Contradiction(NamedTuple):
@@ -147,6 +147,18 @@ CONTRADICTIONS = (
         "use --option finetune",
     ),
     Contradiction(
+        "--compile --use_smart_regularization",
+        lambda a: a.compile and a.use_smart_regularization,
+        "--use_smart_regularization repeats a forward pass with the same dropout masks, which "
+        "compiled layers do not keep; drop --compile",
+    ),
+    Contradiction(
+        "--compile --optimizer sophiah",
+        lambda a: a.compile and a.optimizer == "sophiah",
+        "--optimizer sophiah needs second derivatives, which compiled layers do not have; drop "
+        "--compile",
+    ),
+    Contradiction(
         "--task sts --class_weights",
         lambda a: a.class_weights
         and not any(a.tasks[name].has_named_classes for name in trained(a)),
@@ -190,7 +202,7 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--task sst --task_scheduler para",
-        lambda a: a.task_scheduler not in {**TASK_SCHEDULERS, **a.tasks},
+        lambda a: a.task_scheduler not in {*TASK_SCHEDULERS, *a.tasks},
         "--task and --task_scheduler name different tasks; name the same, or drop one",
     ),
     Contradiction(

@@ -1,41 +1,26 @@
-"""Reading the command line: checks, what a resumed run may change, resolved defaults."""
+"""Reading the command line: checks, and what a resumed run may change.
+
+Neither this module nor any other that `--help` or a mistyped flag needs imports torch.
+"""
 
 import argparse
-import hashlib
-import json
 import os
 import shlex
 import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
-from datasets import SPLITS, default_data_dir, has_files, task_file, training_digests
-from models.bert import BertConfig
-from models.features import default_layers
-from models.pal import default_pal_size
-from optimizers import default_lr
+from options.choices import TASK_SCHEDULERS
 from options.legal import NEEDS, contradiction_of
-from options.packages import check_packages
 from runtime.errors import InputError, report
-from runtime.files import MIB, read_text, shown_path
-from task_schedulers import TASK_SCHEDULERS
+from runtime.files import MIB, read_text
 from task_table import NAME, TaskTable, built_in_table, read_table, select
+from tasks import SPLITS
 
 # What may be given again with --resume, beside the tasks' files; all else comes from args.json.
 RESUME_OPTIONS = ("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path")
-# Options that say where things are and what is written, but not what is trained.
-UNCOUNTED = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir"}
-UNCOUNTED |= {"run_name", "given", "narrowed", "resume", "use_gpu", "model_name", "script"}
-UNCOUNTED |= {"local_files_only", "save_every", "write_summary", "tensorboard_subfolder"}
-UNCOUNTED |= {"profiler", "no_test_predictions", "skip_bad_rows", "ray_address", "fingerprint"}
-UNCOUNTED |= {"hpo", "hpo_resume", "hpo_trials", "hpo_only", "hpo_space", "hpo_cpus", "hpo_gpus"}
-UNCOUNTED |= {"hpo_concurrent", "tasks_file", "table"}
 EVERY_TASK = "multitask"  # for --task
 MAX_WORDS = 10_000  # of an @file, with those that it names
 MAX_NESTING = 10  # of an @file that names an @file
@@ -227,112 +212,6 @@ def refuse_fixed(
         )
 
 
-def resolve_options(args: Namespace, config: BertConfig) -> None:
-    """Fill in what depends on other options or on the encoder, in place.
-
-    Raises:
-        InputError: an option does not fit the encoder, or needs a package that is missing.
-    """
-    resolve_model_options(args, config)
-    if args.lr is None:
-        args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
-    if args.smoketest and args.resume is None:  # a saved run has these sizes already
-        shrink(args)
-    digests = training_digests(args)
-    check_digests(digests, getattr(args, "data_sha256", {}), args)
-    args.data_sha256 = digests
-    if args.resume is None:
-        args.fingerprint = fingerprint(args, config)
-    print(f"data: {shown_path(args.data_dir)}")
-
-
-def resolve_model_options(args: Namespace, config: BertConfig) -> None:
-    """Fill in and check the options that evaluation needs too, in place. Raises InputError."""
-    check_packages(args)
-    is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
-    check_length("max_length", args.max_length, config, is_checked=not is_cut)
-    check_length("segment_length", args.segment_length, config, is_checked=is_cut)
-    if args.use_pal and args.pal_size is None:
-        args.pal_size = default_pal_size(config.hidden_size)
-    if args.use_pal and args.pal_size > max(config.hidden_size, 6):
-        raise InputError(
-            f"--pal_size is {args.pal_size}, wider than the encoder's {config.hidden_size}; the "
-            "projected attention is meant to be narrower"
-        )
-    if args.train_mode == "single_layers":
-        args.layers = args.layers or default_layers(config.num_hidden_layers)
-        check_layers(args.layers, config.num_hidden_layers)
-    if args.use_amp and not args.use_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        warnings.warn("--use_amp: this CPU has no bfloat16 units; it will be slow", stacklevel=2)
-    if args.data_dir is None:
-        set_data_dir(args)
-
-
-def set_data_dir(args: Namespace) -> None:
-    """Set --data_dir where it was not given, in place.
-
-    If no flag chooses the tasks either, those without files there are left out, with a warning: a
-    task that is added to the built-in table is not yet in the sample.
-
-    Raises:
-        InputError: the other options do not go with the tasks that are left.
-    """
-    folder = default_data_dir(args.tasks.values())
-    args.data_dir = str(folder)
-    named = {name for name in args.tasks for split in SPLITS if getattr(args, f"{name}_{split}")}
-    named |= {args.task_scheduler, *args.task_weights}
-    found = {
-        name: task for name, task in args.tasks.items() if name in named or has_files(folder, task)
-    }
-    missing = [task.stem for name, task in args.tasks.items() if name not in found]
-    if args.task is None and args.tasks_file is None and missing and found:
-        warnings.warn(
-            f"only {', '.join(found)} are trained: {shown_path(folder)} has no files "
-            f"{', '.join(missing)}; name another folder with --data_dir",
-            stacklevel=2,
-        )
-        args.tasks = found
-        message = contradiction_of(args)
-        if message is not None:
-            raise InputError(message)
-
-
-def check_digests(digests: dict[str, str], known: dict[str, str], args: Namespace) -> None:
-    """Check that a resumed run finds the training files that it began with.
-
-    Args:
-        digests: of the files as they are now, by task.
-        known: of those that it began with; empty for a new run, or one of an older version.
-        args: the run's options.
-
-    Raises:
-        InputError: a file has changed.
-    """
-    for name, digest in digests.items():
-        if known.get(name, digest) != digest:
-            path = task_file(args, args.tasks[name], "train")
-            raise InputError(
-                f"{path}: is not the file that this run was trained on; put that one back, or "
-                "start a new run"
-            )
-
-
-def fingerprint(args: Namespace, config: BertConfig) -> str:
-    """Return a digest of what a run starts from, to know its checkpoints by.
-
-    It covers the options that change what is trained, the training files, the encoder's shape and
-    name, and the file of --checkpoint. A repeated run has the same digest, wherever it is.
-    """
-    uncounted = UNCOUNTED.union(file_options(args.table.tasks))
-    counted = {name: value for name, value in vars(args).items() if name not in uncounted}
-    counted["tasks"] = [[type(task).__name__, asdict(task)] for task in args.tasks.values()]
-    counted |= {"config": asdict(config), "model_name": os.path.basename(args.model_name)}
-    if args.checkpoint is not None:
-        with open(args.checkpoint, "rb") as file:
-            counted["checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
-
-
 def make_absolute(args: Namespace) -> None:
     """Make paths absolute, in place, so that the run can be resumed from any directory.
 
@@ -349,43 +228,4 @@ def make_absolute(args: Namespace) -> None:
     if not os.path.abspath(".").isprintable():  # the run could not be read back
         raise InputError(
             f"{os.path.abspath('.')!r}: control characters in a path; rename the folder"
-        )
-
-
-def shrink(args: Namespace) -> None:
-    """Set the sizes of --smoketest, in place; warn if one of them was given.
-
-    Four rows per task make two updates of every task, whatever the task scheduler. There is one
-    epoch, and one with a layer unfrozen.
-    """
-    sizes = {
-        "batch_size": 2,
-        "epochs": 1 + (args.unfreeze_interval or 0),
-        "samples_per_epoch": None,
-        "num_batches_per_epoch": None,
-        "micro_batch_size": None,
-        "max_length": min(args.max_length, 32),
-    }
-    changed = [n for n, size in sizes.items() if n in args.given and getattr(args, n) != size]
-    vars(args).update(sizes)
-    if changed:
-        listed = ", ".join("--" + name for name in changed)
-        warnings.warn(f"--smoketest sets its own sizes in place of {listed}", stacklevel=2)
-
-
-def check_length(name: str, length: int, config: BertConfig, is_checked: bool) -> None:
-    """Raise InputError if a sequence would be longer than the encoder's positions."""
-    if is_checked and length > config.max_tokens:
-        raise InputError(
-            f"--{name} is {length}, but this encoder has positions for {config.max_tokens}"
-        )
-
-
-def check_layers(layers: list[int], num_layers: int) -> None:
-    """Raise InputError unless each layer is one of the encoder's, at most once."""
-    wrong = [layer for layer in layers if layer > num_layers or layers.count(layer) > 1]
-    if wrong:
-        raise InputError(
-            f"--layers {' '.join(map(str, layers))}: {wrong[0]} is not one of 1 to {num_layers}, "
-            "each at most once"
         )

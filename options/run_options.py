@@ -8,11 +8,16 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from datasets import SPLITS
-from inputs.batches import PAIR_ENCODINGS
-from models import FEATURES, POOLINGS, TRAIN_MODES
-from models.pretrained import BUNDLED, HUB_IDS
-from optimizers import LR_SCHEDULES, OPTIMIZERS
+from options.choices import (
+    BUNDLED,
+    FEATURES,
+    HUB_IDS,
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    PAIR_ENCODINGS,
+    POOLINGS,
+    TRAIN_MODES,
+)
 from options.parsing import EVERY_TASK, ArgumentParser
 from options.search_options import add_search_options
 from options.techniques import add_technique_options, joint_defaults
@@ -29,6 +34,7 @@ from options.types import (
     task_weight,
 )
 from task_table import TaskTable, built_in_table
+from tasks import SPLITS
 
 DESCRIPTION = "Train one BERT encoder on all tasks jointly: every task in every update."
 PAL_DESCRIPTION = (
@@ -268,9 +274,30 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
     )
     add("--seed", type=seed, default=0, help="seed of everything random")
     add(
-        "--use_gpu", action="store_true", help="train on CUDA, an error without it; off: on the CPU"
+        "--use_gpu",
+        action="store_true",
+        help="train on CUDA, or on a Mac's MPS; an error without either; off: on the CPU",
     )
-    add("--use_amp", action="store_true", help="compute in bfloat16 on either device; off: float32")
+    amp = parser.add_mutually_exclusive_group()
+    amp.add_argument(
+        "--use_amp",
+        action="store_true",
+        default=None,
+        help="compute in bfloat16; unset: where the device multiplies it natively",
+    )
+    amp.add_argument(
+        "--no_use_amp",
+        dest="use_amp",
+        action="store_false",
+        default=None,
+        help="compute in float32",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the encoder's layers with torch.compile, which takes a while at first and "
+        "needs a C++ compiler",
+    )
     add(
         "--smoketest",
         action="store_true",

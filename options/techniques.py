@@ -7,7 +7,7 @@ task scheduler, which is `joint` there. So each default is written once, here.
 from collections.abc import Iterable
 from typing import Any
 
-from optimizers import PROJECTIONS
+from options.choices import COMBINE_STRATEGIES, PROJECTIONS, TASK_SCHEDULERS
 from options.parsing import ArgumentParser
 from options.types import (
     batch_count,
@@ -16,7 +16,6 @@ from options.types import (
     positive_float,
     rate,
 )
-from task_schedulers import COMBINE_STRATEGIES, TASK_SCHEDULERS
 
 
 def add_technique_options(parser: ArgumentParser, task_names: Iterable[str] = ()) -> None:

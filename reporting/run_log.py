@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -31,7 +32,8 @@ def peak_memory_mib(device: torch.device) -> float:
     """Return the peak of a GPU's allocated or of this process's resident memory, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    unit = 1 if sys.platform == "darwin" else 1024  # in bytes; Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def build_run_log(

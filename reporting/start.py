@@ -12,7 +12,8 @@ from torch import nn
 from models.bert import BertConfig, BertModel
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
 from models.weight_file import check_size
-from options.parsing import make_absolute, resolve_options
+from options.parsing import make_absolute
+from options.resolving import resolve_options
 from reporting.run_directory import (
     find_last,
     keep_options,

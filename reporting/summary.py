@@ -5,12 +5,11 @@ import shlex
 import warnings
 from argparse import Namespace
 
-import torch
-
 from inputs.batches import Rows
 from models import MultitaskBert
 from reporting.run_directory import MOVABLE
 from runtime import workers
+from runtime.device import device_name
 from runtime.files import inside, shown_path
 from runtime.startup import ROOT
 from tasks import Metrics, mean_score, scores
@@ -24,7 +23,7 @@ def print_start(args: Namespace, model: MultitaskBert, updates_per_epoch: int) -
         f"model: {args.model_name}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained\n"
         f"training: {args.epochs} epochs of {updates_per_epoch} updates, "
         f"lr {args.lr:g}, batches of {args.batch_size} per task, seed {args.seed}, "
-        f"on {device_name(args)}\n"
+        f"on {device_name(args.use_gpu, args.use_amp)}\n"
         f"run: {shown_path(args.run_dir)}"
     )
 
@@ -40,12 +39,6 @@ def print_resumed(args: Namespace, epoch: int, update: int) -> None:
 def count_parameters(model: MultitaskBert) -> int:
     """Return the number of parameters, frozen ones included."""
     return sum(p.numel() for p in model.parameters())
-
-
-def device_name(args: Namespace) -> str:
-    """Return what the run computes on, and on how many of them."""
-    device = torch.cuda.get_device_name() if args.use_gpu else "CPU"
-    return f"{workers.size()} x {device}" if workers.size() > 1 else device
 
 
 def resume_command(args: Namespace) -> str:

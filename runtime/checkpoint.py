@@ -250,8 +250,15 @@ def random_states() -> list[dict[str, Any]]:
     return workers.gather(random_state())
 
 
-def set_random_states(states: list[dict[str, Any]]) -> None:
-    """Restore this worker's generators; warn if the number of workers has changed."""
+def set_random_states(states: list[dict[str, Any]], device: torch.device) -> None:
+    """Restore this worker's generators; warn if the run may not get its own numbers.
+
+    That is if the number of workers has changed or, in a run on a GPU, of visible GPUs.
+
+    Args:
+        states: what `random_states` returned.
+        device: what the run computes on.
+    """
     if len(states) != workers.size():
         warnings.warn(
             f"saved by {len(states)} workers, now {workers.size()}: the run continues with other "
@@ -259,7 +266,15 @@ def set_random_states(states: list[dict[str, Any]]) -> None:
             stacklevel=2,
         )
     if workers.rank() < len(states):
-        set_random_state(states[workers.rank()])
+        state = states[workers.rank()]
+        num_gpus = torch.cuda.device_count()
+        if device.type == "cuda" and len(state["cuda"]) != num_gpus:
+            warnings.warn(
+                f"saved with {len(state['cuda'])} visible GPUs, now {num_gpus}: the run continues "
+                "with other dropout masks than it would have had; set CUDA_VISIBLE_DEVICES as then",
+                stacklevel=2,
+            )
+        set_random_state(state)
 
 
 def random_state() -> dict[str, Any]:

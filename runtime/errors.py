@@ -3,13 +3,12 @@
 import sys
 import threading
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 
-import torch
-
-from runtime import workers
+from runtime import ranks
 from runtime.interrupts import Interrupted
-from runtime.startup import raise_on_interrupt
+from runtime.startup import end_quietly_on_interrupt, raise_on_interrupt
 from runtime.streams import one_line, steady_streams
 
 
@@ -44,14 +43,28 @@ def exit_status(command: Callable[[], None], is_output_needed: bool = False) -> 
         return 1
 
 
+def read_command_line(parse: Callable[[], Namespace]) -> Namespace:
+    """Return the options of a script, before it imports what it needs to work with them.
+
+    If they cannot be read, or --help is among them, the process ends. A Ctrl-C during the imports
+    that follow is as quiet as before.
+    """
+    found: list[Namespace] = []
+    status = exit_status(lambda: found.append(parse()))
+    if status:
+        sys.exit(status)
+    end_quietly_on_interrupt()
+    return found[0]
+
+
 def run_reported(command: Callable[[], None]) -> int:
     """Run `command`, and report an error of the kinds that a user can do something about."""
     try:
         command()
-        workers.leave()
+        ranks.leave()
     except BrokenPipeError:
         raise
-    except (InputError, OSError, FloatingPointError, workers.WorkerLost) as error:
+    except (InputError, OSError, FloatingPointError, ranks.WorkerLost) as error:
         report(f"error: {error}")
         return 1
     except UnicodeEncodeError as error:
@@ -78,14 +91,15 @@ def run_reported(command: Callable[[], None]) -> int:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether torch, or Python, could not get the memory that it asked for."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    torch = sys.modules.get("torch")  # slow to import, and where it is not, no error is its own
+    if isinstance(error, MemoryError) or torch and isinstance(error, torch.OutOfMemoryError):
         return True
     return "can't allocate memory" in str(error)  # torch on a CPU has no class of its own for it
 
 
 def report(message: str) -> None:
     """Print a message on stderr as one line, unless another worker has reported one."""
-    if workers.is_first_to_report():
+    if ranks.is_first_to_report():
         print(one_line(message), file=sys.stderr, flush=True)
 
 
@@ -96,7 +110,7 @@ def shorten(text: str, num_characters: int = 80) -> str:
 
 def show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """Print a warning as one line, without the place in our source."""
-    if workers.is_main():
+    if ranks.is_main():
         print(one_line(f"warning: {message}"), file=sys.stderr)
 
 

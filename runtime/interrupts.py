@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime import workers
+from runtime import ranks
 
 
 class Interrupted(Exception):
@@ -43,20 +43,20 @@ class StopSignal:
         self.message = message
         self.check_place = check_place
         self.signum: int | None = None
-        workers.vote.wanted = workers.vote.agreed = False
+        ranks.vote.wanted = ranks.vote.agreed = False
 
     def receive(self, signum: int, frame: object) -> None:
         """Handle a signal."""
         self.signum = signum
-        workers.vote.wanted = True
-        if workers.size() == 1:
-            workers.vote.agreed = True
+        ranks.vote.wanted = True
+        if ranks.size() == 1:
+            ranks.vote.agreed = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come and all workers know of it."""
         self.check_place()
-        if workers.vote.agreed:
+        if ranks.vote.agreed:
             signum = self.signum or signal.SIGTERM
             name = signal.Signals(signum).name
             raise Interrupted(f"stopped by {name}; {self.message}", signum)
@@ -94,8 +94,8 @@ def stop_on_signals(
     try:
         with caught_signals(stop):
             yield stop
-    except workers.WorkerLost as error:
+    except ranks.WorkerLost as error:
         is_saved = last is not None and last.is_file()
         saved = "the last checkpoint is complete" if is_saved else "no checkpoint yet"
         message = f"{error}; {saved}; resume with: {command}"
-        raise workers.WorkerLost(message) from error
+        raise ranks.WorkerLost(message) from error

@@ -1,15 +1,20 @@
-"""What a script imports first: Ctrl-C while the slow rest is imported ends it quietly.
+"""What a script imports first, before torch: what has to be set by then.
 
-Python's own handler would raise KeyboardInterrupt inside whichever library is being imported.
-`runtime.errors.exit_status` puts that handler back.
+Ctrl-C while the slow rest is imported ends the script quietly. Python's own handler would raise
+KeyboardInterrupt inside whichever library is being imported; `runtime.errors.exit_status` puts that
+handler back. And threads that wait for each other spin for a bounded time.
 """
 
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Turns that a thread spins while it waits for the others, before it sleeps. With GNU's 300,000, two
+# threads beside another busy process are slower than one (benchmarks/waiting.py).
+SPIN_COUNT = 10_000
 PACKAGES = ("benchmarks", "experiments", "scripts")
 
 
@@ -38,5 +43,12 @@ def raise_on_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def bound_spinning() -> None:
+    """Bound how long a waiting thread spins, unless the environment says how threads wait."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+
+
+bound_spinning()
 if is_own_script(sys.orig_argv):
     end_quietly_on_interrupt()

@@ -11,7 +11,6 @@ whichever of the two `exchange` returns.
 
 import importlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,60 +22,46 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from runtime.ranks import (
+    WorkerLost,
+    is_first_to_report,
+    is_main,
+    launcher,
+    leave,
+    local_rank,
+    positions,
+    rank,
+    share,
+    size,
+    vote,
+)
+
+__all__ = [
+    "Alone",
+    "Together",
+    "WorkerLost",
+    "barrier",
+    "broadcast",
+    "exchange",
+    "gather",
+    "is_first_to_report",
+    "is_main",
+    "join",
+    "launcher",
+    "leave",
+    "local_rank",
+    "main_first",
+    "positions",
+    "rank",
+    "share",
+    "size",
+    "vote",
+]
+
 # A dead process is noticed at once; a machine that stops answering only after this time. Workers
 # wait as long for worker 0 to write.
 TIMEOUT = timedelta(hours=3)
 TURNS_PER_VOTE = 20  # evaluation batches of each worker between two votes on stopping
-
-
-class WorkerLost(RuntimeError):
-    """The workers cannot continue together.
-
-    One of them has ended, cannot be reached, or holds other weights.
-    """
-
-
-class StopVote:
-    """Whether this worker was asked to stop, and whether all know by now that some worker was.
-
-    Signals reach workers at different moments. The sums of an update carry the wish, so that all
-    workers stop after the same update.
-    """
-
-    wanted = False
-    agreed = False
-
-
-vote = StopVote()
-
-
-def size() -> int:
-    """Return the number of workers."""
-    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
-
-
-def rank() -> int:
-    """Return this worker's number, from 0."""
-    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
-
-
-def local_rank() -> int:
-    """Return this worker's number on its machine, which is that of its GPU."""
-    return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
-
-
-def is_main() -> bool:
-    """Tell whether this is worker 0, or the only process."""
-    return rank() == 0
-
-
-def launcher() -> str:
-    """Return the command that runs a script the way this one is run, quoted for a shell."""
-    if size() == 1:
-        return shlex.quote(sys.executable)
-    on_this_node = int(os.environ["LOCAL_WORLD_SIZE"])
-    nodes = f" --nnodes {size() // on_this_node} ..." if size() > on_this_node else ""
-    return f"torchrun{nodes} --nproc_per_node {on_this_node}"
 
 
 def join(use_gpu: bool) -> None:
@@ -106,12 +91,6 @@ def join(use_gpu: bool) -> None:
         sys.stdout = open(os.devnull, "w")
 
 
-def leave() -> None:
-    """Disconnect, at the end of a run that went well."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def exchange() -> "Alone | Together":
     """Return what this process has to exchange with others: nothing, if it is alone."""
     return Alone() if size() == 1 else Together()
@@ -125,8 +104,8 @@ class Alone:
         return torch.stack(losses)
 
     def read(self, values: list[Tensor]) -> list[float]:
-        """Read numbers [] from the device: the one host read of an update."""
-        return torch.stack(values).tolist()
+        """Read flattened tensors from the device: the one host read of an update."""
+        return torch.cat([value.flatten() for value in values]).tolist()
 
     def share_out(self, num_items: int, check: Callable[[], None]) -> Iterator[int]:
         """Yield the numbers of this worker's items, and call `check` after each."""
@@ -171,9 +150,10 @@ class Together:
         return means
 
     def read(self, values: list[Tensor]) -> list[float]:
-        """Read numbers [] from the device, and with them whether some worker wants to stop."""
+        """Read tensors from the device, and with them whether some worker wants to stop."""
+        flat = [value.flatten() for value in [*values, self.num_stopping]]
         with watched():  # nccl fails here, where its sums are waited for
-            *numbers, num_stopping = torch.stack([*values, self.num_stopping]).tolist()
+            *numbers, num_stopping = torch.cat(flat).tolist()
         vote.agreed = vote.agreed or num_stopping > 0
         return numbers
 
@@ -269,19 +249,6 @@ def sum_(tensors: list[Tensor]) -> Tensor:
     return num_wanted.sum()
 
 
-def positions(num_rows: int) -> slice:
-    """Return this worker's rows of a batch.
-
-    With fewer rows than workers, a worker without one gets row 0, which `share` then weighs 0.
-    """
-    return slice(rank(), None, size()) if rank() < num_rows else slice(0, 1)
-
-
-def share(num_rows: int) -> float:
-    """Return this worker's part of a batch's rows; the parts add up to 1 over the workers."""
-    return len(range(rank(), num_rows, size())) / num_rows
-
-
 def gather(value: Any) -> list[Any]:
     """Return every worker's value, by rank."""
     if size() == 1:
@@ -316,16 +283,3 @@ def main_first() -> Iterator[None]:
     yield
     if is_main():
         barrier()
-
-
-def is_first_to_report() -> bool:
-    """Tell whether no other worker has reported an error: a job says one thing, the cause."""
-    if size() == 1:
-        return True
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    key = f"reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    try:
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        return bool(store.add(key, 1) == 1)
-    except RuntimeError:  # the store is gone with torchrun itself
-        return is_main()

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from runtime.device import num_cores
 from runtime.errors import InputError
 from runtime.files import MIB
 from runtime.interrupts import Interrupted, StopSignal, caught_signals
@@ -110,7 +111,7 @@ def start_ray(args: Namespace, stop: SearchStop) -> None:
 
     folder = temporary_folder()
     check_temporary_folder(folder)
-    cores = len(os.sched_getaffinity(0))  # a job's share of the machine
+    cores = num_cores()
     try:
         with limited_time(), held_back(stop):
             ray.init("local", num_cpus=cores, include_dashboard=False, **QUIET)

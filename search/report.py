@@ -19,7 +19,11 @@ from search.trial import NAME, finished_epochs
 
 OWN_OPTIONS = ("hpo_trials", "hpo_only", "hpo_cpus", "hpo_gpus", "hpo_concurrent", "hpo_space")
 UNKEPT = {*OWN_OPTIONS, "hpo", "hpo_resume", "ray_address", "run_name", "logdir"}
-NEGATED = {"write_summary": "no_tensorboard", "train_classifier": "no_train_classifier"}
+NEGATED = {
+    "write_summary": "no_tensorboard",
+    "train_classifier": "no_train_classifier",
+    "use_amp": "no_use_amp",
+}
 
 
 def report_search(
@@ -133,7 +137,8 @@ def write_best(path: Path, args: Namespace, settings: dict) -> None:
     if "tasks_file" in kept:
         kept["tasks"] = kept.pop("tasks_file")
     for name, flag in NEGATED.items():
-        if kept.pop(name, True) is False:
+        if kept.get(name) is False:
+            del kept[name]
             kept[flag] = True
     lines = [shlex.join(words(name, value)) for name, value in (kept | settings).items()]
     with atomic_write(path) as file:

@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import offline  # noqa: F401
 import pytest
 import torch
 from small_wordnet import no_wordnet, tiny_wordnet  # noqa: F401
+from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
 from datasets import SPLITS, read_examples
@@ -23,6 +25,15 @@ SAMPLE = ROOT / "data" / "sample"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+    tqdm.monitor_interval = 0  # its thread would get the signals that a test holds back
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32() -> Iterator[None]:
+    """Let the tests run in float32 on every processor; those of bfloat16 ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("options.resolving.has_native_bfloat16", lambda kind: False)
+        yield
 
 
 def sample_vocabulary() -> list[str]:

@@ -10,7 +10,16 @@ from pathlib import Path
 import evaluation
 import train_multitask
 import train_multitask_pal
-from benchmarks import frozen, parallel, scale, techniques, throughput
+from benchmarks import (
+    frozen,
+    growth,
+    parallel,
+    scale,
+    techniques,
+    throughput,
+    time_to_score,
+    waiting,
+)
 from experiments import dashboard, report, run
 from options.parsing import parse_args
 from scripts import flag_tables
@@ -25,9 +34,11 @@ TRAINING = {
 }
 PLAIN_PARSERS = {
     "benchmarks.frozen": frozen.get_args_parser,
+    "benchmarks.growth": growth.get_args_parser,
     "benchmarks.scale": scale.get_args_parser,
     "benchmarks.techniques": techniques.get_args_parser,
     "benchmarks.throughput": throughput.get_args_parser,
+    "benchmarks.time_to_score": time_to_score.get_args_parser,
     "evaluation.py": evaluation.get_args_parser,
     "experiments.report": report.get_args_parser,
     "experiments.dashboard": dashboard.get_args_parser,
@@ -35,6 +46,7 @@ PLAIN_PARSERS = {
 }
 OTHERS = (
     "benchmarks.parallel",
+    "benchmarks.waiting",
     "data/download.py",
     "data/make_sample.py",
     "experiments.run",
@@ -142,6 +154,8 @@ def parse(kind: str, flags: list[str]) -> object:
         return parse_pytest(flags)
     if kind == "benchmarks.parallel":
         return parallel.parse(flags)
+    if kind == "benchmarks.waiting":
+        return waiting.parse(flags)
     if kind == "data/download.py":
         return runpy.run_path(str(ROOT / kind))["get_args_parser"]().parse_args(flags)
     return None  # make_sample.py is run, and the others are not ours

@@ -23,7 +23,6 @@ import train_multitask_pal
 from datasets import load_data
 from inputs.frozen_states import cache_frozen_states
 from models import build_model
-from optimizers.smart import Smart
 from options.parsing import parse_args
 from reporting.run_log import build_run_log
 from reporting.start import open_run
@@ -65,10 +64,6 @@ def prepared(args: Namespace):
 def run_case(script: str, flags: list[str]) -> dict:
     """Sums of the first update, losses of 20, logits on fixed rows after them."""
     with prepared(parse(script, flags)) as (_, training, data):
-        if isinstance(training.regularizer, Smart):
-            # At the default distance, 1e-5, outputs differ by little more than float32's rounding,
-            # and rounding, which a batch's shape changes, then decides the sign of some ascents.
-            training.regularizer.noise_std, training.regularizer.step_size = 0.1, 1.0
         training.start_epoch()
         first: dict[str, torch.Tensor] = {}
         losses = []

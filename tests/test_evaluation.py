@@ -236,7 +236,7 @@ def test_some_tasks_alone_go_to_a_folder_of_their_own(run_copy, tmp_path, capsys
         assert found["metrics"][name] == pytest.approx(before["metrics"][name], abs=1e-6)
     for flags in (["--task", "sts"], ["--probabilities"], ["--input", "-", "--task", "a", "b"]):
         with pytest.raises(SystemExit):
-            evaluation.parse_args(["--run", str(run_copy), *flags])
+            evaluation.parse_args(evaluation.get_args_parser(), ["--run", str(run_copy), *flags])
         assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -14,7 +14,7 @@ ROWS = (
     ("models",),
     ("optimizers",),
     ("inputs",),
-    ("task_schedulers", "datasets"),
+    ("task_schedulers", "datasets", "prefetching"),
     ("options",),
     ("reporting",),
     ("engine", "training", "restoring"),

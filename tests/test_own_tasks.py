@@ -134,7 +134,7 @@ def test_own_tasks_train_resume_evaluate_and_label(train, own, capsys, monkeypat
         "f1",
     ]
     assert resumed.keys() == weights(whole).keys()
-    evaluation.main(evaluation.parse_args(["--run", str(moved)]))
+    evaluation.main(evaluation.parse_args(evaluation.get_args_parser(), ["--run", str(moved)]))
     metrics = json.loads((moved / "metrics-dev.json").read_text())
     assert list(metrics["confusion"]) == ["grammar"]
     rows = (moved / "predictions" / "topics-dev-output.csv").read_text().splitlines()
@@ -142,7 +142,7 @@ def test_own_tasks_train_resume_evaluate_and_label(train, own, capsys, monkeypat
     (own / "text.txt").write_text("it and match\n")
     capsys.readouterr()
     command = f"--run {moved} --task topics --input {own / 'text.txt'} --probabilities"
-    evaluation.main(evaluation.parse_args(command.split()))
+    evaluation.main(evaluation.parse_args(evaluation.get_args_parser(), command.split()))
     header = capsys.readouterr().out.splitlines()[0].split("\t")
     assert header[-3:] == ["Probability_sport", "Probability_food", "Probability_travel"]
 

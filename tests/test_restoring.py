@@ -163,7 +163,11 @@ CASES = [  # the run, what is wrong in its state, the value there, what the mess
     ("smart", "lr_schedule/base_lrs", [1.0, 1.0], "lr_schedule: base_lrs is a list"),
     ("smart", "lr_schedule/_last_lr", ["x"], "lr_schedule: _last_lr.0 is 'x'"),
     ("sophia", "optimizer/num_updates", 4, "num_updates is 4, expected int in [5, 5]"),
-    ("sophia", "optimizer/generator", 1, "optimizer: generator is 1, expected a tensor"),
+    ("sophia", "optimizer/generator", 1, "optimizer: generator is 1, expected the state of"),
+    ("sophia", "optimizer/generator", torch.zeros(17).byte(), "expected the state of a generator"),
+    ("sophia", "optimizer/generator", torch.zeros(16), "expected the state of a generator"),
+    ("smart", "smart/num_rows", -1, "num_rows is -1"),
+    ("smart", "smart/num_rows", KeyError, "smart: num_rows is missing"),
     ("sophia", "optimizer/param_groups/2/lr", 1.0, "param_groups.2.lr is 1.0"),
     ("sophia", "lr_schedule/best", math.nan, "lr_schedule: best is nan"),
     ("sophia", "lr_schedule/best", 3.0, "lr_schedule: best is 3.0"),
@@ -175,7 +179,12 @@ CASES = [  # the run, what is wrong in its state, the value there, what the mess
 ]
 
 
-@pytest.mark.parametrize("run, place, value, message", CASES, ids=lambda value: str(value)[:40])
+def name_of(value: object) -> str:
+    """Return a case's part as pytest shall print it: the same in every process."""
+    return "changed" if callable(value) else str(value)[:40]
+
+
+@pytest.mark.parametrize("run, place, value, message", CASES, ids=name_of)
 def test_a_wrong_value_is_one_line(runs, tmp_path, one_line, run, place, value, message):
     training, state = runs[run]
     path = tmp_path / "last.pt"
@@ -201,6 +210,32 @@ def test_what_was_off_may_be_missing(tmp_path, tiny_model, few_rows):
         del state[name]
     checkpoint.save(tmp_path / "last.pt", state)
     restore(training, tmp_path / "last.pt")
+
+
+def test_smart_of_an_earlier_version_is_restored_with_other_noise(runs, tmp_path):
+    """It drew its noise from a generator."""
+    training, state = runs["smart"]
+    state = changed(state, "smart/generator", torch.Generator().get_state())
+    state = changed(state, "smart/num_rows", KeyError)
+    checkpoint.save(tmp_path / "last.pt", state)
+    with pytest.warns(UserWarning, match="an earlier version, which drew SMART's noise in another"):
+        restore(training, tmp_path / "last.pt")
+    assert training.regularizer.num_rows == 0
+    assert_same(training.regularizer.average, state["smart"]["average"])
+
+
+def test_sophia_of_another_kind_of_device_is_restored_with_another_u(runs, tmp_path):
+    """A GPU's generator has 16 bytes. Every worker goes on with the same numbers."""
+    training, state = runs["sophia"]
+    state = changed(state, "optimizer/generator", torch.arange(16).byte())
+    checkpoint.save(tmp_path / "last.pt", state)
+    found = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="another u of SophiaH than it would have had"):
+            restore(training, tmp_path / "last.pt")
+        found.append(torch.rand(4, generator=training.optimizer.generator))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], torch.rand(4, generator=torch.Generator().manual_seed(0)))
 
 
 def test_a_best_checkpoint_does_not_resume(runs, tmp_path, one_line):

@@ -61,6 +61,7 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
     [
         *map(flags_of, LR_SCHEDULES),
         ["--micro_batch_size", "3"],
+        ["--use_amp"],
         ["--pair_encoding", "bi"],
         ["--optimizer", "sophiah", "--hess_interval", "2"],
         [*PAL, "--projection", "pcgrad"],

@@ -6,10 +6,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from options.parsing import parse_args
 from options.run_options import get_args_parser, get_pal_args_parser
-from task_table import BUILT_IN, built_in_table, read_table, select
+from task_table import (
+    ALLOWED_NAME,
+    BUILT_IN,
+    MODULE_NAMES,
+    built_in_table,
+    read_table,
+    select,
+)
 from tasks import Binary, Classification, Multilabel, Regression
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +48,11 @@ def table(tmp_path):
         return path
 
     return write
+
+
+def test_no_task_can_have_a_name_that_torch_refuses_for_a_head():
+    names = {name for name in dir(nn.ModuleDict()) if ALLOWED_NAME.fullmatch(name)}
+    assert "training" in names and names <= MODULE_NAMES
 
 
 def test_the_built_in_table_is_the_one_of_the_root():

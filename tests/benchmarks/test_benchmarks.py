@@ -8,21 +8,34 @@ import warnings
 import pytest
 import torch
 
-from benchmarks import frozen, parallel, scale, techniques, throughput
+from benchmarks import (
+    frozen,
+    growth,
+    parallel,
+    scale,
+    techniques,
+    throughput,
+    time_to_score,
+    waiting,
+)
 from benchmarks.memory import peak_memory
+from benchmarks.precision import device_precisions
+from benchmarks.profiling import OPERATIONS
 from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
+from runtime import device
 from runtime.errors import InputError
 from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 
 SMALL = "--rows 8 --batch_size 4 --rounds 1 --updates 1 --threads 1"
-IN_PROCESS = [frozen, scale, techniques, throughput]
+IN_PROCESS = [frozen, growth, scale, techniques, throughput, time_to_score]
 
 
 @pytest.fixture
-def words(tiny_model, few_rows) -> list[str]:
-    """The options of the smallest form that every benchmark has."""
+def words(tiny_model, few_rows, monkeypatch) -> list[str]:
+    """The options of the smallest form that every benchmark has, on the processor as it is."""
+    monkeypatch.setattr("options.resolving.has_native_bfloat16", device.has_native_bfloat16)
     return ["--data_dir", str(few_rows), "--model_name", str(tiny_model)]
 
 
@@ -49,29 +62,61 @@ def cells(lines: list[str], width: int) -> dict[str, list[float]]:
     return {line[:width].strip(): numbers(line[width:]) for line in lines}
 
 
-def test_throughput_prints_every_arm_its_ratio_and_a_profile(table):
-    first, *lines = table(throughput, f"{SMALL} --arms abcd --profile")
-    assert first == "12 examples in 1 rounds, batch 4, float32, 1 threads"  # 4 of each task
-    speeds, ratios, profile = lines[:4], lines[4:7], lines[9:]
-    assert [line[:5] for line in speeds] == ["  (a)", "  (b)", "  (c)", "  (d)"]
+def test_throughput_prints_every_arm_in_every_precision_and_a_profile(table):
+    first, second, header, *lines = table(throughput, f"{SMALL} --arms abcd --profile")
+    precisions = [*device_precisions()]
+    assert re.match(r".+, 1 threads, torch [\d.]+", first)
+    assert second == "12 examples in 1 rounds, batch 4"  # 4 of each task
+    assert header.split() == ["precision", "arm", "examples/s", "MiB", "(a)/arm", "rounds"]
+    speeds, lines = lines[: 4 * len(precisions)], lines[4 * len(precisions) :]
+    expected = [f"{p} ({name})" for p in precisions for name in "abcd"]
+    assert [" ".join(line.split()[:2]) for line in speeds] == expected
     for line in speeds:
-        rate, _, share = numbers(line[35:])
-        assert rate > 0 and share >= 0
-    assert [line[:9] for line in ratios] == [f"  (a)/({name})" for name in "bcd"]
-    for line in ratios:
-        ratio, low, high = numbers(line[9:])
-        assert 0 < low <= ratio <= high  # one round
-    assert lines[7].startswith("  useful rate of (a): ") and numbers(lines[7])[0] > 0
-    assert lines[8] == "profile of 1 updates of arm a"
+        rate, peak, ratio, low, high = numbers(line[48:])
+        assert rate > 0 and peak >= 0 and 0 < low <= ratio <= high  # one round
+        assert ratio == 1 or "(a)" not in line
+    rates, defaults, title, profile = rates_and_rest(lines, len(precisions))
+    assert list(rates) == precisions and rates["float32"][:3] == [1, 1, 1]
+    for _, _, _, useful, products, share, low, high in rates.values():
+        assert low <= share <= high and share == pytest.approx(100 * useful / products, abs=10)
+    assert defaults.startswith(f"defaults of both sides: (a) in {precisions[-1]} / (b) in float32 ")
+    assert title == f"profile of (a) in {precisions[-1]}"
     shares = cells(profile, 34)
-    assert list(shares) == [*throughput.OPERATIONS, "everything else"]
+    assert list(shares) == [*OPERATIONS, "everything else"]
     assert sum(share for [share] in shares.values()) == pytest.approx(100, abs=1)
+
+
+def rates_and_rest(lines: list[str], num_precisions: int) -> tuple[dict, str, str, list[str]]:
+    """Split what follows the speeds: the table of useful rates, and the lines after it."""
+    assert lines[0].split()[:3] == ["(a)", "in", "speed"]
+    rates, rest = lines[1 : 1 + num_precisions], lines[1 + num_precisions :]
+    return cells(rates, 14), rest[0], rest[1], rest[2:]
+
+
+def test_throughput_of_one_precision_alone_does_not_compare_defaults(table):
+    lines = table(throughput, f"{SMALL} --arms ab --precisions float32")
+    assert [line.split()[0] for line in lines[3:]] == ["float32", "float32", "(a)", "float32"]
+
+
+def test_throughput_prints_the_memory_after_more_and_more_updates(table):
+    first, second, header, *lines = table(throughput, "--rows 8 --batch_size 4 --memory 26")
+    assert second == "resident MiB of our loop, batch 4"
+    assert header.split() == ["updates", *device_precisions()]
+    found = cells(lines, 9)
+    assert list(found) == ["25", "26"]
+    assert all(size > 50 for sizes in found.values() for size in sizes)
+
+
+def test_memory_is_looked_at_twice_as_late_each_time():
+    assert throughput.memory_marks(300) == [25, 50, 100, 200, 300]
+    assert throughput.memory_marks(26) == [25, 26]
+    assert throughput.memory_marks(25) == [25] and throughput.memory_marks(3) == [3]
 
 
 def test_the_plan_of_throughput_holds_the_rows_that_our_loop_draws(words, tmp_path):
     parser = throughput.get_args_parser()
     options = parser.parse_args([*words, *SMALL.split(), "--updates", "3"])
-    start = open_arm(options, throughput.common_flags(options))
+    start = open_arm(options, throughput.common_flags(options, device_precisions()["float32"]))
     data = load_rows(start)
     rounds = throughput.plan_rounds(options, start, data)
     assert [len(updates) for updates in rounds] == [3, 3]
@@ -90,16 +135,20 @@ def test_the_plan_of_throughput_holds_the_rows_that_our_loop_draws(words, tmp_pa
 
 
 def test_techniques_prints_every_technique(table):
-    header, *lines = table(techniques, SMALL)
-    assert header.split() == ["technique", "time", "rounds", "memory"]
+    _, header, *lines = table(techniques, SMALL)
+    assert header.split() == ["in", [*device_precisions()][-1], "time", "rounds", "memory"]
     found = cells(lines, 24)
     assert list(found) == list(techniques.ARMS)
     assert found[techniques.PLAIN] == [1, 1, 1, 0]
     assert all(time > 0 and low <= time <= high for time, low, high, _ in found.values())
 
 
-def test_only_the_named_techniques_run(table):
-    assert list(cells(table(techniques, f"{SMALL} --only pal")[1:], 24)) == ["plain sum", "pal"]
+def test_only_the_named_techniques_run_in_every_named_precision(table):
+    names = [*device_precisions()]
+    lines = table(techniques, f"{SMALL} --only pal --precisions {' '.join(names)}")[1:]
+    assert [line.split()[1] for line in lines[::3]] == names
+    for number in range(0, len(lines), 3):
+        assert list(cells(lines[number + 1 : number + 3], 24)) == ["plain sum", "pal"]
 
 
 def test_frozen_prints_every_kind_of_features(table):
@@ -124,30 +173,84 @@ def test_scale_predicts_for_every_method_and_number_of_gpus(table):
 
 
 def test_parallel_compares_two_processes_with_one(words, capsys):
-    flags = "--rounds 1 --updates 1 --methods joint --batch_size 4"
+    flags = "--rounds 1 --updates 1 --methods joint --batch_size 4 --precisions float32"
     parallel.main(parallel.parse([*words, *flags.split()]))
     first, header, line = capsys.readouterr().out.splitlines()
-    assert first.startswith("torch ") and first.endswith(
-        "one thread per process, 1 rounds, medians"
-    )
-    assert header.split() == ["method", "speed", "2/1", "range", "memory", "2/1"]
-    assert line.startswith("joint ")
-    assert all(ratio > 0 for ratio in numbers(line[10:21]) + numbers(line[35:]))
+    assert re.match(r".+, 1 threads, torch [\d.+cpu]+, 1 rounds, medians$", first)
+    assert header.split() == ["precision", "method", "speed", "2/1", "range", "memory", "2/1"]
+    assert line.split()[:2] == ["float32", "joint"]
+    assert all(ratio > 0 for ratio in numbers(line[24:35]) + numbers(line[49:]))
+
+
+def test_waiting_compares_settings_alone_and_beside_another_process(words, capsys):
+    flags = "--rounds 1 --updates 1 --batch_size 4 --settings".split()
+    waiting.main(waiting.parse([*words, *flags, "one thread", "not at all"]))
+    first, header, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith(", 1 rounds, medians")
+    assert header.split() == ["threads", "wait", "alone", "beside", "one"]
+    assert [line[:24].strip() for line in lines] == ["not at all", "one thread"]
+    found = [numbers(line[24:]) for line in lines]
+    assert found[0][0] == 1 and all(ratio > 0 for ratios in found for ratio in ratios)
 
 
 def test_parallel_says_why_a_process_failed(words, monkeypatch, tmp_path):
     path = tmp_path / "python"
-    path.write_text("#!/bin/bash\necho noise >&2\necho 'error: no room' >&2\nexit 1\n")
+    path.write_text(
+        f"#!/bin/bash\necho noise >&2\necho error: no room in ${device.FLOAT32} >&2\nexit 1\n"
+    )
     path.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(path))
-    with pytest.raises(InputError, match="^joint on 1 processes: no room$"):
-        parallel.main(parallel.parse([*words, "--methods", "joint"]))
+    with pytest.raises(InputError, match="^joint on 1 processes: no room in mkl$"):
+        flags = ["--methods", "joint", "--precisions", "float32"]
+        parallel.main(parallel.parse([*words, *flags]))
 
 
 def test_parallel_refuses_a_wrong_flag_before_it_starts_a_process(words, capsys):
     with pytest.raises(SystemExit):
         parallel.main(parallel.parse([*words, "--pooling", "nothing"]))
     assert "invalid choice: 'nothing'" in capsys.readouterr().err
+
+
+def test_time_to_score_ends_an_arm_at_the_target(table):
+    lines = table(time_to_score, "--rows 8 --threads 1 --every 12 --target -1 --seeds 1 2")
+    assert re.match(r".+, 1 threads, torch [\d.]+", lines[0])
+    assert lines[1] == (
+        "target: a mean of -1 on all 60 rows of dev, looked at after every 12 examples; at most 30 "
+        "minutes of training"
+    )
+    assert [line.split(":")[0] for line in lines[2:5]] == ["ours", "joint, separate", "all"]
+    rows = [line.split() for line in lines[6:]]
+    assert [row[:2] for row in rows] == [
+        [seed, arm] for seed in ("1", "2", "all") for arm in ("ours", "joint", "separate")
+    ]
+    for row in rows[:6]:
+        assert float(row[2]) >= 0 and 12 <= int(row[3]) <= 24 and float(row[4]) > 0
+        assert row[5] == "reached" and float(row[6]) <= 1
+    assert all(float(row[2]) > 0 for row in rows[6:]) and rows[6][2] == "1.00"
+
+
+def test_time_to_score_says_what_does_not_reach_the_target(table):
+    """The arms end with their epochs: two of ours, three of the plain loops, 24 rows in each."""
+    lines = table(time_to_score, "--rows 8 --threads 1 --every 12 --target 1 --seeds 1")
+    found = [line.split() for line in lines[6:]]
+    assert [row[1] for row in found] == ["ours", "joint", "separate"]
+    assert [int(row[3]) for row in found] == [48, 72, 72]
+    assert all(re.search(r" -  not reached \(best -?\.\d{3}\)$", line) for line in lines[6:])
+
+
+def test_time_to_score_ends_an_arm_that_is_late(table):
+    flags = "--rows 8 --threads 1 --every 12 --target 1 --seeds 1 --minutes 1e-9"
+    assert all(int(line.split()[3]) <= 24 for line in table(time_to_score, flags)[6:])
+
+
+def test_growth_prints_every_size_and_how_much_larger_the_last_one_is(table):
+    first, header, *lines = table(growth, "--rows 60 12 --updates 1 --threads 1")
+    assert re.match(r".+, 1 threads, torch [\d.+cpu]+, 1 updates of the entry's defaults$", first)
+    assert header.split()[0] == "rows" and header.split()[-2:] == ["MiB", "checkpoint"]
+    small, large, growing = [numbers(line.replace("x", " ")) for line in lines]
+    assert small[0] == 12 and large[0] == 60 and growing[0] == 5
+    assert len(small) == len(large) == len(growing) == 6
+    assert all(value > 0 for value in small + large + growing)
 
 
 @pytest.mark.parametrize("benchmark", IN_PROCESS, ids=lambda module: module.__name__)

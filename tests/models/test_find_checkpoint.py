@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -47,7 +48,7 @@ def test_bundled_package_missing(monkeypatch, one_line):
 
 @pytest.mark.parametrize("name", ["./no/model", "/no/model", "~/model", "no/such/model"])
 def test_a_path_that_is_not_a_directory_does_not_ask_the_hub(monkeypatch, name, one_line):
-    monkeypatch.setattr(pretrained, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
     message = one_line(find_checkpoint, name)
     assert f"{name}: no such directory" in message and "minilm-l6" in message
 
@@ -61,12 +62,12 @@ def test_a_file_is_not_a_model_directory(tmp_path, monkeypatch, one_line):
 @pytest.mark.parametrize("name", ["an-invented/model-name", "bert-base"])
 def test_an_unreachable_hub_names_what_to_use_instead(name, monkeypatch, tmp_path, one_line):
     """Call the real download function, offline and with an empty cache."""
-    offline = pretrained.snapshot_download
+    offline = huggingface_hub.snapshot_download
 
     def empty_cache(*args, **kwargs):
         return offline(*args, cache_dir=tmp_path, **kwargs)
 
-    monkeypatch.setattr(pretrained, "snapshot_download", empty_cache)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", empty_cache)
     message = one_line(find_checkpoint, name)
     assert message.startswith(f"--model_name {name}: {pretrained.HUB_IDS.get(name, name)} cannot")
     assert "minilm-l6" in message and "local directory" in message
@@ -90,7 +91,7 @@ def test_a_hub_error_is_one_line(monkeypatch, error, expected, one_line):
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr(pretrained, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     assert expected in one_line(find_checkpoint, "an-invented/name")
 
 
@@ -101,7 +102,7 @@ def test_pickles_are_never_downloaded(monkeypatch, tmp_path):
         asked.update(kwargs, repo_id=repo_id)
         return str(tmp_path)
 
-    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_checkpoint("bert-large", local_files_only=True) == tmp_path
     assert asked["repo_id"] == "bert-large-uncased" and asked["local_files_only"]
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])

@@ -1,14 +1,24 @@
 """Gradient surgery, compared with known numbers, with torchjd and with hand computations."""
 
+import math
 import sys
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizers import PROJECTIONS
 from optimizers.aggregators import AGGREGATORS, Aggregator
-from optimizers.projections import CHUNK, GradVac, PCGrad, PlainSum, gramians, weighted_sum
+from optimizers.projections import (
+    CHUNK,
+    GradVac,
+    PCGrad,
+    PlainSum,
+    add_whole,
+    gramians,
+    weighted_sum,
+)
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from runtime import checkpoint
 from runtime.errors import InputError
@@ -175,7 +185,7 @@ def gradients(feeder, model: Toy, inputs: dict, parts: int = 1) -> dict[str, tor
     for name, x in inputs.items():
         for part in x.chunk(parts):
             feeder.backward(TASKS[name], model.loss(name, part))
-    feeder.combine()
+    feeder.combine(feeder.measure(model, 0).tolist())
     named = model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
@@ -199,15 +209,12 @@ def test_collecting_j_changes_nothing_by_itself(toy_inputs):
 def test_j_holds_each_tasks_gradient_and_zeros_where_it_touches_nothing(toy_inputs):
     seen, grams = [], []
 
-    class Recording(PCGrad):
-        def __call__(self, J, **known):
-            seen.append(J.clone())
-            return super().__call__(J, **known)
+    def observe(inner):
+        seen.append(feeder.J.clone())
+        grams.append(inner)
 
     model = Toy()
-    feeder = TaskGradients(
-        Recording(3), list(model.shared), list(TASKS), HALVES, observe=grams.append
-    )
+    feeder = TaskGradients(PCGrad(3), list(model.shared), list(TASKS), HALVES, observe)
     projected = gradients(feeder, model, toy_inputs)
     [J] = seen
     assert J.shape == (3, 8)
@@ -230,6 +237,59 @@ def test_j_holds_each_tasks_gradient_and_zeros_where_it_touches_nothing(toy_inpu
     assert not seen[0][:2].any() and seen[0][2].any()
 
 
+@pytest.mark.parametrize("clip", [0, 0.5, 100])
+@pytest.mark.parametrize("by_group", [False, True])
+def test_the_norm_and_the_clipping_are_those_of_all_gradients(toy_inputs, by_group, clip):
+    """Both follow from the Gramian, which the host has read, and from the heads' norm."""
+    found = []
+    for limit in (0, clip):
+        model = Toy()
+        projection = GradVac(3, groups=HALVES if by_group else None)
+        feeder = TaskGradients(projection, list(model.shared), list(TASKS), HALVES)
+        for name, x in toy_inputs.items():
+            feeder.backward(TASKS[name], model.loss(name, x))
+        norm = feeder.combine(feeder.measure(model, limit).tolist())
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert norm == pytest.approx(float(found[0].norm()), rel=1e-5) and norm > 1
+    scale = min(1, clip / norm) if clip else 1
+    torch.testing.assert_close(found[1], scale * found[0])
+
+
+def test_a_gradient_that_is_not_finite_has_a_norm_that_is_not(toy_inputs):
+    for value in (torch.inf, torch.nan):
+        model = Toy()
+        feeder = TaskGradients(PCGrad(3), list(model.shared), list(TASKS), HALVES)
+        for name, x in toy_inputs.items():
+            feeder.backward(TASKS[name], model.loss(name, x))
+        feeder.J[1, 3] = value
+        assert not math.isfinite(feeder.combine(feeder.measure(model, 1.0).tolist()))
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that a device would start, without those that only make views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **kwargs or {})
+
+
+def test_on_a_gpu_the_number_of_launches_does_not_grow_with_the_parameters():
+    """Counted on tensors without numbers: as many for 200 chunks as for 2, and few."""
+    counts = []
+    for num_chunks in (2, 200):
+        J = torch.empty(3, num_chunks * CHUNK + 5, device="meta")
+        groups = [slice(0, 7), slice(7, J.shape[1])]
+        with Launches() as launches:
+            gramians(J, groups)
+            weighted_sum(J, torch.ones(2, 3), groups, out=J[0])
+        counts.append(launches.count)
+    assert counts[0] == counts[1] < 30, counts
+
+
 def test_rows_longer_than_a_chunk():
     """Check the Gramian and the weighted sum of rows longer than a chunk.
 
@@ -244,6 +304,10 @@ def test_rows_longer_than_a_chunk():
     weights = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
     rows = torch.cat([w.double() @ part for w, part in zip(weights, wide)]).float()
     torch.testing.assert_close(weighted_sum(J, weights, groups), rows)
+    whole = J.clone()
+    for w, group in zip(weights, groups):  # as on a GPU
+        add_whole(whole[:, group], w, whole[0, group])
+    torch.testing.assert_close(whole[0], rows)
     torch.testing.assert_close(weighted_sum(J, weights, groups, out=J[0]), rows)
 
 

@@ -1,62 +1,22 @@
-"""SMART on an encoder: masks, random states, gradients, precision, proximal term, saved state."""
+"""SMART on an encoder: masks, random states, gradients, proximal term, saved state."""
 
 import copy
+from argparse import Namespace
 
 import pytest
 import torch
+from smart_model import gradients, new_batch, new_model, new_smart, penalty_of
 
 from inputs.batches import PAIR_ENCODINGS
-from models.bert import BertConfig, BertModel
-from models.features import Features
-from models.heads import HEADS
-from models.multitask import MultitaskBert
 from models.pretrained import load_pretrained
-from optimizers.smart import Smart
+from optimizers import build_regularizer
 from runtime import checkpoint
 from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 
-SIZES = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
-LENGTHS = [7, 4, 9, 2, 6, 3]
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 every_pairing = pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)
-
-
-def new_batch(vocab_size=200, lengths=LENGTHS):
-    generator = torch.Generator().manual_seed(1)
-    shape = len(lengths), max(lengths)
-    mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
-    ids = torch.randint(1, vocab_size, shape, generator=generator) * mask
-    types = torch.randint(2, shape, generator=generator) * mask
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-
-
-def new_model(pair_encoding="cross", encoder=None):
-    """A model in training mode with dropout 0.1, on a small random encoder unless one is given."""
-    torch.manual_seed(0)
-    if encoder is None:
-        config = BertConfig(vocab_size=200, num_hidden_layers=2, initializer_range=0.2, **SIZES)
-        encoder = BertModel(config)
-    size = encoder.config.hidden_size
-    heads = {
-        name: HEADS[task.heads[pair_encoding]](size, task.num_outputs, 0, 0.1)
-        for name, task in TASKS.items()
-    }
-    return MultitaskBert(encoder, Features(encoder.config), heads, pair_encoding).train()
-
-
-def new_smart(model, weight=1.0, radius=1.0, mu=0.0, **options):
-    return Smart(model, weight, radius, mu, **options)
-
-
-def penalty_of(smart, task, batch, seed=3):
-    torch.manual_seed(seed)
-    return smart.penalty(task, batch, smart.logits(task, batch))
-
-
-def gradients(model):
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 # The encoder: masks, states, gradients
@@ -153,7 +113,7 @@ def minilm():
 @every_task
 @every_pairing
 def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_encoding):
-    """Each token is compared with float64, up to the sign: ℓ grows alike in both directions."""
+    """Each token is compared with the gradient at x + ν in float64, its sign included."""
     model, batch = new_model(pair_encoding, minilm), new_batch(20_000)
     torch.manual_seed(3)
     smart = new_smart(model)
@@ -163,8 +123,8 @@ def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_en
     state = torch.get_rng_state()
     exact = copy.deepcopy(model).double()
     outputs = []
-    generator = torch.Generator().manual_seed(0)
-    noise = 1e-5 * torch.randn(x.shape, generator=generator) * batch["attention_mask"][..., None]
+    smart.num_rows = 0
+    noise = smart.draw_noise(x, batch, len(logits)) * batch["attention_mask"][..., None]
     start = (x + noise).requires_grad_()
     for embeddings in (x, start):
         torch.set_rng_state(state)
@@ -174,38 +134,12 @@ def test_delta_points_along_the_gradient_of_a_real_encoder(minilm, task, pair_en
         outputs.append(exact.heads[task.name](*(features.chunk(2) if is_bi else [features])))
     divergence = task.divergence(outputs[0].detach(), outputs[1]).sum()
     [gradient] = torch.autograd.grad(divergence, start)
+    smart.num_rows = 0
     delta = smart.perturbation(task, batch, logits)
     real = batch["attention_mask"].bool()
     directions = gradient[real] / gradient[real].abs().amax(-1, keepdim=True)
-    cosines = torch.cosine_similarity(delta[real].double(), directions).abs()
-    assert cosines.min() > 0.9, cosines
-
-
-def test_ascent_runs_in_float32_under_autocast():
-    model, batch, task = new_model(), new_batch(), TASKS["sst"]
-    smart = new_smart(model, radius=0.1)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.manual_seed(3)
-        logits = smart.logits(task, batch)
-        delta = smart.perturbation(task, batch, logits)
-    smart.generator.manual_seed(0)
-    with smart.replay(smart.after_embedding), torch.no_grad():
-        exact = model(task, batch, embeddings=smart.x.float())
-    assert not torch.equal(exact, logits)
-    assert torch.equal(smart.perturbation(task, batch, exact), delta)
-
-
-@every_task
-@every_pairing
-def test_the_other_passes_keep_the_callers_precision(task, pair_encoding):
-    """While nothing moves, the passes are equal in bfloat16 as well."""
-    model, batch = new_model(pair_encoding), new_batch()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert penalty_of(new_smart(model, radius=0.0, mu=1.0), task, batch) == 0
-        penalty = penalty_of(new_smart(model, radius=0.1, mu=1.0), task, batch)
-    penalty.backward()
-    assert penalty > 0 and penalty.dtype == torch.float32
-    assert gradients(model)["encoder.layer.0.attention.query.weight"].any()
+    cosines = torch.cosine_similarity(delta[real].double(), directions)
+    assert cosines.min() > 0.99, cosines
 
 
 # The proximal term
@@ -261,6 +195,49 @@ def test_without_mu_there_is_no_average():
     assert smart.average == smart.state_dict()["average"] == {}
 
 
+# Noise
+
+
+def rows_of(batch, rows):
+    """A batch of some rows, without columns that hold only padding."""
+    chosen = {key: tensor[rows] for key, tensor in batch.items()}
+    length = int(chosen["attention_mask"].sum(1).max())
+    return {key: tensor[:, :length] for key, tensor in chosen.items()}
+
+
+@every_pairing
+def test_micro_batches_and_workers_draw_the_noise_of_the_whole_batch(pair_encoding):
+    """Here a pair's first sentences are rows 0 to 2, and its second ones rows 3 to 5."""
+    batch, task = new_batch(), TASKS["para"]
+    is_bi = pair_encoding == "bi"
+    num_rows = 3 if is_bi else 6
+    whole = new_smart(new_model(pair_encoding))
+
+    def noise_of(smart, rows, is_own=None):
+        rows = rows + [row + 3 for row in rows] if is_bi else rows
+        part = rows_of(batch, rows) | ({} if is_own is None else {"is_own": is_own})
+        logits = smart.logits(task, part)
+        noise = smart.draw_noise(smart.x, part, len(logits))
+        return {row: noise[place] for place, row in enumerate(rows)}
+
+    expected = noise_of(whole, list(range(num_rows)))
+    assert len({tuple(noise.flatten().tolist()) for noise in expected.values()}) == 6
+    micro = new_smart(new_model(pair_encoding))
+    parts = [noise_of(micro, [0, 1])]
+    parts += [noise_of(micro, list(range(2, num_rows)))]
+    for rank in range(2):
+        is_own = torch.arange(num_rows) % 2 == rank
+        worker = new_smart(new_model(pair_encoding))
+        parts += [noise_of(worker, is_own.nonzero().flatten().tolist(), is_own)]
+        assert worker.num_rows == num_rows
+    assert micro.num_rows == whole.num_rows == num_rows
+    for part in parts:
+        for row, noise in part.items():
+            assert torch.equal(noise, expected[row][: len(noise)])
+    again = noise_of(whole, list(range(num_rows)))
+    assert not torch.equal(again[0], expected[0])
+
+
 # State
 
 
@@ -273,9 +250,10 @@ def test_saved_state_gives_the_next_penalty_bit_for_bit(tmp_path):
     state = {"smart": smart.state_dict(), "model": model.state_dict()}
     checkpoint.save(tmp_path / "last.pt", state)
     penalty = penalty_of(smart, task, batch)
+    assert state["smart"]["num_rows"] == 6
     state = checkpoint.load(tmp_path / "last.pt")
     model = new_model()
-    resumed = new_smart(model, mu=1.0, generator=torch.Generator().manual_seed(99))
+    resumed = new_smart(model, mu=1.0, seed=0)
     model.load_state_dict(state["model"])
     resumed.load_state_dict(state["smart"])
     assert torch.equal(penalty_of(resumed, task, batch), penalty)
@@ -297,3 +275,9 @@ def test_penalty_of_another_batch_is_refused():
     logits = smart.logits(task, new_batch())
     with pytest.raises(AssertionError, match="of another batch"):
         smart.penalty(task, new_batch(lengths=[3] * 6), logits)
+
+
+def test_the_options_seed_reaches_the_noise():
+    names = "use_smart_regularization smart_weight_regularization smart_radius smart_mu seed"
+    args = Namespace(**dict(zip(names.split(), (True, 1.0, 0.1, 0.0, 7))))
+    assert build_regularizer(args, new_model()).seed == 7

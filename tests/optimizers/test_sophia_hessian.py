@@ -127,6 +127,30 @@ def test_workers_draw_the_same_and_may_change_the_buffer():
     torch.testing.assert_close(hessian_state(workers[0]), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_u_is_drawn_where_the_parameters_are(monkeypatch):
+    """Counted with stand-ins, as a generator of another device needs that device."""
+    made, drawn = [], []
+
+    class Generator(torch.Generator):
+        def __new__(cls, device="cpu"):
+            made.append(torch.device(device).type)
+            return super().__new__(cls)
+
+        def __init__(self, device="cpu"):
+            pass
+
+    def randn(shape, dtype, device, generator):
+        drawn.append((device.type, generator))
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    monkeypatch.setattr(torch, "Generator", Generator)
+    monkeypatch.setattr(torch, "randn", randn)
+    model = nn.Linear(2, 1, device="meta")
+    optimizer = SophiaH(model.parameters(), lr=0.1)
+    optimizer.accumulate_hessian(model(torch.ones(3, 2, device="meta")).square().sum())
+    assert made == ["meta"] and drawn == [("meta", optimizer.generator)] * 2
+
+
 def test_hessian_moves_at_updates_0_k_2k_alone():
     model = small_mlp()
     optimizer = SophiaH(model.parameters(), lr=0.01, hessian_interval=3)

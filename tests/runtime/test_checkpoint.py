@@ -214,3 +214,26 @@ def test_random_states_come_back_through_a_file(tmp_path):
     assert draw() != expected
     checkpoint.set_random_state(checkpoint.load(tmp_path / "a.pt")["random"])
     assert draw() == expected
+
+
+@pytest.mark.parametrize("saved, visible", [(2, 1), (0, 1), (1, 4)])
+def test_another_number_of_visible_gpus_is_said_where_the_run_uses_one(
+    monkeypatch, recwarn, saved, visible
+):
+    """Counted without a GPU: `torch.cuda.device_count` is a stand-in."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    state = checkpoint.random_state() | {"cuda": [torch.zeros(16, dtype=torch.uint8)] * saved}
+    checkpoint.set_random_states([state], torch.device("cpu"))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=rf"saved with {saved} visible GPUs, now {visible}"):
+        checkpoint.set_random_states([state], torch.device("cuda"))
+
+
+def test_as_many_visible_gpus_as_then_get_their_states_back_silently(monkeypatch, recwarn):
+    restored = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    states = [torch.full((16,), number, dtype=torch.uint8) for number in range(2)]
+    state = checkpoint.random_state() | {"cuda": states}
+    checkpoint.set_random_states([state], torch.device("cuda"))
+    assert restored == [states] and not recwarn.list
