@@ -18,7 +18,8 @@ from options.choices import (
     POOLINGS,
     TRAIN_MODES,
 )
-from options.parsing import EVERY_TASK, ArgumentParser
+from options.data_options import add_data_options
+from options.parsing import ArgumentParser
 from options.search_options import add_search_options
 from options.techniques import add_technique_options, joint_defaults
 from options.types import (
@@ -34,7 +35,6 @@ from options.types import (
     task_weight,
 )
 from task_table import TaskTable, built_in_table
-from tasks import SPLITS
 
 DESCRIPTION = "Train one BERT encoder on all tasks jointly: every task in every update."
 PAL_DESCRIPTION = (
@@ -55,55 +55,7 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         add_help=add_help,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument_group("data").add_argument
-    add(
-        "--data_dir",
-        type=printable,
-        help="folder of the tasks' files; unset: data if they are there, else data/sample",
-    )
-    for task in tasks.values():
-        for split in SPLITS:
-            flags = [f"--{name}_{split}" for name in (task.name, *task.aliases)]
-            dest = f"{task.name}_{split}"
-            add(
-                *flags,
-                dest=dest,
-                type=printable,
-                metavar="FILE",
-                help=f"{split} file of {task.name} alone",
-            )
-    add(
-        "--skip_bad_rows",
-        action="store_true",
-        help="skip bad rows and print which; off: a bad row is an error",
-    )
-    add(
-        "--tasks",
-        dest="tasks_file",
-        type=printable,
-        metavar="FILE",
-        help="TOML table of tasks; unset: the built-in tasks.toml",
-    )
-    add(
-        "--task",
-        nargs="+",
-        choices=[EVERY_TASK, *tasks],
-        help="train and evaluate these tasks alone; unset, or multitask: all of the table",
-    )
-    add(
-        "--augment",
-        type=few,
-        default=0,
-        help="EDA variants per sentence of a task's small classes, and each pair swapped once; "
-        "0: none",
-    )
-    add(
-        "--max_length",
-        type=positive_int,
-        default=128,
-        help="tokens of a sequence (of both sentences under cross), special tokens included; "
-        "the rest is cut off",
-    )
+    add_data_options(parser, tasks)
 
     add = parser.add_argument_group("model").add_argument
     names = ", ".join([BUNDLED, *HUB_IDS])
