@@ -17,7 +17,8 @@ import task_table
 from datasets import SPLITS, default_data_dir, load_data, read_examples, task_file
 from models.pretrained import load_config, load_tokenizer
 from options import parsing, run_options
-from options.parsing import parse_args, resolve_options
+from options.parsing import parse_args
+from options.resolving import resolve_options
 from options.run_options import get_args_parser
 from runtime.errors import InputError
 from task_table import built_in_tasks
