@@ -135,8 +135,7 @@ def checkpoint_damage(draw: Any, path: Path) -> Damage:
         value = state
         for key in way:
             value = value[key]
-        is_small = isinstance(value, torch.Tensor) and value.numel() < 10**6  # no expanded one
-        if is_small and draw(st.booleans()):
+        if is_plain(value) and draw(st.booleans()):
             new = broken(draw, value)
             parent = state
             for key in way[:-1]:
@@ -147,6 +146,13 @@ def checkpoint_damage(draw: Any, path: Path) -> Damage:
             if not isinstance(state, dict):
                 break
     return lambda target: torch.save(state, target)
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether a value is a small dense tensor, which a first change has not made otherwise."""
+    if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
+        return False
+    return value.numel() < 10**6 and not value.is_quantized  # an expanded one has more
 
 
 def broken(draw: Any, tensor: torch.Tensor) -> torch.Tensor:

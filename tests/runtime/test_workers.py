@@ -157,7 +157,7 @@ def test_evaluation_is_sharded_and_equal(tiny_model, tmp_path, finished_run):
     """Predictions of a run's weights, from one process and from two, four batches per task."""
     flags = f"--model_name {tiny_model} --data_dir {SAMPLE} --logdir {tmp_path} --run_name both"
     flags += f" --checkpoint {finished_run}/checkpoints/best.pt --num_batches_per_epoch 1"
-    flags += " --epochs 1 --lr 1e-30 --weight_decay 0 --no_tensorboard"
+    flags += " --epochs 1 --lr 1e-30 --weight_decay 0 --no_tensorboard --no_use_amp"
     import train_multitask
     from options.parsing import parse_args
 

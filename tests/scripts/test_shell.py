@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from bare_machine import ROOT, SCRIPTS, SOURCED
 
+PYTEST = "-n auto --maxprocesses 8 --dist worksteal --cov --cov-report=term"
+
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *SOURCED])
 def test_bash_accepts_every_script(script):
@@ -80,7 +82,7 @@ def test_sbatch_finds_its_options_and_the_folder_of_its_output(machine):
 
 def test_run_tests_is_offline_and_passes_its_arguments_on(machine):
     status, out, _ = machine.run("run_tests.sh", "-k", "sst")
-    expected = f"pytest --cov --cov-report=term -k sst offline=1 in {machine.repository}"
+    expected = f"pytest {PYTEST} -k sst offline=1 in {machine.repository}"
     assert (status, out) == (0, [expected])
 
 
@@ -88,7 +90,7 @@ def test_ci_runs_the_hooks_with_the_tools_of_the_environment(machine):
     status, out, _ = machine.run(".ci/run", "-k", "sst")
     python = machine.venv / "bin/python"
     hooks = f"pre_commit run --all-files --show-diff-on-failure, python is {python}"
-    assert status == 0 and out[0] == hooks and out[1].startswith("pytest --cov")
+    assert status == 0 and out[0] == hooks and out[1].startswith(f"pytest {PYTEST}")
     assert "-k sst" in out[1]
     assert machine.events() == ["venv python3", "pip -r requirements-dev.txt"]
 
