@@ -10,7 +10,7 @@ import unicodedata
 import warnings
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from inputs.segments import SegmentedTask
 from inputs.tags import tag_texts
 from runtime.errors import InputError, shorten
 from runtime.files import MAX_DATA_BYTES, read_bytes
-from tasks import SPLITS, TASKS, Example, Task
+from tasks import SPLITS, Example, Task
 
 DATA_DIR = Path(__file__).resolve().parent / "data"
 BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Unicode counts them as letters and symbols
@@ -30,12 +30,17 @@ SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}
 csv.field_size_limit(MAX_DATA_BYTES)  # a quoted cell may be as long as any other
 
 
-def default_data_dir() -> Path:
-    """Return the directory of the real files if all of them are there, else the sample's."""
-    files = [
-        DATA_DIR / f"{task.stem}-{end}.csv" for task in TASKS.values() for end in SPLITS.values()
-    ]
-    return DATA_DIR if all(file.is_file() for file in files) else DATA_DIR / "sample"
+def default_data_dir(tasks: Iterable[Task]) -> Path:
+    """Return the directory of the real files, or the sample's if that has those of more tasks."""
+    tasks = list(tasks)
+    folders = (DATA_DIR, DATA_DIR / "sample")
+    counts = [sum(has_files(folder, task) for task in tasks) for folder in folders]
+    return folders[0] if counts[0] and counts[0] >= counts[1] else folders[1]
+
+
+def has_files(folder: Path, task: Task) -> bool:
+    """Tell whether a folder has the three files of a task."""
+    return all((folder / f"{task.stem}-{end}.csv").is_file() for end in SPLITS.values())
 
 
 def read_examples(
@@ -123,7 +128,8 @@ def find_columns(
         if names.count(name) != 1:
             raise InputError(
                 f"{path}:1: column {name!r} occurs {names.count(name)} times in {names}, "
-                f"expected the tab-separated columns {', '.join(wanted)}"
+                f"expected the tab-separated columns {', '.join(wanted)}, as task {task.name!r} "
+                "says with text and label"
             )
     return {name: names.index(name) for name in wanted}, len(names)
 
@@ -239,7 +245,7 @@ def load_data(
     """
     if splits is None:
         splits = ("train", "dev") if args.no_test_predictions else tuple(SPLITS)
-    tasks = [TASKS[name] for name in args.tasks]
+    tasks = list(args.tasks.values())
     data: dict[str, dict[str, Rows]] = {}
     examples = {}
     for split in splits:
@@ -250,8 +256,8 @@ def load_data(
     for (split, name), rows in examples.items():
         num_in_file = len(rows)
         if split == "train" and args.augment:
-            rows = augment(rows, TASKS[name], args.augment, args.seed)
-        tokenized = tokenize(args, TASKS[name], rows, tokenizer, pad_token_id)
+            rows = augment(rows, args.tasks[name], args.augment, args.seed)
+        tokenized = tokenize(args, args.tasks[name], rows, tokenizer, pad_token_id)
         tokenized.num_in_file = num_in_file
         if split == "train" and args.class_weights:
             assert tokenized.labels is not None, "training rows have labels"
@@ -265,8 +271,8 @@ def load_data(
 def training_digests(args: Namespace) -> dict[str, str]:
     """Return the SHA-256 of every training file, by task. Raises InputError."""
     return {
-        name: hashlib.sha256(read_data_file(task_file(args, TASKS[name], "train"))).hexdigest()
-        for name in args.tasks
+        name: hashlib.sha256(read_data_file(task_file(args, task, "train"))).hexdigest()
+        for name, task in args.tasks.items()
     }
 
 

@@ -23,7 +23,7 @@ from runtime.interrupts import Interrupted
 from runtime.memory import trim_memory
 from runtime.workers import exchange
 from task_schedulers import Update
-from tasks import TASKS, Metrics, num_examples
+from tasks import Metrics, num_examples
 from training import Training
 
 EVALUATION_BATCH_SIZE = 64
@@ -227,7 +227,7 @@ def evaluate(
     """
     metrics, predictions = {}, {}
     for name, rows_of_task in data.items():
-        task, rows = TASKS[name], rows_of_task.sample_rows(num_samples, seed)
+        task, rows = rows_of_task.task, rows_of_task.sample_rows(num_samples, seed)
         logits = predict_logits(model, rows_of_task, rows, use_amp, check, f"{split} {name}")
         predictions[name] = task.decode(logits)
         if rows_of_task.labels is not None:

@@ -7,7 +7,8 @@
 
 `--run` alone rewrites metrics-<split>.json and the prediction files from the run's best checkpoint.
 With `--data_dir` or `--output`, they go to a folder of their own. `--input` labels new text, one
-sentence per line or two separated by a tab, and prints TSV with a probability (a score has none).
+sentence per line or two separated by a tab, and prints TSV with the probability of what is
+predicted (a score has none).
 """
 
 import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imports
@@ -28,6 +29,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -48,7 +50,7 @@ from runtime import checkpoint
 from runtime.device import connect
 from runtime.errors import InputError
 from runtime.files import MAX_DATA_BYTES, MIB, make_folder, read_bytes, read_json
-from tasks import TASKS, Example, Task, mean_score, scores
+from tasks import Example, Task, mean_score, scores
 from training import Training
 
 
@@ -126,6 +128,7 @@ def evaluate_run(
     device: torch.device | str,
     output: str | None = None,
     filepath: str | None = None,
+    task_names: list[str] | None = None,
 ) -> None:
     """Evaluate a finished run on one split; print the metrics, then write them and predictions.
 
@@ -136,12 +139,14 @@ def evaluate_run(
         device: where to compute.
         output: the folder to write to; None for the run's own, or for one of the other data.
         filepath: as for `load_run`.
+        task_names: the tasks to evaluate; None for all.
 
     Raises:
-        InputError: the run cannot be read, or the results would replace others.
+        InputError: the run cannot be read, lacks a task, or the results would replace others.
         OSError: the results cannot be written.
     """
     model, tokenizer, args = load_run(run, device, filepath)
+    args.tasks = chosen_tasks(args, task_names)
     facts: dict[str, object] = {"num_parameters": count_parameters(model)}
     if data_dir is not None or output is not None:
         redirect(args, split, data_dir, output)
@@ -173,30 +178,45 @@ def known_conflicts(path: Path) -> dict[str, object]:
     return {"conflicts": known["conflicts"]} if "conflicts" in known else {}
 
 
+def chosen_tasks(args: Namespace, names: list[str] | None) -> dict[str, Task]:
+    """Return the run's tasks of these names, all for None. Raises InputError if it lacks one."""
+    for name in names or ():
+        if name not in args.tasks:
+            raise InputError(f"--task {name}: this run was trained on {', '.join(args.tasks)}")
+    return {name: task for name, task in args.tasks.items() if names is None or name in names}
+
+
 def label_text(
     run: str,
     task_name: str,
     path: str,
     device: torch.device | str,
     filepath: str | None = None,
+    all_probabilities: bool = False,
 ) -> None:
-    """Label new text, one example per line, and print it as TSV."""
+    """Label new text, one example per line, and print it as TSV.
+
+    A score has no probability. `all_probabilities` adds a column for every class.
+    """
     model, tokenizer, args = load_run(run, device, filepath)
-    if task_name not in args.tasks:
-        raise InputError(f"--task {task_name}: this run was trained on {', '.join(args.tasks)}")
-    task = TASKS[task_name]
+    task = chosen_tasks(args, [task_name])[task_name]
     examples = read_text(path, task)
     pad_token_id = model.encoder.config.pad_token_id
     data = tokenize(args, task, examples, tokenizer, pad_token_id, are_tags_kept=False)
     logits = predict_logits(model, data, use_amp=args.use_amp)
     columns = [[*example.texts] for example in examples]
     header = [*task.text_columns, task.prediction_column]
-    for row, prediction in zip(columns, task.decode(logits).tolist()):
+    for row, prediction in zip(columns, task.written(task.decode(logits))):
         row.append(prediction)
-    if task.probability is not None:
+    probability, probabilities = task.probability(logits), task.probabilities(logits)
+    if probability is not None and probabilities is not None:
         header.append("Probability")
-        for row, probability in zip(columns, task.probability(logits)):
-            row.append(f"{probability:.4f}")
+        parts = [probability[:, None]]
+        if all_probabilities:
+            header += [f"Probability_{task.class_label(c)}" for c in range(task.num_classes)]
+            parts.append(probabilities)
+        for row, values in zip(columns, np.concatenate(parts, axis=1)):
+            row += [f"{value:.4f}" for value in values]
     print("\t".join(header))
     for row in columns:
         print("\t".join(map(str, row)))
@@ -241,9 +261,12 @@ def main(args: Namespace) -> None:
     """Label --input, or evaluate the run on a split."""
     device = connect(args.use_gpu)
     if args.input is not None:
-        label_text(args.run, args.task, args.input, device, args.filepath)
+        task, path = args.task[0], args.input
+        label_text(args.run, task, path, device, args.filepath, args.probabilities)
     else:
-        evaluate_run(args.run, args.split, args.data_dir, device, args.output, args.filepath)
+        evaluate_run(
+            args.run, args.split, args.data_dir, device, args.output, args.filepath, args.task
+        )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 
 from inputs.batches import BatchSampler, Rows
 from runtime import workers
-from tasks import TASKS, Batch, Task, own_rows
+from tasks import Batch, Task, own_rows
 
 Update = list[tuple[Task, Batch, float]]  # task, batch, weight
 
@@ -137,12 +137,16 @@ class TaskScheduler:
         # Each sampler has its own generator, so the order of one task's rows does not depend on the
         # other tasks.
         self.samplers = {
-            name: BatchSampler(rows.lengths.max(axis=1), batch_size, seed + list(TASKS).index(name))
+            name: BatchSampler(rows.lengths.max(axis=1), batch_size, seed + rows.task.number)
             for name, rows in data.items()
         }
-        self.generator = torch.Generator().manual_seed(seed + len(TASKS))
+        self.generator = torch.Generator().manual_seed(seed + 1 + self.last_number())
         self.turn = 0
         self.start_epoch(1)
+
+    def last_number(self) -> int:
+        """Return the largest of the tasks' numbers in their table."""
+        return max(rows.task.number for rows in self.data.values())
 
     def start_epoch(self, epoch: int) -> None:
         """Prepare for an epoch, counted from 1."""
@@ -310,10 +314,15 @@ class Tempered(Sampled):
         return temperature_probabilities(sizes, self.temperature)
 
 
-TASK_SCHEDULERS = {
+TASK_SCHEDULERS: dict[str, type[TaskScheduler]] = {
     "joint": Joint,
     "round_robin": RoundRobin,
     "random": Sampled,
     "pal": Annealed,
     "temperature": Tempered,
-} | {name: partial(SingleTask, name) for name in TASKS}
+}
+
+
+def scheduler_of(name: str) -> Callable[..., TaskScheduler]:
+    """Return the class of a task scheduler, or the one that trains the task of this name alone."""
+    return TASK_SCHEDULERS.get(name) or partial(SingleTask, name)

@@ -80,7 +80,7 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
         print_resumed(args, progress.epoch, progress.update)
         log = build_run_log(args, progress.epoch, progress.total_updates, report)
         log.begin(
-            names=list(data["dev"]),
+            tasks=[rows.task for rows in data["dev"].values()],
             weighted_names=training.loss_weighting.names,
             pair_names=training.conflicts.pair_names,
             num_updates=training.num_updates_left,

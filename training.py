@@ -33,7 +33,7 @@ from prefetching import Prefetched, is_worthwhile
 from reporting.run_log import peak_memory_mib
 from runtime import checkpoint
 from runtime.workers import Alone, Together, exchange
-from task_schedulers import TASK_SCHEDULERS, TaskScheduler, Update
+from task_schedulers import TaskScheduler, Update, scheduler_of
 from tasks import Metrics, mean_score, num_examples, scores
 
 
@@ -265,7 +265,7 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         model: the model, on its device.
         train_data: task name -> training rows.
     """
-    task_scheduler = TASK_SCHEDULERS[args.task_scheduler](
+    task_scheduler = scheduler_of(args.task_scheduler)(
         data=train_data,
         batch_size=args.batch_size,
         micro_batch_size=args.micro_batch_size,

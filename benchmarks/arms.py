@@ -10,7 +10,7 @@ from models import MultitaskBert
 from optimizers import build_optimizer
 from reporting.run_log import RunLog
 from reporting.start import Start
-from tasks import TASKS, Batch, Task
+from tasks import Batch, Task
 from training import build_training
 
 Plan = list[dict[str, np.ndarray]]  # of each update, the row numbers [B] by task
@@ -79,9 +79,9 @@ class ReferenceArm:
         for update in updates:
             self.optimizer.zero_grad()
             for name, rows in update.items():
-                batch = self.data[name].batch(rows)
+                task, batch = self.data[name].task, self.data[name].batch(rows)
                 with torch.autocast("cpu", torch.bfloat16, self.use_amp):
-                    loss = TASKS[name].loss(self.model(TASKS[name], batch), batch["labels"])
+                    loss = task.loss(self.model(task, batch), batch["labels"])
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()

@@ -37,7 +37,7 @@ from reporting.run_log import build_run_log
 from reporting.start import open_run
 from runtime import checkpoint
 from runtime.device import connect
-from tasks import TASKS
+from task_table import built_in_tasks
 from training import build_training
 
 COLUMNS = {  # what `work` measures -> its title
@@ -53,7 +53,7 @@ def main(options: Namespace) -> None:
     """Measure every size and print one line for each."""
     if options.started is not None:
         return hand_over(work(options))
-    for task in TASKS.values():  # a bad file is found before the first process starts
+    for task in built_in_tasks().values():  # a bad file is found before the first process starts
         read_examples(training_file(Path(options.data_dir), task.stem), task, require_labels=True)
     print(f"{machine(options.threads)}, {options.updates} updates of the entry's defaults")
     print(f"{'rows':>8}" + "".join(f"{title:>19}" for title in COLUMNS.values()))
@@ -92,7 +92,7 @@ def make_files(source: Path, folder: Path, num_rows: int) -> int:
     """
     folder.mkdir()
     records = {}
-    for task in TASKS.values():
+    for task in built_in_tasks().values():
         header, *lines = read_lines(training_file(source, task.stem))
         num_columns = header.count(b"\t") + 1
         records[task.stem] = [split_record(line, num_columns) for line in (header, *lines)]

@@ -24,7 +24,8 @@ from models.multitask import MultitaskBert
 from optimizers.smart import PlainForward, Smart
 from options.parsing import ArgumentParser
 from options.types import positive_float
-from tasks import TASKS, Batch
+from task_table import built_in_tasks
+from tasks import Batch, Task
 
 SHAPES = {
     "bert-base": BertConfig(),
@@ -105,7 +106,7 @@ class Kept:
 
 def main(options: Namespace) -> None:
     """Measure the chosen encoders and print one line per encoder, method and number of GPUs."""
-    rows = load_rows(open_arm(options), options.rows)["para"]
+    rows = load_rows(open_arm(options), options.rows)[pair_task().name]
     length = float(rows.lengths.mean())
     print(f"{len(rows):,} Quora pairs: {length:.1f} tokens per pair")
     print(
@@ -154,16 +155,21 @@ def print_encoder(name: str, batch: Batch, length: float, utilization: float) ->
             )
 
 
+def pair_task() -> Task:
+    """Return the task of Quora's pairs: the first one with two sentences."""
+    return next(task for task in built_in_tasks().values() if task.is_pair)
+
+
 def build_model(config: BertConfig) -> MultitaskBert:
     """Return a model for Quora pairs with random weights."""
     features = Features(config, "last_hidden_state", None, "none", "mean")
     head = HEADS["classify"](features.num_features, 1, 0, config.hidden_dropout_prob)
-    return MultitaskBert(BertModel(config), features, {"para": head})
+    return MultitaskBert(BertModel(config), features, {pair_task().name: head})
 
 
 def kept_bytes(regularizer: PlainForward | Smart, batch: Batch) -> int:
     """Return the peak of what forward passes keep for backward passes, in bytes."""
-    task, alive = TASKS["para"], Alive(regularizer.model)
+    task, alive = pair_task(), Alive(regularizer.model)
     with torch.autograd.graph.saved_tensors_hooks(alive.keep, lambda kept: kept.tensor):
         logits = regularizer.logits(task, batch)
         loss = task.loss(logits, batch["labels"]) + regularizer.penalty(task, batch, logits)

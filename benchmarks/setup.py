@@ -23,7 +23,6 @@ from options.types import positive_int
 from reporting.run_log import RunLog
 from reporting.start import Start, open_run
 from runtime.errors import exit_status
-from tasks import TASKS
 from train_multitask_pal import get_args_parser as get_entry_parser
 from training import Training
 
@@ -86,7 +85,7 @@ def load_rows(
         InputError: a file is missing or has a bad row.
     """
     args, data = start.args, {}
-    for name, task in TASKS.items():
+    for name, task in args.tasks.items():
         examples = read_examples(task_file(args, task, split), task, require_labels=True)
         examples = examples[:num_rows]
         data[name] = tokenize(args, task, examples, start.tokenizer, start.config.pad_token_id)

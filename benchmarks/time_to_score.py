@@ -51,7 +51,7 @@ from options.types import number, positive_float, positive_int
 from options.types import seed as any_seed
 from reporting.run_log import RunLog
 from reporting.start import Start
-from tasks import TASKS, Metrics, mean_score, scores
+from tasks import Metrics, mean_score, scores
 
 WARMUP_FRACTION, MAX_NORM = 0.1, 1.0  # of the plain loops
 Data = dict[str, TokenizedTask]
@@ -129,9 +129,9 @@ class PlainLoop:
         """Train on the next batch; return its number of examples."""
         name = next(self.names)
         rows = next(self.batches[name])
-        batch = self.data[name].batch(rows)
+        task, batch = self.data[name].task, self.data[name].batch(rows)
         self.optimizer.zero_grad()
-        TASKS[name].loss(self.model(TASKS[name], batch), batch["labels"]).backward()
+        task.loss(self.model(task, batch), batch["labels"]).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
         self.optimizer.step()
         self.schedule.step()

@@ -1,17 +1,19 @@
-"""Download SST-5, QQP and STS-B from the Hugging Face hub as the nine files that training reads.
+"""Download SST-5, QQP and STS-B, or GLUE, from the Hugging Face hub as files to train on.
 
     python data/download.py
     python data/download.py --out data --force      # replace files that exist already
+    python data/download.py --glue                  # the tasks of data/glue.toml, to data/glue
 
 It writes `<stem>-{train,dev,test-student}.csv`: tab-separated UTF-8, LF line ends, quoted as RFC
-4180 says, one record per line. Either all nine files are written or none: sources are fetched,
+4180 says, one record per line. Either all files are written or none: sources are fetched,
 converted and checked in a temporary folder inside the output folder, before any file there changes.
-The hub's cache keeps 160 MB of sources.
+The hub's cache keeps 160 MB of sources. What is fetched, and what is expected of it, is in
+`sources.toml`. GLUE's sources are Parquet files, which pyarrow reads.
 
 Limits: our tests use small local stand-ins of the sources, and the download from the real hub was
-never run in them. Names, fields and row counts of the sources are from their public pages. A source
-that differs is an error. The splits are those of the benchmarks. Other editions of the nine files
-are split differently, so scores on them do not compare. Test labels are not written.
+never run in them. A source that differs is an error. The splits are those of the benchmarks. Other
+editions of the files are split differently, so scores on them do not compare. Test labels are not
+written.
 """
 
 import argparse
@@ -21,7 +23,10 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +34,13 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, XetDownloadError
 from huggingface_hub.utils import logging as hub_logging
 
+FOLDER = Path(__file__).resolve().parent
 SPLITS = ("train", "dev", "test-student")
 
 # ConnectionError includes the error of the hub's offline mode; HTTPError is a proxy's.
 HUB_ERRORS = (ConnectionError, TimeoutError, EntryNotFoundError, HTTPError, XetDownloadError)
 WAY_OUT = (
-    "download on a machine with network and copy the nine files to data/, "
-    "or train on data/sample with no flags"
+    "download on a machine with network and copy the files, or train on data/sample with no flags"
 )
 
 # White space with a tab or any kind of line end in it. It becomes one space: a record is one line.
@@ -43,111 +48,80 @@ LINE_BREAK = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class Source(NamedTuple):
-    """One task on the hub.
-
-    Attributes:
-        repo_id: the dataset's repository.
-        revision: a commit or branch of it.
-        files: its files, in the order of `SPLITS`.
-        num_rows: rows of each file, in the same order.
-        text_fields: fields of a row with a text.
-        columns: our header: the id, the texts in the order of `text_fields`, the label.
-        format_label: label as read from JSON -> our cell. None if the label is not allowed, as -1
-            for "unlabelled" is not.
-        allowed_labels: the allowed labels in words.
-        max_empty_rows: rows with an empty text that are dropped from each file; more are an error.
-    """
+    """One task on the hub, as `sources.toml` describes it."""
 
     repo_id: str
     revision: str
-    files: tuple[str, str, str]
-    num_rows: tuple[int, int, int]
+    files: tuple[str, ...]
+    num_rows: tuple[int, ...]
     text_fields: tuple[str, ...]
     columns: tuple[str, ...]
-    format_label: Callable[[Any], str | None]
-    allowed_labels: str
+    num_classes: int | None = None
+    floats: bool = False
     max_empty_rows: int = 0
+    splits: tuple[str, ...] = SPLITS
+
+    def format_label(self, label: Any) -> str | None:
+        """Return a label as our cell; None if it is not allowed, as -1 for "unlabelled" is not."""
+        if self.num_classes is None:
+            is_allowed = type(label) in (int, float) and 0 <= label <= 5
+            # The source was float32 once: its 3.7999999523 was 3.8.
+            return str(round(float(label), 5)) if is_allowed else None
+        is_allowed = type(label) is int and 0 <= label < self.num_classes
+        return f"{label}{'.0' * self.floats}" if is_allowed else None
+
+    @property
+    def allowed_labels(self) -> str:
+        """The allowed labels in words."""
+        if self.num_classes is None:
+            return "a number in [0, 5]"
+        return "0 or 1" if self.num_classes == 2 else f"an integer from 0 to {self.num_classes - 1}"
 
 
-def format_sentiment(label: Any) -> str | None:
-    """Return a class from 0 to 4 as its digit."""
-    return str(label) if type(label) is int and 0 <= label <= 4 else None
+def read_sources(name: str) -> dict[str, Source]:
+    """Return the sources of a set, built_in or glue, by the beginning of our files' names."""
+    tables = tomllib.loads((FOLDER / "sources.toml").read_text(encoding="utf-8"))[name]
+    sources = {}
+    for stem, keys in tables.items():
+        values: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in keys.items()}
+        sources[stem] = Source(**values)
+    return sources
 
 
-def format_duplicate(label: Any) -> str | None:
-    """Return 0 or 1 as `0.0` or `1.0`."""
-    return f"{label}.0" if type(label) is int and label in (0, 1) else None
-
-
-def format_similarity(label: Any) -> str | None:
-    """Return a score from 0 to 5 as a float with at most five decimals."""
-    is_allowed = type(label) in (int, float) and 0 <= label <= 5
-    # The source was float32 once: its 3.7999999523 was 3.8.
-    return str(round(float(label), 5)) if is_allowed else None
-
-
-SOURCES = {
-    "sst-sentiment": Source(
-        repo_id="SetFit/sst5",
-        revision="e51bdcd8cd3a30da231967c1a249ba59361279a3",
-        files=("train.jsonl", "dev.jsonl", "test.jsonl"),
-        num_rows=(8544, 1101, 2210),
-        text_fields=("text",),
-        columns=("id", "sentence", "sentiment"),
-        format_label=format_sentiment,
-        allowed_labels="an integer from 0 to 4",
-    ),
-    "quora-paraphrase": Source(
-        repo_id="SetFit/qqp",
-        revision="main",  # last changed in 2022, in commit df33eff
-        files=("train.jsonl", "validation.jsonl", "test.jsonl"),
-        num_rows=(363846, 40430, 390965),
-        text_fields=("text1", "text2"),
-        columns=("id", "sentence1", "sentence2", "is_duplicate"),
-        format_label=format_duplicate,
-        allowed_labels="0 or 1",
-        max_empty_rows=10,  # two training pairs are known to have an empty second question
-    ),
-    "sts-similarity": Source(
-        repo_id="SetFit/stsb",
-        revision="77bd85cf73a244d4503e477ce6de81196187839f",
-        files=("train.jsonl", "validation.jsonl", "test.jsonl"),
-        num_rows=(5749, 1500, 1379),
-        text_fields=("text1", "text2"),
-        columns=("id", "sentence1", "sentence2", "similarity"),
-        format_label=format_similarity,
-        allowed_labels="a number in [0, 5]",
-    ),
-}
-FILE_NAMES = tuple(f"{stem}-{split}.csv" for stem in SOURCES for split in SPLITS)
+def file_names(sources: dict[str, Source]) -> list[str]:
+    """Return the names of the files that are written, relative to their folder."""
+    return [f"{stem}-{split}.csv" for stem, source in sources.items() for split in source.splits]
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Return the parser of this command."""
     parser = argparse.ArgumentParser(
-        description="Download SST-5, QQP and STS-B from the Hugging Face hub as our nine files.",
+        description="Download SST-5, QQP and STS-B, or GLUE, from the Hugging Face hub.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path(__file__).resolve().parent,
-        help="folder for the nine files",
+        help="folder for the files; unset: data, or data/glue with --glue",
+    )
+    parser.add_argument(
+        "--glue", action="store_true", help="the eight tasks of data/glue.toml in their place"
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist already")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit status: 0 if the nine files are there, 1 after an error, 130 after an interrupt.
-    """
+    """Return the exit status: 0 if the files are there, 1 after an error, 130 after Ctrl-C."""
     args = get_args_parser().parse_args(argv)
     hub_logging.set_verbosity_error()  # the hub's messages about retries would hide our error
     try:
-        download(args.out, args.force)
+        if args.glue:
+            if find_spec("pyarrow") is None:
+                raise ValueError("--glue reads Parquet files; run pip install pyarrow")
+            download(args.out or FOLDER / "glue", args.force, read_sources("glue"))
+        else:
+            download(args.out or FOLDER, args.force)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -157,47 +131,55 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def download(out_dir: Path, force: bool = False) -> None:
-    """Fetch, convert and check the three sources, then move the nine files into a folder.
+def download(out_dir: Path, force: bool = False, sources: dict[str, Source] | None = None) -> None:
+    """Fetch, convert and check the sources, then move all files into a folder.
 
     After any error or interrupt, the folder is as it was.
 
     Args:
-        out_dir: the folder. If it has all nine files already, nothing is done.
+        out_dir: the folder. If it has all files already, nothing is done.
         force: replace files that exist already.
+        sources: by the beginning of our files' names; None for those of the built-in tasks.
 
     Raises:
-        FileExistsError: some of the nine files exist already, and `force` is False.
+        FileExistsError: some of the files exist already, and `force` is False.
         ConnectionError: a source cannot be fetched.
         ValueError: a source is not as expected.
     """
-    existing = [name for name in FILE_NAMES if (out_dir / name).exists()]
+    sources = sources or SOURCES
+    names = file_names(sources)
+    existing = [name for name in names if (out_dir / name).exists()]
     if existing and not force:
-        found = f"{out_dir} already holds {len(existing)} of the nine files; --force replaces them"
-        if len(existing) < len(FILE_NAMES):
+        found = f"{out_dir} already holds {len(existing)} of the {len(names)} files"
+        found += "; --force replaces them"
+        if len(existing) < len(names):
             raise FileExistsError(found)
         print(found)
         return
-    paths = fetch_sources()
+    paths = fetch_sources(sources)
     out_dir_is_new = not out_dir.exists()
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
         # Inside out_dir, because os.replace works only within one file system.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=out_dir) as staging:
             for (stem, number), path in paths.items():
-                convert_split(
-                    path, Path(staging, f"{stem}-{SPLITS[number]}.csv"), SOURCES[stem], number
-                )
-            move_all_or_none(Path(staging), out_dir)
+                target = Path(staging, f"{stem}-{sources[stem].splits[number]}.csv")
+                for folder in (target.parent, (out_dir / target.relative_to(staging)).parent):
+                    folder.mkdir(exist_ok=True)
+                convert_split(path, target, sources[stem], number)
+            move_all_or_none(Path(staging), out_dir, names)
     except BaseException:
+        for folder in {(out_dir / name).parent for name in names} - {out_dir}:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
         if out_dir_is_new:
             out_dir.rmdir()
         raise
-    print(f"{out_dir} now holds the nine files")
+    print(f"{out_dir} now holds the {len(names)} files")
 
 
-def fetch_sources() -> dict[tuple[str, int], Path]:
-    """Fetch the nine source files, unless the hub's cache has them.
+def fetch_sources(sources: dict[str, Source]) -> dict[tuple[str, int], Path]:
+    """Fetch the source files, unless the hub's cache has them.
 
     Returns:
         (stem, number of the split) -> local path.
@@ -206,7 +188,7 @@ def fetch_sources() -> dict[tuple[str, int], Path]:
         ConnectionError: a file cannot be fetched.
     """
     paths = {}
-    for stem, source in SOURCES.items():
+    for stem, source in sources.items():
         for number, filename in enumerate(source.files):
             print(f"fetching {source.repo_id}/{filename}", flush=True)
             try:
@@ -226,7 +208,7 @@ def fetch_sources() -> dict[tuple[str, int], Path]:
 
 
 def convert_split(path: Path, target: Path, source: Source, number: int) -> None:
-    """Convert one source file to one of the nine files, and print its number of examples.
+    """Convert one source file to one of ours, and print its number of examples.
 
     An id is the name of the split and the position of the row in the source file, so that a dropped
     row does not change the ids of the others.
@@ -235,7 +217,7 @@ def convert_split(path: Path, target: Path, source: Source, number: int) -> None
         path: the source file.
         target: the file to write.
         source: the task.
-        number: of the split, in `SPLITS`.
+        number: of the split, in `source.splits`.
 
     Raises:
         ValueError: a row is no JSON object, a field is missing, a label is not allowed, too many
@@ -243,7 +225,7 @@ def convert_split(path: Path, target: Path, source: Source, number: int) -> None
             file, the line, the value and what is allowed.
     """
     name = f"{source.repo_id}/{source.files[number]}"
-    split = SPLITS[number].removesuffix("-student")
+    split = source.splits[number].removesuffix("-student")
     is_labelled = split != "test"
     fields = (*source.text_fields, "label") if is_labelled else source.text_fields
     line, empty_lines = 0, []
@@ -274,7 +256,7 @@ def convert_split(path: Path, target: Path, source: Source, number: int) -> None
 
 
 def read_rows(path: Path, name: str, fields: tuple[str, ...]) -> Iterator[tuple[int, dict]]:
-    """Yield the number (from 1) and the object of each line of a JSON-lines file.
+    """Yield the number (from 1) and the object of each row of a JSON-lines or Parquet file.
 
     Args:
         path: the file.
@@ -282,23 +264,42 @@ def read_rows(path: Path, name: str, fields: tuple[str, ...]) -> Iterator[tuple[
         fields: that every object must have.
 
     Raises:
-        ValueError: a line is no JSON object, or lacks a field.
+        ValueError: the file cannot be read, a row is no JSON object, or lacks a field.
     """
+    for line, row in enumerate(read_objects(path, name), 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{name}:{line}: {row!r} is not a JSON object")
+        missing = [field for field in fields if field not in row]
+        if missing:
+            raise ValueError(
+                f"{name}:{line}: field {missing[0]!r} is missing, expected it among {sorted(row)}"
+            )
+        yield line, row
+
+
+def read_objects(path: Path, name: str) -> Iterator[Any]:
+    """Yield the row of each line. Raises ValueError as `read_rows` does."""
+    if name.endswith(".parquet"):
+        yield from read_parquet(path, name)
+        return
     with open(path, "rb") as file:
         for line, text in enumerate(file, 1):
             try:
-                row = json.loads(text)
+                yield json.loads(text)
             except ValueError as error:  # bad JSON or bad UTF-8
                 raise ValueError(f"{name}:{line}: {text[:60]!r} is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{name}:{line}: {row!r} is not a JSON object")
-            missing = [field for field in fields if field not in row]
-            if missing:
-                raise ValueError(
-                    f"{name}:{line}: field {missing[0]!r} is missing, "
-                    f"expected it among {sorted(row)}"
-                )
-            yield line, row
+
+
+def read_parquet(path: Path, name: str) -> Iterator[dict]:
+    """Yield every row of a Parquet file. Raises ValueError if it is none."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: cannot be read as Parquet ({reason[:200]})") from error
 
 
 def text_cell(text: object, field: str, where: str) -> str:
@@ -323,23 +324,26 @@ def label_cell(label: object, source: Source, where: str) -> str:
     return cell
 
 
-def move_all_or_none(staging: Path, out_dir: Path) -> None:
-    """Move the nine files from `staging` to `out_dir`. If that fails, restore the files there."""
-    replaced = [name for name in FILE_NAMES if (out_dir / name).exists()]
+def move_all_or_none(staging: Path, out_dir: Path, names: Iterable[str]) -> None:
+    """Move the files from `staging` to `out_dir`. If that fails, restore the files there."""
+    replaced = [name for name in names if (out_dir / name).exists()]
     try:
-        for name in FILE_NAMES:
+        for name in names:
             if name in replaced:
-                os.replace(out_dir / name, staging / f"old-{name}")
+                os.replace(out_dir / name, staging / f"old-{name.replace('/', '-')}")
             os.replace(staging / name, out_dir / name)
     except BaseException:
         # What lies on the disk decides: an interrupt may come between a move and a count of it.
-        for name in FILE_NAMES:
-            if (staging / f"old-{name}").exists():
-                os.replace(staging / f"old-{name}", out_dir / name)
+        for name in names:
+            if (staging / f"old-{name.replace('/', '-')}").exists():
+                os.replace(staging / f"old-{name.replace('/', '-')}", out_dir / name)
             elif name not in replaced:
                 (out_dir / name).unlink(missing_ok=True)
         raise
 
+
+SOURCES = read_sources("built_in")
+FILE_NAMES = file_names(SOURCES)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,8 @@ import numpy as np
 
 from experiments.result_files import is_score
 from experiments.row_files import Row
-from tasks import TASKS, Metrics, Task, mean_score
+from task_table import built_in_tasks
+from tasks import Metrics, Task, mean_score
 
 NUM_RESAMPLES = 2000
 CHUNK = 100  # resamples at once: 100 · N counts are in memory
@@ -46,8 +47,9 @@ class SeedRun:
         self.peak_memory_mib = max(result["peak_memory_mib"] for result in results)
         self.hardware = {result["hardware"] for result in results}
         self.resampled: dict[str, np.ndarray] = {}
-        self.scores = {name: m[TASKS[name].metric_name] for name, m in self.metrics.items()}
-        if self.scores.keys() == TASKS.keys():
+        tasks = built_in_tasks()
+        self.scores = {name: m[tasks[name].metric_name] for name, m in self.metrics.items()}
+        if self.scores.keys() == tasks.keys():
             self.scores[MEAN] = mean_score(self.scores)
 
 
@@ -126,7 +128,7 @@ def resample(methods: dict[str, Method], labels: dict[str, np.ndarray]) -> None:
         labels: [N] of the tasks that predict scores.
     """
     every_run = [run for method in methods.values() for run in method.runs.values()]
-    for index, (name, task) in enumerate(TASKS.items()):
+    for index, (name, task) in enumerate(built_in_tasks().items()):
         runs = [run for run in every_run if name in run.predictions]
         if not runs:
             continue
@@ -145,7 +147,9 @@ def resample(methods: dict[str, Method], labels: dict[str, np.ndarray]) -> None:
             run.resampled[name] = values  # [R]
     for run in every_run:
         if MEAN in run.scores:
-            run.resampled[MEAN] = np.mean([run.resampled[name] for name in TASKS], axis=0)
+            run.resampled[MEAN] = np.mean(
+                [run.resampled[name] for name in built_in_tasks()], axis=0
+            )
 
 
 def draw_counts(

@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from experiments.comparison import MEAN, Method, own_interval
 from experiments.row_files import BASELINE
 from runtime.files import atomic_write
-from tasks import TASKS
+from task_table import built_in_tasks
 
 # Where a label may stand around its point, in typographic points; the first free place is taken.
 LABEL_PLACES = [
@@ -24,7 +24,7 @@ LABEL_PLACES = [
 
 def draw_scores(methods: list[Method], path: Path) -> None:
     """Draw every method's score as a bar with its interval: one panel per task, the best on top."""
-    tasks = [name for name in TASKS if any(method.seeds(name) for method in methods)]
+    tasks = [name for name in built_in_tasks() if any(method.seeds(name) for method in methods)]
     height = 1.2 + 0.27 * len(methods)
     figure = Figure(figsize=(4.6 * len(tasks), height), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
@@ -38,7 +38,7 @@ def draw_scores(methods: list[Method], path: Path) -> None:
         margin = 0.1 * (high.max() - low.min()) or 0.05
         axes.grid(axis="x", alpha=0.3)
         axes.set(
-            title=f"{name}: {TASKS[name].metric_name} on dev (axis cut)",
+            title=f"{name}: {built_in_tasks()[name].metric_name} on dev (axis cut)",
             xlim=(low.min() - margin, high.max() + margin),  # bars do not start at zero
             axisbelow=True,
         )

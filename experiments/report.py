@@ -26,7 +26,7 @@ from models.pretrained import BUNDLED
 from options.parsing import ArgumentParser
 from runtime.errors import InputError, exit_status
 from scripts.marked_page import insert
-from tasks import TASKS
+from task_table import built_in_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,14 +105,15 @@ def cost_cell(method: Method, methods: dict[str, Method], cost: str) -> Cell:
 
 def overall_table(methods: dict[str, Method]) -> str:
     """Return the table of all tasks, with costs."""
-    header = ["method", "mean", *TASKS, "difference of the mean [95 %]; by seed", "to"]
+    names = list(built_in_tasks())
+    header = ["method", "mean", *names, "difference of the mean [95 %]; by seed", "to"]
     header += ["time", "memory", "seeds"]
-    return format_table(methods, header, MEAN, [(name, None) for name in (MEAN, *TASKS)], COSTS)
+    return format_table(methods, header, MEAN, [(name, None) for name in (MEAN, *names)], COSTS)
 
 
 def task_table(methods: dict[str, Method], name: str) -> str:
     """Return the table of one task, with all of its metrics."""
-    task = TASKS[name]
+    task = built_in_tasks()[name]
     header = [
         "method",
         task.metric_name,
@@ -218,7 +219,7 @@ def markdown(
         f"![Mean score against relative training time]({link('cost.png')})",
         f"![Score of every method by task, with 95 % intervals]({link('scores.png')})",
     ]
-    parts += [f"**{name}**\n\n{task_table(methods, name)}" for name in TASKS]
+    parts += [f"**{name}**\n\n{task_table(methods, name)}" for name in built_in_tasks()]
     return "\n\n".join(parts)
 
 

@@ -21,14 +21,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets import SPLITS, read_examples, task_file
+from datasets import read_examples, task_file
 from experiments.row_files import Row
+from options.parsing import file_options
 from reporting.metrics_file import read_lines
 from reporting.run_directory import read_options
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.locks import locked
-from tasks import TASKS, Task
+from task_table import built_in_tasks
+from tasks import Task
 
 FORMAT = "multitask-bert-result-1"
 # Recorded also where they are not given: later defaults must not mix with today's.
@@ -40,7 +42,6 @@ SIZES = {
 NEUTRAL = {
     *("data_dir", "local_files_only", "no_test_predictions", "profiler", "save_every"),
     *("tensorboard_subfolder", "write_summary", "seed", "run_name", "logdir"),
-    *(f"{name}_{split}" for name in TASKS for split in SPLITS),
 }
 
 
@@ -66,7 +67,10 @@ def portable_options(args: Namespace) -> dict[str, object]:
 
     A model's directory is recorded by its last name alone.
     """
-    options = {name: getattr(args, name) for name in sorted({*SIZES, *args.given} - NEUTRAL)}
+    options = {
+        name: getattr(args, name)
+        for name in sorted({*SIZES, *args.given} - NEUTRAL - {*file_options(args.table.tasks)})
+    }
     if Path(args.model_name).is_dir():
         options["model_name"] = Path(args.model_name).resolve().name
     return options
@@ -74,7 +78,8 @@ def portable_options(args: Namespace) -> dict[str, object]:
 
 def fingerprint(args: Namespace) -> str:
     """Return twelve hexadecimal digits of the train and dev files of all tasks. Raises OSError."""
-    files = [task_file(args, task, split) for task in TASKS.values() for split in ("train", "dev")]
+    tasks = args.tasks.values()
+    files = [task_file(args, task, split) for task in tasks for split in ("train", "dev")]
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
     return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
@@ -141,7 +146,7 @@ def add_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
         known = read_json(path) if path.is_file() else {"num_dev": {}, "labels": {}}
         for name, values in labels.items():
             known["num_dev"].setdefault(name, len(values))
-            if is_score(TASKS[name]):
+            if is_score(built_in_tasks()[name]):
                 known["labels"].setdefault(name, encode_scores(values))
         write_json(path, known, make_parents=True)
 
@@ -185,10 +190,8 @@ def is_score(task: Task) -> bool:
 def read_labels(args: Namespace) -> dict[str, np.ndarray]:
     """Return the labels [N] of the dev files of the run's tasks."""
     examples = {
-        name: read_examples(
-            task_file(args, TASKS[name], "dev"), TASKS[name], True, args.skip_bad_rows
-        )
-        for name in args.tasks
+        name: read_examples(task_file(args, task, "dev"), task, True, args.skip_bad_rows)
+        for name, task in args.tasks.items()
     }
     return {name: np.array([row.label for row in rows]) for name, rows in examples.items()}
 
@@ -204,7 +207,7 @@ def read_predictions(args: Namespace, name: str, labels: np.ndarray) -> str:
     Raises:
         InputError: the file has another number of rows than dev.
     """
-    path = Path(args.predictions_path) / f"{TASKS[name].stem}-dev-output.csv"
+    path = Path(args.predictions_path) / f"{args.tasks[name].stem}-dev-output.csv"
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))[1:]
     if len(rows) != len(labels):
@@ -212,7 +215,7 @@ def read_predictions(args: Namespace, name: str, labels: np.ndarray) -> str:
             f"{path}: {len(rows)} predictions, expected {len(labels)}, one per dev row"
         )
     values = np.array([float(prediction) for _, prediction in rows])
-    return encode_scores(values) if is_score(TASKS[name]) else encode_right(values == labels)
+    return encode_scores(values) if is_score(args.tasks[name]) else encode_right(values == labels)
 
 
 def encode_right(is_right: np.ndarray) -> str:
@@ -249,7 +252,7 @@ def read_results(results_dir: Path) -> list[dict]:
             raise InputError(f"{path}: format is {result.get('format')!r}, expected {FORMAT!r}")
         num_dev = read_labels_file(results_dir, result["data"])["num_dev"]
         for name, text in result["predictions"].items():
-            is_number = is_score(TASKS[name])
+            is_number = is_score(built_in_tasks()[name])
             values = decode_scores(text) if is_number else decode_right(text, num_dev[name])
             if len(values) != num_dev[name]:
                 raise InputError(f"{path}: {len(values)} {name} examples, expected {num_dev[name]}")

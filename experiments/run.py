@@ -278,7 +278,9 @@ def parse(argv: list[str]) -> tuple[Namespace, Namespace]:
     reserved = [name for name in RESERVED if name in shared.given]
     if reserved:
         parser.error(f"--{reserved[0]} is set by the runner or by a row; drop it")
-    shared.data_dir = shared.data_dir or str(default_data_dir())
+    if shared.tasks_file is not None:
+        parser.error("--tasks: the tables compare methods on the built-in tasks; drop it")
+    shared.data_dir = shared.data_dir or str(default_data_dir(shared.tasks.values()))
     # Given again on resume, as they may differ from machine to machine.
     args.passed_on_resume = ["--data_dir", shared.data_dir, *["--use_gpu"] * shared.use_gpu]
     return args, shared

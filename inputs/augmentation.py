@@ -1,8 +1,9 @@
 """Easy Data Augmentation (EDA; Wei and Zou, 2019, arXiv:1901.11196): more training rows.
 
-In a task with named classes, every sentence of a small class gets variants in which a few words are
-changed. In a task of sentence pairs, every pair gets one variant: the same two sentences in swapped
-order. Development and test rows are never augmented.
+In a task of one of several classes, every sentence of a small class gets variants in which a few
+words are changed. In a task of sentence pairs, every pair gets one variant: the same two sentences
+in swapped order, unless the task's table calls its pairs ordered. Development and test rows are
+never augmented.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 
 from runtime.errors import InputError
 from runtime.packages import missing_package
-from tasks import Example, Task
+from tasks import Example, Label, Task
 
 if TYPE_CHECKING:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
@@ -54,7 +55,7 @@ def augment(examples: list[Example], task: Task, num_variants: int, seed: int) -
 
     Args:
         examples: the training rows.
-        task: their task. One without classes and without pairs gets no variants.
+        task: their task. Single sentences without a class, and ordered pairs, get no variants.
         num_variants: variants of each sentence of a small class. A sentence gets fewer if not
             enough different ones are found. A pair gets one for any number above 0. 0 adds nothing.
         seed: of all random choices.
@@ -83,10 +84,10 @@ def vary(
     if num_variants < 1:
         return
     if task.is_pair:
-        for original in examples:
+        for original in () if task.is_ordered else examples:
             if original.texts[0] != original.texts[1]:
                 yield original, original.texts[::-1]
-    elif task.class_names is not None:
+    elif task.has_classes:
         classes = small_classes(examples)
         synonyms = functools.cache(functools.partial(find_synonyms, open_wordnet()))
         for original in examples:
@@ -95,7 +96,7 @@ def vary(
                     yield original, (text,)
 
 
-def small_classes(examples: list[Example]) -> set[int | float | None]:
+def small_classes(examples: list[Example]) -> set[Label | None]:
     """Return the classes with fewer examples than the median class; empty classes do not count."""
     sizes = Counter(example.label for example in examples)
     median = statistics.median(sizes.values())

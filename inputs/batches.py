@@ -4,7 +4,8 @@ A batch is a dict of tensors:
 
     input_ids, attention_mask, token_type_ids   [B, L] int64; the mask is 1 at tokens, 0 at padding
     tag_ids         [B, L, 2] int64: part-of-speech and entity ids, only with --additional_input
-    labels          [B] int64 for integer labels, else float32; missing if the file has no labels
+    labels          [B] int64 for classes, [B, C] int64 for several of them per example, [B] float32
+                    for numbers; missing if the file has no labels
     lengths         [B] int64, the states that the encoder gives: one per token, hierarchical ones
                     per segment. It stays on the CPU, where shapes are decided.
 
@@ -43,7 +44,7 @@ class Rows:
     Attributes:
         task: their task.
         ids: N ids, in the order of the file.
-        labels: [N], or None.
+        labels: [N], or [N, C] if there are several per example, or None.
         lengths: [N, S], tokens of each sequence.
         num_in_file: number of rows without those that augmentation has added.
         needs_model: whether a batch may run the model.
@@ -129,8 +130,7 @@ class TokenizedTask(Rows):
         self.ids = [example.id for example in examples]
         self.num_in_file = len(examples)
         labels = [example.label for example in examples]
-        dtype = np.int64 if task.label_type is int else np.float32
-        self.labels = None if labels[0] is None else np.array(labels, dtype=dtype)
+        self.labels = None if labels[0] is None else np.array(labels, dtype=task.label_dtype)
         self.pad_token_id = pad_token_id
         self.tags = tags
         is_joined = task.is_pair and pair_encoding == "cross"

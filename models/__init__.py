@@ -12,7 +12,7 @@ from models.mixture import MixtureEncoder
 from models.multitask import MultitaskBert
 from models.pal import ProjectedAttentionLayers
 from models.tag_embeddings import TagEmbeddings
-from tasks import TASKS, Task
+from tasks import Task
 
 __all__ = ["FEATURES", "HEADS", "POOLINGS", "TRAIN_MODES", "MultitaskBert", "build_model"]
 
@@ -29,7 +29,7 @@ def build_model(args: Namespace, encoder: BertModel) -> MultitaskBert:
     """
     config = encoder.config
     features = Features(config, args.train_mode, args.layers, args.extension, args.pooling)
-    heads = {name: build_head(args, TASKS[name], features.num_features) for name in args.tasks}
+    heads = {n: build_head(args, task, features.num_features) for n, task in args.tasks.items()}
     pals = {
         name: ProjectedAttentionLayers(config, args.pal_size)
         for name in (args.tasks if args.use_pal else ())
@@ -55,6 +55,9 @@ def build_encoder(args: Namespace, encoder: BertModel) -> Encoder:
 def build_head(args: Namespace, task: Task, num_features: int) -> nn.Module:
     """Build the head that the task names for the pair encoding, frozen if the options say so."""
     num_hidden_layers = args.n_hidden_layers + args.add_layers * task.takes_added_layers
-    head_class = HEADS[task.heads[args.pair_encoding]]
-    head = head_class(num_features, task.num_outputs, num_hidden_layers, args.hidden_dropout_prob)
+    key = task.heads[args.pair_encoding]
+    options = {"label_range": task.label_range} if key == "cosine" else {}
+    head = HEADS[key](
+        num_features, task.num_outputs, num_hidden_layers, args.hidden_dropout_prob, **options
+    )
     return head.requires_grad_(args.train_classifier)

@@ -78,21 +78,32 @@ class PairHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """5 · cos(u, v), a similarity without parameters, in [-5, 5].
+    """low + (high − low) · cos(u, v), a similarity without parameters; 5 · cos for labels 0 to 5.
 
-    The arguments are those of `ClassifyHead`; only num_outputs is read, and it has to be 1.
+    Equal vectors have the highest label, orthogonal ones the lowest.
+
+    The arguments are those of `ClassifyHead`, of which only num_outputs is read, and has to be 1.
+
+    Args:
+        label_range: low and high, the lowest and the highest label.
     """
 
     def __init__(
-        self, num_features: int, num_outputs: int, num_hidden_layers: int, dropout: float
+        self,
+        num_features: int,
+        num_outputs: int,
+        num_hidden_layers: int,
+        dropout: float,
+        label_range: tuple[float, float] = (0, 5),
     ) -> None:
         super().__init__()
         assert num_outputs == 1, f"a cosine is one output, asked for {num_outputs}"
+        self.low, self.scale = label_range[0], label_range[1] - label_range[0]
 
     def forward(self, u: Tensor, v: Tensor | None = None) -> Tensor:
         """Map u and v [B, F] to logits [B, 1]."""
         assert v is not None, "this head reads two vectors per example"
-        return 5 * F.cosine_similarity(u, v)[:, None]  # [B] -> [B, 1]
+        return self.low + self.scale * F.cosine_similarity(u, v)[:, None]  # [B] -> [B, 1]
 
 
 HEADS: dict[str, type[nn.Module]] = {

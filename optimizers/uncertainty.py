@@ -5,7 +5,7 @@ from torch import Tensor
 
 from optimizers.loss_weighting import LearnedWeighting, Update
 from optimizers.task_gradients import SummedGradients, TaskGradients
-from tasks import Task
+from tasks import Regression, Task
 
 
 class Uncertainty(LearnedWeighting):
@@ -21,14 +21,13 @@ class Uncertainty(LearnedWeighting):
     at 0, so a regression starts with the weight 1/2.
 
     Args:
-        tasks: the tasks that the run trains on. A task whose prediction is a score, without a
-            probability, is a regression.
+        tasks: the tasks that the run trains on.
         device: the model's.
     """
 
     def __init__(self, tasks: list[Task], device: torch.device) -> None:
         super().__init__(tasks, device, start=0.0)
-        factors = [0.5 if task.probability is None else 1.0 for task in tasks]
+        factors = [0.5 if isinstance(task, Regression) else 1.0 for task in tasks]
         self.factors = torch.tensor(factors, device=device)
 
     def prepare(self) -> None:

@@ -9,7 +9,6 @@ import ast
 from pathlib import Path
 
 from runtime.startup import ROOT
-from tasks import TASKS
 
 
 def assignments(module: str) -> tuple[dict[str, ast.expr], dict[str, str]]:
@@ -38,8 +37,6 @@ def names_in(module: str, registry: str) -> tuple[str, ...]:
     Raises:
         AssertionError: it is written in a way that is not understood here.
     """
-    if registry == "TASKS":
-        return tuple(TASKS)
     values, sources = assignments(module)
     if registry in sources:
         return names_in(sources[registry], registry)

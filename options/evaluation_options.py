@@ -4,7 +4,6 @@ from argparse import Namespace
 
 from options.parsing import ArgumentParser
 from options.types import printable
-from tasks import TASKS
 
 DESCRIPTION = "Evaluate a finished run, or label new text with it."
 
@@ -30,8 +29,18 @@ def get_args_parser() -> ArgumentParser:
         type=printable,
         help="folder of the checkpoints; unset: checkpoints in the run",
     )
-    add("--task", choices=list(TASKS), help="task that labels --input")
+    add(
+        "--task",
+        nargs="+",
+        metavar="NAME",
+        help="tasks to evaluate, or the one that labels --input; unset: all of the run",
+    )
     add("--input", type=printable, metavar="FILE", help="text to label, - for standard input")
+    add(
+        "--probabilities",
+        action="store_true",
+        help="print the probability of every class for --input, not of the predicted one alone",
+    )
     add(
         "--use_gpu",
         action="store_true",
@@ -43,8 +52,15 @@ def get_args_parser() -> ArgumentParser:
 def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespace:
     """Return the options of this command; contradictions end in `parser.error`."""
     args = parser.parse_args(argv)
-    if (args.input is None) != (args.task is None):
-        parser.error("--task and --input go together: the task labels the input")
+    if args.input is not None and len(args.task or ()) != 1:
+        parser.error("--input needs one --task, which labels it")
+    if args.input is None and args.probabilities:
+        parser.error("--probabilities does nothing without --input; add that, or drop it")
+    if args.input is None and args.task and not (args.data_dir or args.output):
+        parser.error(
+            "--task evaluates some tasks, whose results would replace those of all; name a folder "
+            "for them with --output"
+        )
     for name in ("data_dir", "output"):
         if args.input is not None and getattr(args, name) is not None:
             parser.error(f"--input labels new text on standard output; drop --{name}")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from math import gcd
 from typing import NamedTuple
 
-from tasks import TASKS
+from options.choices import TASK_SCHEDULERS
 
 SAMPLED = ("random", "pal", "temperature")  # task schedulers that draw tasks at random
 # Loss weightings that compare the tasks of an update, by their losses and gradients.
@@ -28,13 +28,12 @@ class Contradiction(NamedTuple):
 
 def trained(args: Namespace) -> list[str]:
     """Return the names of the tasks that are trained."""
-    alone = [name for name in (args.task, args.task_scheduler) if name in TASKS][:1]
-    return alone or getattr(args, "tasks", None) or list(TASKS)
+    return [name for name in (args.task_scheduler,) if name in args.tasks] or list(args.tasks)
 
 
 def heads(args: Namespace) -> set[str]:
     """Return the keys of the heads of the tasks that are trained."""
-    return {TASKS[name].heads[args.pair_encoding] for name in trained(args)}
+    return {args.tasks[name].heads[args.pair_encoding] for name in trained(args)}
 
 
 def is_sampled(args: Namespace) -> bool:
@@ -95,7 +94,7 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--task sst --task_weights para=2",
-        lambda a: a.task_weights.keys() - ({a.task} if a.task != "multitask" else TASKS.keys()),
+        lambda a: a.task_weights.keys() - a.tasks.keys(),
         "--task_weights names a task that is not trained; name only tasks that are",
     ),
     Contradiction(
@@ -187,7 +186,8 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--task sts --class_weights",
-        lambda a: a.class_weights and not any(TASKS[name].class_names for name in trained(a)),
+        lambda a: a.class_weights
+        and not any(a.tasks[name].has_named_classes for name in trained(a)),
         "--class_weights needs named classes, and no trained task has them; drop it",
     ),
     Contradiction(
@@ -228,7 +228,7 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--task sst --task_scheduler para",
-        lambda a: a.task in TASKS and a.task_scheduler in TASKS and a.task != a.task_scheduler,
+        lambda a: a.task_scheduler not in {*TASK_SCHEDULERS, *a.tasks},
         "--task and --task_scheduler name different tasks; name the same, or drop one",
     ),
     Contradiction(

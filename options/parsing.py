@@ -8,19 +8,20 @@ import os
 import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from options.choices import TASK_SCHEDULERS
 from options.legal import NEEDS, contradiction_of
 from runtime.errors import InputError, report
 from runtime.files import MIB, read_text
-from tasks import SPLITS, TASKS
+from task_table import NAME, TaskTable, built_in_table, read_table, select
+from tasks import SPLITS
 
-# All that may be given again with --resume; everything else comes from the run's args.json.
-RESUME_OPTIONS = (
-    *("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path"),
-    *(f"{name}_{split}" for name in TASKS for split in SPLITS),
-)
+# What may be given again with --resume, beside the tasks' files; all else comes from args.json.
+RESUME_OPTIONS = ("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path")
+EVERY_TASK = "multitask"  # for --task
 MAX_WORDS = 10_000  # of an @file, with those that it names
 MAX_NESTING = 10  # of an @file that names an @file
 SEARCH_RESUME_OPTIONS = ("hpo_resume", "hpo_only", "ray_address", "use_gpu")
@@ -35,9 +36,11 @@ class ArgumentParser(argparse.ArgumentParser):
     Attributes:
         source: the file that the options come from. Its errors are raised as InputError, and it
             may not name an `@file`. None for a command line.
+        for_table: returns the same parser for another table of tasks.
     """
 
     source: Path | None = None
+    for_table: "Callable[[TaskTable], ArgumentParser] | None" = None
 
     def __init__(self, prog: str | None = None, **options: Any) -> None:
         super().__init__(prog, allow_abbrev=False, **options)
@@ -95,17 +98,31 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespace:
-    """Parse and check options without touching a disk. Contradictions end in `parser.error`.
+    """Parse and check options. Contradictions end in `parser.error`.
+
+    Of all files, only those are read that decide which options there are: `@files` and the table of
+    tasks.
+
+    Args:
+        parser: of an entry script, for the built-in tasks.
+        argv: the words; None for those of this process.
 
     Returns:
-        The options, with task_weights as a dict, and `given`: the names of those that stand on the
-        command line.
+        The options, with task_weights as a dict; `given`: the names of those that stand on the
+        command line; `table`: the table of tasks; `tasks`: the run's tasks of it, by name.
     """
-    args = parser.parse_args(argv)
+    words = parser.expanded(sys.argv[1:] if argv is None else list(argv))
+    table = named_table(parser, words)
+    if table is not built_in_table() and parser.for_table is not None:
+        prog, usage = parser.prog, parser.usage
+        parser = parser.for_table(table)
+        parser.prog, parser.usage = prog, usage
+    args = parser.parse_args(words)
     unset = object()
     blank = Namespace(**dict.fromkeys(vars(args), unset))
-    explicit = vars(parser.parse_args(argv, namespace=blank))
+    explicit = vars(parser.parse_args(words, namespace=blank))
     args.given = sorted(name for name, value in explicit.items() if value is not unset)
+    set_tasks(parser, args, table)
     check_options(parser, args)
     for name, (needed, is_needed) in NEEDS.items():
         if name in args.given and not is_needed(args):
@@ -113,8 +130,58 @@ def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespa
     if args.hpo_resume is not None:
         refuse_fixed(parser, args, "--hpo_resume", "search.json", SEARCH_RESUME_OPTIONS)
     elif args.resume is not None:
-        refuse_fixed(parser, args, "--resume", "the run's args.json", RESUME_OPTIONS)
+        again = (*RESUME_OPTIONS, *file_options(table.tasks))
+        refuse_fixed(parser, args, "--resume", "the run's args.json", again)
     return args
+
+
+def named_table(parser: ArgumentParser, words: list[str]) -> TaskTable:
+    """Return the table that a command line names: its run's own, that of --tasks, or the built-in.
+
+    A mistake in it ends in `parser.error`.
+    """
+    finder = ArgumentParser(parser.prog, add_help=False)
+    for flag in ("--tasks", "--resume", "--hpo_resume"):
+        finder.add_argument(flag)
+    found, _ = finder.parse_known_args(words)
+    try:
+        for folder in filter(None, (found.resume, found.hpo_resume)):
+            return own_table(folder)
+        return built_in_table() if found.tasks is None else read_table(found.tasks)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def own_table(folder: Path | str) -> TaskTable:
+    """Return the table in a run's directory; the built-in one if an older version made the run.
+
+    Raises:
+        InputError: it is wrong.
+    """
+    path = Path(folder) / NAME
+    return read_table(path) if os.path.lexists(path) else built_in_table()
+
+
+def file_options(tasks: Iterable[str]) -> list[str]:
+    """Return the options that name a file of one of these tasks."""
+    return [f"{name}_{split}" for name in tasks for split in SPLITS]
+
+
+def set_tasks(parser: ArgumentParser, args: Namespace, table: TaskTable) -> None:
+    """Set `table` and, from --task, `tasks`. Mistakes end in `parser.error`."""
+    taken = {*TASK_SCHEDULERS, *vars(args)} & table.tasks.keys()
+    if taken:
+        where = args.tasks_file or NAME
+        parser.error(
+            f"{where}: task {sorted(taken)[0]!r}: an option or a task scheduler has this name; "
+            "choose another"
+        )
+    if args.task == [EVERY_TASK]:
+        args.task = None
+    names = args.task or []
+    if len({*names}) < len(names) or EVERY_TASK in names:
+        parser.error(f"--task {' '.join(names)}: name each task once, or {EVERY_TASK} alone")
+    args.table, args.tasks = table, select(table, args.task)
 
 
 def check_options(parser: ArgumentParser, args: Namespace) -> None:
@@ -151,8 +218,8 @@ def make_absolute(args: Namespace) -> None:
     Raises:
         InputError: the working directory's path holds control characters.
     """
-    own_files = [f"{name}_{split}" for name in TASKS for split in SPLITS]
-    for name in ("data_dir", "checkpoint", "logdir", "filepath", "predictions_path", *own_files):
+    names = ("data_dir", "checkpoint", "logdir", "filepath", "predictions_path", "tasks_file")
+    for name in (*names, *file_options(args.tasks)):
         if getattr(args, name, None) is not None:
             setattr(args, name, os.path.abspath(getattr(args, name)))
     model_name = getattr(args, "model_name", None)

@@ -7,17 +7,19 @@ import warnings
 from argparse import Namespace
 from dataclasses import asdict
 
-from datasets import default_data_dir, task_file, training_digests
+from datasets import default_data_dir, has_files, task_file, training_digests
 from models.bert import BertConfig
 from models.compiled import check_compiler
 from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
+from options.legal import contradiction_of
 from options.packages import check_packages
+from options.parsing import file_options
 from runtime.device import gpu_type, has_native_bfloat16
 from runtime.errors import InputError
 from runtime.files import shown_path
-from tasks import SPLITS, TASKS
+from tasks import SPLITS
 
 # Options that say where things are and what is written, but not what is trained.
 UNCOUNTED = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir"}
@@ -25,7 +27,7 @@ UNCOUNTED |= {"run_name", "given", "narrowed", "resume", "use_gpu", "model_name"
 UNCOUNTED |= {"local_files_only", "save_every", "write_summary", "tensorboard_subfolder"}
 UNCOUNTED |= {"profiler", "no_test_predictions", "skip_bad_rows", "ray_address", "fingerprint"}
 UNCOUNTED |= {"hpo", "hpo_resume", "hpo_trials", "hpo_only", "hpo_space", "hpo_cpus", "hpo_gpus"}
-UNCOUNTED |= {"hpo_concurrent"} | {f"{name}_{split}" for name in TASKS for split in SPLITS}
+UNCOUNTED |= {"hpo_concurrent", "tasks_file", "table"}
 
 
 def resolve_options(args: Namespace, config: BertConfig) -> None:
@@ -55,8 +57,6 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
     is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
     check_length("max_length", args.max_length, config, is_checked=not is_cut)
     check_length("segment_length", args.segment_length, config, is_checked=is_cut)
-    if getattr(args, "tasks", None) is None:  # a saved run keeps those that it was made with
-        args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
     if args.use_pal and args.pal_size is None:
         args.pal_size = default_pal_size(config.hidden_size)
     if args.use_pal and args.pal_size > max(config.hidden_size, 6):
@@ -69,7 +69,36 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
         check_layers(args.layers, config.num_hidden_layers)
     check_device_options(args)
     if args.data_dir is None:
-        args.data_dir = str(default_data_dir())
+        set_data_dir(args)
+
+
+def set_data_dir(args: Namespace) -> None:
+    """Set --data_dir where it was not given, in place.
+
+    If no flag chooses the tasks either, those without files there are left out, with a warning: a
+    task that is added to the built-in table is not yet in the sample.
+
+    Raises:
+        InputError: the other options do not go with the tasks that are left.
+    """
+    folder = default_data_dir(args.tasks.values())
+    args.data_dir = str(folder)
+    named = {name for name in args.tasks for split in SPLITS if getattr(args, f"{name}_{split}")}
+    named |= {args.task_scheduler, *args.task_weights}
+    found = {
+        name: task for name, task in args.tasks.items() if name in named or has_files(folder, task)
+    }
+    missing = [task.stem for name, task in args.tasks.items() if name not in found]
+    if args.task is None and args.tasks_file is None and missing and found:
+        warnings.warn(
+            f"only {', '.join(found)} are trained: {shown_path(folder)} has no files "
+            f"{', '.join(missing)}; name another folder with --data_dir",
+            stacklevel=2,
+        )
+        args.tasks = found
+        message = contradiction_of(args)
+        if message is not None:
+            raise InputError(message)
 
 
 def check_device_options(args: Namespace) -> None:
@@ -114,7 +143,7 @@ def check_digests(digests: dict[str, str], known: dict[str, str], args: Namespac
     """
     for name, digest in digests.items():
         if known.get(name, digest) != digest:
-            path = task_file(args, TASKS[name], "train")
+            path = task_file(args, args.tasks[name], "train")
             raise InputError(
                 f"{path}: is not the file that this run was trained on; put that one back, or "
                 "start a new run"
@@ -127,7 +156,9 @@ def fingerprint(args: Namespace, config: BertConfig) -> str:
     It covers the options that change what is trained, the training files, the encoder's shape and
     name, and the file of --checkpoint. A repeated run has the same digest, wherever it is.
     """
-    counted = {name: value for name, value in vars(args).items() if name not in UNCOUNTED}
+    uncounted = UNCOUNTED.union(file_options(args.table.tasks))
+    counted = {name: value for name, value in vars(args).items() if name not in uncounted}
+    counted["tasks"] = [[type(task).__name__, asdict(task)] for task in args.tasks.values()]
     counted |= {"config": asdict(config), "model_name": os.path.basename(args.model_name)}
     if args.checkpoint is not None:
         with open(args.checkpoint, "rb") as file:

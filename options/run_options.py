@@ -6,6 +6,7 @@ checked by the same parsers.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 from options.choices import (
     BUNDLED,
@@ -17,6 +18,7 @@ from options.choices import (
     POOLINGS,
     TRAIN_MODES,
 )
+from options.data_options import add_data_options
 from options.parsing import ArgumentParser
 from options.search_options import add_search_options
 from options.techniques import add_technique_options, joint_defaults
@@ -32,7 +34,7 @@ from options.types import (
     seed,
     task_weight,
 )
-from tasks import SPLITS, TASKS
+from task_table import TaskTable, built_in_table
 
 DESCRIPTION = "Train one BERT encoder on all tasks jointly: every task in every update."
 PAL_DESCRIPTION = (
@@ -40,50 +42,20 @@ PAL_DESCRIPTION = (
 )
 
 
-def get_args_parser(add_help: bool = True) -> ArgumentParser:
-    """Return the parser of every option that both entry scripts share."""
+def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> ArgumentParser:
+    """Return the parser of every option that both entry scripts share.
+
+    Args:
+        table: the tasks, whose files have flags; None for the built-in ones.
+        add_help: whether there is --help.
+    """
+    tasks = (table or built_in_table()).tasks
     parser = ArgumentParser(
         description=DESCRIPTION,
         add_help=add_help,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument_group("data").add_argument
-    add(
-        "--data_dir",
-        type=printable,
-        help="folder of the nine files; unset: data if all are there, else data/sample",
-    )
-    for task in TASKS.values():
-        for split in SPLITS:
-            flags = [f"--{name}_{split}" for name in (task.name, *task.aliases)]
-            dest = f"{task.name}_{split}"
-            add(
-                *flags,
-                dest=dest,
-                type=printable,
-                metavar="FILE",
-                help=f"{split} file of {task.name} alone",
-            )
-    add(
-        "--skip_bad_rows",
-        action="store_true",
-        help="skip bad rows and print which; off: a bad row is an error",
-    )
-    choices = ["multitask", *TASKS]
-    add("--task", choices=choices, default="multitask", help="train and evaluate one task alone")
-    add(
-        "--augment",
-        type=few,
-        default=0,
-        help="EDA variants per example of sst's small classes, and each pair swapped once; 0: none",
-    )
-    add(
-        "--max_length",
-        type=positive_int,
-        default=128,
-        help="tokens of a sequence (of both sentences under cross), special tokens included; "
-        "the rest is cut off",
-    )
+    add_data_options(parser, tasks)
 
     add = parser.add_argument_group("model").add_argument
     names = ", ".join([BUNDLED, *HUB_IDS])
@@ -138,7 +110,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
         help="mix three encoders by the weights of a fourth; about five times the time",
     )
     add("--n_hidden_layers", type=few, default=0, help="hidden layers of each head")
-    add("--add_layers", type=few, default=0, help="additional hidden layers of sst's head")
+    add("--add_layers", type=few, default=0, help="further hidden layers of heads for classes")
     add(
         "--hidden_dropout_prob",
         type=probability,
@@ -192,7 +164,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--task_weights",
         nargs="+",
-        type=task_weight,
+        type=partial(task_weight, tasks),
         default=[],
         metavar="TASK=WEIGHT",
         help="factor of a task's loss; unset: 1 for each",
@@ -200,7 +172,7 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     add(
         "--class_weights",
         action="store_true",
-        help="weight each of sst's classes by the inverse of its number of training examples",
+        help="weight each named class of a task by the inverse of its number of training examples",
     )
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="update rule")
     add(
@@ -319,24 +291,26 @@ def get_args_parser(add_help: bool = True) -> ArgumentParser:
     )
     add_search_options(parser)
     parser.set_defaults(script="train_multitask.py", fingerprint=None, **joint_defaults())
+    parser.for_table = get_args_parser
     return parser
 
 
-def get_pal_args_parser(add_help: bool = True) -> ArgumentParser:
+def get_pal_args_parser(table: TaskTable | None = None) -> ArgumentParser:
     """Return the parser of train_multitask_pal.py: that of train_multitask.py, and techniques."""
+    table = table or built_in_table()
     parser = ArgumentParser(
         description=PAL_DESCRIPTION,
-        parents=[get_args_parser(add_help=False)],
-        add_help=add_help,
+        parents=[get_args_parser(table, add_help=False)],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_technique_options(parser)
+    add_technique_options(parser, table.tasks)
     parser.set_defaults(script="train_multitask_pal.py")
+    parser.for_table = get_pal_args_parser
     return parser
 
 
 # Entry script -> its parser.
-PARSERS: dict[str, Callable[[], ArgumentParser]] = {
+PARSERS: dict[str, Callable[..., ArgumentParser]] = {
     "train_multitask.py": get_args_parser,
     "train_multitask_pal.py": get_pal_args_parser,
 }

@@ -10,13 +10,22 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from options.parsing import ArgumentParser, check_options
+from options.parsing import ArgumentParser, check_options, own_table, set_tasks
 from options.run_options import PARSERS
 from runtime.errors import InputError
-from tasks import TASKS
+from tasks import Task
 
 # What a run adds to the options of its command line.
-RESOLVED = ("given", "tasks", "run_dir", "script", "narrowed", "data_sha256", "fingerprint")
+RESOLVED = (
+    "given",
+    "tasks",
+    "table",
+    "run_dir",
+    "script",
+    "narrowed",
+    "data_sha256",
+    "fingerprint",
+)
 # These belong to one command line, and not to the run.
 OWN = ("resume", "hpo_resume", "ray_address", "help")
 
@@ -37,9 +46,11 @@ def check_saved_options(options: Any, path: Path) -> Namespace:
     script = options.get("script")
     if not isinstance(script, str) or script not in PARSERS:
         raise InputError(f"{path}: script is {script!r}, expected one of {', '.join(PARSERS)}")
-    parser = PARSERS[script]()
+    table = own_table(path.parent)
+    parser = PARSERS[script](table)
     parser.source = path
     args = parser.parse_args(saved_words(options, parser))
+    set_tasks(parser, args, table)
     args.script, args.run_dir = script, options.get("run_dir", "")
     if not isinstance(args.run_dir, str) or not args.run_dir.isprintable():
         raise InputError(f"{path}: run_dir is {args.run_dir!r}, expected a path")
@@ -54,6 +65,12 @@ def check_saved_options(options: Any, path: Path) -> Namespace:
         raise InputError(f"{path}: narrowed is {args.narrowed!r}, expected an object")
     check_options(parser, args)
     return args
+
+
+def options_to_save(args: Namespace) -> dict[str, Any]:
+    """Return what a file holds of a run's options; the table of tasks is a file beside it."""
+    options = {name: value for name, value in vars(args).items() if name != "table"}
+    return options | {"tasks": list(args.tasks)}
 
 
 def saved_words(options: dict[str, Any], parser: ArgumentParser) -> list[str]:
@@ -97,6 +114,8 @@ def words_of(setters: list[argparse.Action], value: Any, parser: ArgumentParser)
             if isinstance(value, bool) and setter.const is value:
                 return [setter.option_strings[0]]
         parser.error(f"{dest} is {value!r}, expected true or false")
+    if dest == "task" and isinstance(value, str):  # an older version took one name
+        value = [value]
     if dest == "task_weights" and isinstance(value, dict):
         if not value:
             return []
@@ -126,17 +145,17 @@ def checked_given(given: Any, args: Namespace, path: Path) -> list[str]:
     return [name for name in given if name in args]
 
 
-def checked_tasks(tasks: Any, args: Namespace, path: Path) -> list[str] | None:
-    """Return the run's own tasks, without one that was added since. Raises InputError."""
-    expected = list(TASKS) if args.task == "multitask" else [args.task]
-    if tasks is None:  # a search has not resolved them yet
-        return None
-    is_list = isinstance(tasks, list) and all(isinstance(name, str) for name in tasks)
-    if not is_list or not tasks or [n for n in expected if n in tasks] != tasks:
+def checked_tasks(names: Any, args: Namespace, path: Path) -> dict[str, Task]:
+    """Return the run's own tasks, without one that was left out. Raises InputError."""
+    expected = list(args.tasks)
+    if names is None:  # an older version's search has not resolved them
+        return args.tasks
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or not names or [n for n in expected if n in names] != names:
         raise InputError(
-            f"{path}: tasks is {tasks!r}, expected some of {', '.join(expected)}, in this order"
+            f"{path}: tasks is {names!r}, expected some of {', '.join(expected)}, in this order"
         )
-    return tasks
+    return {name: args.tasks[name] for name in names}
 
 
 def checked_digests(digests: Any, path: Path) -> dict[str, str]:

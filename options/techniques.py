@@ -4,6 +4,7 @@
 task scheduler, which is `joint` there. So each default is written once, here.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from options.choices import (
@@ -22,12 +23,12 @@ from options.types import (
 )
 
 
-def add_technique_options(parser: ArgumentParser) -> None:
-    """Add every option of the techniques to a parser."""
+def add_technique_options(parser: ArgumentParser, task_names: Iterable[str] = ()) -> None:
+    """Add every option of the techniques to a parser; a task is also a task scheduler."""
     add = parser.add_argument_group("task schedulers and gradient surgery").add_argument
     add(
         "--task_scheduler",
-        choices=TASK_SCHEDULERS,
+        choices=[*TASK_SCHEDULERS, *task_names],
         default="round_robin",
         help="tasks that an update trains on; the name of a task: that task alone, all are "
         "evaluated",

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from runtime.errors import shorten
+from runtime.files import is_plain_name
 from runtime.numbers import is_plain_number
-from tasks import TASKS
+from tasks import Task
 
 Number = TypeVar("Number", int, float)
 INFINITY = float("inf")
@@ -60,12 +61,12 @@ multiple_of_six = number(
 )
 
 
-def task_weight(text: str) -> tuple[str, float]:
-    """Return a task's name and its weight from `TASK=WEIGHT`."""
+def task_weight(tasks: dict[str, Task], text: str) -> tuple[str, float]:
+    """Return a task's name and its weight from `TASK=WEIGHT`; `tasks`: those that there are."""
     name, _, weight = text.partition("=")
-    if name not in TASKS:
+    if name not in tasks:
         raise argparse.ArgumentTypeError(
-            f"{shorten(text)} is not TASK=WEIGHT, tasks {', '.join(TASKS)}"
+            f"{shorten(text)} is not TASK=WEIGHT, tasks {', '.join(tasks)}"
         )
     return name, positive_float(weight)
 
@@ -78,12 +79,6 @@ def plain_name(text: str) -> str:
             "characters or a leading dot"
         )
     return text
-
-
-def is_plain_name(text: str) -> bool:
-    """Tell whether a text can name a file or folder, and be printed."""
-    is_short = len(text.encode(errors="replace")) <= 200  # suffixes are added to it
-    return bool(text) and text.isprintable() and is_short and text[0] != "." and "/" not in text
 
 
 def printable(text: str) -> str:

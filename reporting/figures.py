@@ -20,7 +20,8 @@ def dev_figures(
     figures = {}
     for name, rows in data.items():
         assert rows.labels is not None, "dev rows have labels"
-        if rows.task.class_names is not None:
+        if rows.task.has_named_classes:
+            assert rows.task.class_names is not None
             confusion = rows.task.confusion(predictions[name], rows.labels)
             figures[f"confusion/{name}"] = confusion_figure(confusion, rows.task.class_names)
         elif rows.task.label_type is float:

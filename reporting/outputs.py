@@ -18,7 +18,7 @@ from reporting.run_directory import check_own
 from runtime import workers
 from runtime.errors import InputError
 from runtime.files import atomic_write, make_folder, read_json, write_json
-from tasks import TASKS, Metrics, Task, mean_score, scores
+from tasks import Metrics, Task, mean_score, scores
 
 
 def write_outputs(
@@ -38,7 +38,7 @@ def write_outputs(
         split: dev or test.
         data: task name -> rows.
         metrics: task name -> metrics; empty without labels.
-        predictions: task name -> predictions [N], in the rows' order.
+        predictions: task name -> predictions as `Task.decode` returns them, in the rows' order.
         facts: what else metrics-<split>.json says of the run.
     """
     if not workers.is_main():
@@ -53,7 +53,7 @@ def write_outputs(
     content["num_rows"] = {name: len(rows) for name, rows in data.items()}
     content |= facts
     for name, rows in data.items():
-        if rows.task.class_names is not None and rows.labels is not None:
+        if rows.task.has_named_classes and rows.labels is not None:
             confusion = rows.task.confusion(predictions[name], rows.labels)
             content["confusion"][name] = confusion.tolist()
     write_json(Path(args.run_dir) / f"metrics-{split}.json", content)
@@ -61,7 +61,9 @@ def write_outputs(
 
 def evaluated_files(args: Namespace, split: str) -> dict[str, str]:
     """Return the absolute path of every task's file of a split."""
-    return {name: os.path.abspath(task_file(args, TASKS[name], split)) for name in args.tasks}
+    return {
+        name: os.path.abspath(task_file(args, task, split)) for name, task in args.tasks.items()
+    }
 
 
 def redirect(args: Namespace, split: str, data_dir: str | None, output: str | None) -> None:
@@ -115,4 +117,4 @@ def write_predictions(path: Path, task: Task, ids: list[str], predictions: np.nd
     with atomic_write(path) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["id", task.prediction_column])
-        writer.writerows(zip(ids, predictions.tolist()))
+        writer.writerows(zip(ids, task.written(predictions)))

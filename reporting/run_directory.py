@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from models.bert import BertConfig
 from options.legal import contradiction_of
 from options.parsing import make_absolute
-from options.saved import check_saved_options
+from options.saved import check_saved_options, options_to_save
 from runtime import workers
 from runtime.errors import InputError
 from runtime.files import (
@@ -33,6 +33,7 @@ from runtime.files import (
     write_json,
 )
 from runtime.locks import locked, reserved
+from task_table import NAME as TABLE
 
 REPORTED_VERSIONS = ("torch", "numpy", "tokenizers", "safetensors", "scipy", "scikit-learn")
 LOCK_NAME = ".multitask-bert.lock"  # in a folder outside the run, while the run is at work
@@ -133,7 +134,7 @@ def take_folder(folder: Path, flag: str, locks: ExitStack) -> None:
 
 
 def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> None:
-    """Make the directory with args.json, config.json and tokenizer.json, all or nothing.
+    """Make the directory with options, config, tasks and tokenizer, all or nothing.
 
     With a checkpoint, these files are all that `evaluation.load_run` needs. Worker 0 makes it.
 
@@ -156,8 +157,9 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
             (partial / folder).mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             write_json(partial / name, content)
-        with atomic_write(partial / "tokenizer.json") as file:
-            file.write(tokenizer.to_str())
+        for name, text in ((TABLE, args.table.text), ("tokenizer.json", tokenizer.to_str())):
+            with atomic_write(partial / name) as file:
+                file.write(text)
         os.rename(partial, args.run_dir)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -178,7 +180,7 @@ def run_record(args: Namespace) -> dict:
         "seed": args.seed,
         "git_revision": git_revision(),
         "versions": {"python": platform.python_version()} | package_versions(),
-        "options": vars(args),
+        "options": options_to_save(args),
     }
 
 
@@ -312,7 +314,7 @@ def keep_options(args: Namespace) -> None:
     if not workers.is_main():
         return
     path = Path(args.run_dir) / "args.json"
-    write_json(path, read_json(path) | {"options": vars(args)})
+    write_json(path, read_json(path) | {"options": options_to_save(args)})
 
 
 @contextmanager

@@ -18,14 +18,14 @@ from reporting.events import EventWriter, NullWriter
 from reporting.metrics_file import read_lines
 from runtime import workers
 from runtime.files import atomic_write, json_values
-from tasks import TASKS
+from tasks import Task
 
 # What TensorBoard compares runs by, beside the options that were given: it shows one column for
 # each, in the order of their names.
 COMPARED = {"batch_size", "lr", "projection", "task_scheduler"}
 UNCOMPARED = {"resume", "ray_address", "run_name", "logdir", "filepath", "tensorboard_subfolder"}
 UNCOMPARED |= {"dev_samples", "no_test_predictions", "save_every", "use_gpu", "local_files_only"}
-UNCOMPARED |= {"write_summary", "profiler"}
+UNCOMPARED |= {"write_summary", "profiler", "tasks_file"}
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -98,7 +98,7 @@ class RunLog:
 
     def begin(
         self,
-        names: list[str],
+        tasks: list[Task],
         weighted_names: list[str],
         pair_names: list[str],
         num_updates: int,
@@ -109,25 +109,25 @@ class RunLog:
         A chart holds one line per run, whose colour TensorBoard chooses.
 
         Args:
-            names: the tasks.
+            tasks: those that are evaluated.
             weighted_names: those whose losses a loss weighting weighs.
             pair_names: the pairs of tasks whose gradients' cosines are logged.
             num_updates: as in `DurationEstimate`.
             num_evaluated: as there.
         """
         self.estimate = DurationEstimate(num_updates, num_evaluated)
-        metrics = {name: TASKS[name].metric_name for name in names}
+        metrics = {task.name: task.metric_name for task in tasks}
         pages = {
             "scores on dev": {"mean": "dev/mean"}
             | {f"{name}: {metric}": f"dev_{name}/{metric}" for name, metric in metrics.items()},
-            "losses": {name: f"loss/{name}" for name in names},
+            "losses": {name: f"loss/{name}" for name in metrics},
             "weights of the losses": {name: f"loss_weight/{name}" for name in weighted_names},
             "training": {
                 "learning rate": "train/learning_rate",
                 "gradient norm before clipping": "train/grad_norm",
                 "examples per second": "train/examples_per_second",
             },
-            "updates of an epoch": {name: f"updates/{name}" for name in names},
+            "updates of an epoch": {name: f"updates/{name}" for name in metrics},
             "cosines of task gradients, below 0: conflict": {
                 pair: cosine_tag(pair, WHOLE) for pair in pair_names
             },

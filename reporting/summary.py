@@ -12,7 +12,7 @@ from runtime import workers
 from runtime.device import device_name
 from runtime.files import inside, shown_path
 from runtime.startup import ROOT
-from tasks import TASKS, Metrics, mean_score, scores
+from tasks import Metrics, mean_score, scores
 
 
 def print_start(args: Namespace, model: MultitaskBert, updates_per_epoch: int) -> None:
@@ -77,19 +77,21 @@ def baselines(train: dict[str, Rows], dev: dict[str, Rows]) -> Metrics:
         for name, rows in dev.items():
             known, expected = train[name].labels, rows.labels
             assert known is not None and expected is not None, "both splits have labels"
-            metrics[name] = TASKS[name].evaluate(TASKS[name].baseline(known, len(rows)), expected)
+            metrics[name] = rows.task.evaluate(rows.task.baseline(known, len(rows)), expected)
     return metrics
 
 
 def format_table(metrics: Metrics, baseline: Metrics | None = None, split: str = "dev") -> str:
     """Return a plain table with one line per metric, the deciding one of each task first."""
-    header = f"{'task':<6}{'metric':<12}{split:>8}" + (f"{'baseline':>11}" if baseline else "")
+    width = max(6, *(len(name) + 2 for name in metrics))
+    header = f"{'task':<{width}}{'metric':<12}{split:>8}"
+    header += f"{'baseline':>11}" if baseline else ""
     lines = [header]
     for name, values in metrics.items():
         for metric, value in values.items():
             beside = f"{baseline[name][metric]:>11.4f}" if baseline else ""
-            lines.append(f"{name:<6}{metric:<12}{value:>8.4f}{beside}")
-    mean = f"{'mean':<18}{mean_score(scores(metrics)):>8.4f}"
+            lines.append(f"{name:<{width}}{metric:<12}{value:>8.4f}{beside}")
+    mean = f"{'mean':<{width + 12}}{mean_score(scores(metrics)):>8.4f}"
     lines.append(mean + (f"{mean_score(scores(baseline)):>11.4f}" if baseline else ""))
     return "\n".join(lines)
 

@@ -84,6 +84,12 @@ def shown_path(path: Path | str) -> str:
     return str(path if relative is None else relative)
 
 
+def is_plain_name(text: str) -> bool:
+    """Tell whether a text can name a file or folder, and be printed."""
+    is_short = len(text.encode(errors="replace")) <= 200  # suffixes are added to it
+    return bool(text) and text.isprintable() and is_short and text[0] != "." and "/" not in text
+
+
 def make_folder(folder: Path) -> list[Path]:
     """Make a folder and its missing parents; return those that were made, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -9,7 +9,6 @@ from ray.tune import Callback
 from search.ray_session import SearchStop
 from search.records import Record, ended_state, write_record
 from search.trial import NAME, finished_epochs, free_trial
-from tasks import TASKS
 
 
 class TrialPrinter(Callback):
@@ -33,7 +32,7 @@ class TrialPrinter(Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_):
         """Print an epoch's scores."""
-        scores = "  ".join(f"{name} {result[name]:.4f}" for name in TASKS if name in result)
+        scores = "  ".join(f"{n} {result[n]:.4f}" for n in self.args.tasks if n in result)
         line = f"trial {trial.config[NAME]} epoch {result['epoch']}"
         print(f"{line}: {scores}  mean {result['mean']:.4f}")
 

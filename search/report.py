@@ -16,7 +16,6 @@ from search.continued import distribution
 from search.records import Record
 from search.space import Choice, Range, trial_options
 from search.trial import NAME, finished_epochs
-from tasks import TASKS
 
 OWN_OPTIONS = ("hpo_trials", "hpo_only", "hpo_cpus", "hpo_gpus", "hpo_concurrent", "hpo_space")
 UNKEPT = {*OWN_OPTIONS, "hpo", "hpo_resume", "ray_address", "run_name", "logdir"}
@@ -73,7 +72,7 @@ def report_rows(
 ) -> dict:
     """Print and write the table, best.txt and the figures; return the best trial's options."""
     scored = [row for row in rows if row["mean"] == row["mean"]]
-    names = [name for name in TASKS if any(name in row for row in scored)]
+    names = [name for name in args.tasks if any(name in row for row in scored)]
     columns = [NAME, "state", "epochs", "mean", *names, "seconds", *space]
     write_table(directory / "trials.tsv", columns, rows)
     print(format_rows(columns, rows))
@@ -135,6 +134,8 @@ def format_cell(value: object) -> str:
 def write_best(path: Path, args: Namespace, settings: dict) -> None:
     """Write every option of the best trial, one per line: `@best.txt` gives them to a script."""
     kept = {name: getattr(args, name) for name in args.given if name not in UNKEPT}
+    if "tasks_file" in kept:
+        kept["tasks"] = kept.pop("tasks_file")
     for name, flag in NEGATED.items():
         if kept.get(name) is False:
             del kept[name]

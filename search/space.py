@@ -51,7 +51,7 @@ def search_space(args: Namespace) -> dict[str, Range | Choice]:
     names = [name for name in SPACE if name not in args.given]
     if args.script == "train_multitask.py":
         names = [name for name in names if name not in TECHNIQUES]
-    elif args.task != "multitask":
+    elif len(args.tasks) < 2:
         names = [name for name in names if name not in ("projection", "task_scheduler")]
     if args.scheduler not in ("linear_warmup", "cosine"):
         names.remove("warmup_fraction")

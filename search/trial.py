@@ -52,7 +52,9 @@ def run_trial(sampled: dict, options: dict, directory: str, train: Train) -> Non
 
 def resumed(run_dir: Path, use_gpu: bool) -> Namespace:
     """Return the options of a command line that resumes a run."""
-    return Namespace(resume=str(run_dir), given=[], use_gpu=use_gpu, hpo=False, hpo_resume=None)
+    return Namespace(
+        resume=str(run_dir), given=[], use_gpu=use_gpu, hpo=False, hpo_resume=None, tasks={}
+    )
 
 
 def reported(line: dict) -> dict[str, float]:
@@ -67,7 +69,8 @@ def reported(line: dict) -> dict[str, float]:
     seconds = sum(line["examples"].values()) / line["examples_per_second"]
     told = {"mean": line["mean"], "epoch": line["epoch"], "seconds": seconds}
     # A constant has no Pearson: null in metrics.jsonl.
-    return told | {name: math.nan if v is None else v for name, v in scores(line["dev"]).items()}
+    dev = {name: math.nan if v is None else v for name, v in scores(line["dev"]).items()}
+    return dev | told  # whatever the file calls a task
 
 
 def finished_epochs(run_dir: Path) -> list[dict]:

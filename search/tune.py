@@ -6,14 +6,15 @@
     python train_multitask.py @runs/search-20260101-120000/best.txt --seed 1
 
 A trial is a run like any other, in a process of its own, judged by its mean dev score after every
-epoch. A search has one directory: search.json, trials.tsv, best.txt, two figures, trials/ with one
-record and one run directory each, best/ with the complete run of the best options, and ray/ with
-what Ray writes. A resumed search reads JSON, texts and checkpoints of tensors alone, and nothing of
-ray/: a search directory from someone else is data, never code.
+epoch. A search has one directory: search.json, tasks.toml, trials.tsv, best.txt, two figures,
+trials/ with one record and one run directory each, best/ with the complete run of the best options,
+and ray/ with what Ray writes. A resumed search reads JSON, texts and checkpoints of tensors alone,
+and nothing of ray/: a search directory from someone else is data, never code.
 """
 
 import os
 import shlex
+import shutil
 import sys
 import time
 import warnings
@@ -23,17 +24,18 @@ from pathlib import Path
 
 from options.packages import check_packages
 from options.parsing import make_absolute
-from options.saved import check_saved_options
+from options.saved import check_saved_options, options_to_save
 from runtime import workers
 from runtime.device import select_device
 from runtime.errors import InputError
-from runtime.files import read_json, write_json
+from runtime.files import atomic_write, read_json, write_json
 from runtime.locks import locked
 from runtime.startup import ROOT
 from search.ray_session import check_resources, ray_session, remove_stale, set_ray_environment
 from search.records import Record, check_folder, read_records, run_options
 from search.space import Choice, Range, search_space
 from search.trial import Train, free_trial, resumed, run_trial
+from task_table import NAME as TABLE
 
 
 def search(args: Namespace, train: Train) -> Namespace | None:
@@ -78,10 +80,15 @@ def new_search(args: Namespace) -> tuple[Namespace, Path]:
     args.narrowed = {} if args.hpo_space is None else read_json(args.hpo_space)
     search_space(args)  # a mistake in it leaves no directory behind
     directory = make_directory(args)
+    table = directory / TABLE
+    if args.tasks_file is not None:
+        args.tasks_file = str(table)  # the search's own copy, for best.txt
     try:
-        write_json(directory / "search.json", {"options": vars(args)})
+        with atomic_write(table) as file:
+            file.write(args.table.text)
+        write_json(directory / "search.json", {"options": options_to_save(args)})
     except OSError:
-        directory.rmdir()  # without search.json, --hpo_resume would find nothing
+        shutil.rmtree(directory)  # without search.json, --hpo_resume would find nothing
         raise
     return args, directory
 

@@ -15,7 +15,9 @@ from transformers import BertConfig, BertModel
 
 from datasets import SPLITS, read_examples
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data" / "sample"

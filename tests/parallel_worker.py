@@ -30,8 +30,10 @@ from restoring import restore
 from runtime import workers
 from runtime.errors import exit_status
 from runtime.interrupts import Interrupted
-from tasks import TASKS
+from task_table import built_in_tasks
 from training import Training, build_training
+
+TASKS = built_in_tasks()
 
 NUM_UPDATES = 20
 PARSERS = {

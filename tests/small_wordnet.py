@@ -8,7 +8,10 @@ import pytest
 
 from inputs import augmentation
 from inputs.augmentation import bare
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 CLASSES = next(task for task in TASKS.values() if task.class_names)
 PAIRS = [task for task in TASKS.values() if task.is_pair]

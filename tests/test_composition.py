@@ -13,8 +13,10 @@ from optimizers.task_gradients import TaskGradients
 from options.parsing import parse_args
 from runtime import checkpoint
 from task_schedulers import TASK_SCHEDULERS
-from tasks import TASKS
+from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
+
+TASKS = built_in_tasks()
 
 SMALL = "--num_batches_per_epoch 4 --batch_size 2 --epochs 1 --dev_samples 4 --no_tensorboard "
 SMALL += "--no_test_predictions --scheduler none "

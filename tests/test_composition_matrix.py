@@ -21,9 +21,11 @@ from options.legal import contradiction_of
 from options.parsing import parse_args
 from reporting.start import open_run
 from task_schedulers import TASK_SCHEDULERS
-from tasks import TASKS
+from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
 from training import build_training
+
+TASKS = built_in_tasks()
 
 ONE_TASK = next(iter(TASKS))
 SCHEDULERS = [name for name in TASK_SCHEDULERS if name not in TASKS] + [ONE_TASK]

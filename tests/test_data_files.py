@@ -7,17 +7,26 @@ $MULTITASK_BERT_DATA, ../shared/data and data. Files of other sizes, such as tho
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 import datasets
+import task_table
 from datasets import SPLITS, default_data_dir, load_data, read_examples, task_file
 from models.pretrained import load_config, load_tokenizer
+from options import parsing, run_options
+from options.parsing import parse_args
+from options.resolving import resolve_options
+from options.run_options import get_args_parser
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "data" / "sample"
 EVERY_FILE = [(name, split) for name in TASKS for split in SPLITS]
 REAL_COUNTS = {  # task -> examples of train, dev, test
     "sst": (7_111, 2_365, 2_371),
@@ -105,7 +114,7 @@ def test_real_files_equal_an_independent_reading(real_files, name):
 def args(parse, data_copy):
     """Return the options of a run on a copy of the sample, with all tasks."""
     options = parse("--data_dir", data_copy)
-    options.tasks = list(TASKS)
+    options.tasks = TASKS
     return options
 
 
@@ -116,11 +125,55 @@ def tokenizer(tiny_model):
 
 def test_default_is_the_real_files_only_if_all_are_there(data_copy, monkeypatch):
     monkeypatch.setattr(datasets, "DATA_DIR", data_copy)
-    assert default_data_dir() == data_copy
-    for name in sorted(os.listdir(data_copy)):
+    names = sorted(os.listdir(data_copy))
+    shutil.copytree(SAMPLE, data_copy / "sample")
+    assert default_data_dir(TASKS.values()) == data_copy
+    for name in names:
         (data_copy / name).rename(data_copy / "aside")
-        assert default_data_dir() == data_copy / "sample"
+        assert default_data_dir(TASKS.values()) == data_copy / "sample"
         (data_copy / "aside").rename(data_copy / name)
+
+
+@pytest.fixture
+def fourth(monkeypatch, tmp_path, data_copy):
+    """A built-in table with a fourth task, and data folders of ours."""
+    table = tmp_path / "tasks.toml"
+    more = task_table.BUILT_IN.read_text() + (
+        '[degrees]\nkind = "regression"\nfiles = "degrees"\ntext = ["text"]\nlabel = "degree"\n'
+        'range = [-40, 60]\nmetric = "pearson"\n'
+    )
+    table.write_text(more)
+    found = task_table.read_table(table)
+    for module in (parsing, run_options):
+        monkeypatch.setattr(module, "built_in_table", lambda: found)
+    monkeypatch.setattr(datasets, "DATA_DIR", data_copy)
+    shutil.copytree(SAMPLE, data_copy / "sample")
+    return data_copy
+
+
+def default_tasks(flags, tiny_model):
+    """Return what a run without --data_dir trains on, and from where."""
+    options = parse_args(get_args_parser(), flags.split())
+    resolve_options(options, load_config(tiny_model))
+    return list(options.tasks), Path(options.data_dir)
+
+
+def test_a_fourth_task_does_not_break_the_run_without_flags(fourth, tiny_model, capsys):
+    with pytest.warns(UserWarning, match="only sst, para, sts are trained: .* no files degrees;"):
+        assert default_tasks("", tiny_model) == (list(TASKS), fourth)
+    (fourth / "sst-sentiment-dev.csv").unlink()
+    with pytest.warns(UserWarning, match="only sst, para, sts are trained"):
+        assert default_tasks("", tiny_model) == (list(TASKS), fourth / "sample")
+    for end in SPLITS.values():
+        (fourth / "sample" / f"degrees-{end}.csv").write_text("id\ttext\tdegree\n1\ta\t-3\n")
+    assert default_tasks("", tiny_model) == ([*TASKS, "degrees"], fourth / "sample")
+
+
+def test_a_task_that_is_named_is_never_left_out(fourth, tiny_model, tmp_path):
+    named = ("--task sst degrees", "--task_weights degrees=2", f"--tasks {tmp_path / 'tasks.toml'}")
+    for flags in named:
+        with pytest.raises(InputError, match="degrees-train.csv: no such file; name it with"):
+            default_tasks(flags, tiny_model)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -134,7 +187,7 @@ def test_own_file_flag_beats_data_dir(parse, name):
 def test_load_data_reads_every_file_of_the_run(args, tokenizer, data_copy, capsys):
     own = data_copy / "own.csv"
     own.write_text("id\tsentence\tsentiment\na\ta fine film\t3\nb\t" + "long " * 200 + "\t0\n")
-    args.tasks, args.sst_dev = ["sst", "sts"], str(own)
+    args.tasks, args.sst_dev = {n: TASKS[n] for n in ("sst", "sts")}, str(own)
     data = load_data(args, tokenizer, 0, ("train", "dev"))
     lines = capsys.readouterr().out.splitlines()
     assert [(split, list(tasks)) for split, tasks in data.items()] == [

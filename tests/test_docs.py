@@ -14,6 +14,7 @@ from pathlib import Path
 import documentation as docs
 import pytest
 from documentation import README, ROOT, Command
+from every_kind import write_files
 
 import evaluation
 import train_multitask
@@ -22,6 +23,7 @@ from experiments import run as experiments_run
 from options.parsing import parse_args
 from runtime.files import read_json
 from scripts import flag_tables, marked_page
+from task_table import read_table
 
 COMMANDS = docs.commands()
 # Flags of other programs, and one of a task that is only an example.
@@ -142,7 +144,17 @@ class Small:
             if word.startswith("@"):
                 (self.folder / "options.txt").write_text("--pooling max\n")
                 flags[place] = f"@{self.folder}/options.txt"
-        return [*flags, *self.inputs, "--logdir", str(self.folder / "runs"), "--smoketest"]
+        if "--tasks" in flags:  # of generated rows, which come last and so replace the few ones
+            data = self.folder / "data"
+            data.mkdir()
+            for task in read_table(flags[flags.index("--tasks") + 1]).tasks.values():
+                write_files(task, data)
+            return [*flags, *self.inputs, "--data_dir", str(data), *self.small()]
+        return [*flags, *self.inputs, *self.small()]
+
+    def small(self) -> list[str]:
+        """Return the flags of a small run in this folder."""
+        return ["--logdir", str(self.folder / "runs"), "--smoketest"]
 
     def train(self, command: Command) -> None:
         flags = self.training_flags(command)

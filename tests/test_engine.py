@@ -11,8 +11,10 @@ from optimizers.smart import PlainForward
 from optimizers.sophia import SophiaH
 from optimizers.task_gradients import SummedGradients
 from runtime import checkpoint
-from tasks import TASKS
+from task_table import built_in_tasks
 from training import Training
+
+TASKS = built_in_tasks()
 
 TASK = TASKS["sts"]
 

@@ -18,7 +18,10 @@ from evaluation import load_run
 from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from runtime.errors import InputError
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 FLAGS = ["--num_batches_per_epoch", "2", "--batch_size", "4", "--epochs", "1", "--no_tensorboard"]
 FLAGS += ["--dev_samples", "8", "--run_name", "a"]
@@ -201,12 +204,40 @@ def test_labels_new_text_from_a_file(run_copy, tmp_path, capsys, name):
     command("--run", run_copy, "--task", name, "--input", path)
     header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     columns = [*task.text_columns, task.prediction_column]
-    assert header == columns + ["Probability"] * (task.probability is not None)
+    has_probability = task.label_type is int
+    assert header == columns + ["Probability"] * has_probability
     assert [line[: len(task.text_columns)] for line in lines] == rows
     low, high = task.label_range
     assert all(low <= float(line[len(task.text_columns)]) <= high for line in lines)
-    if task.probability is not None:
-        assert all(0 < float(line[-1]) <= 1 for line in lines)
+    if has_probability:  # of what is predicted, so it is the largest
+        assert all(1 / task.num_classes <= float(line[-1]) <= 1 for line in lines)
+
+
+def test_probabilities_of_every_class(run_copy, tmp_path, capsys):
+    path = tmp_path / "text.txt"
+    path.write_text("one\na film\n")
+    capsys.readouterr()
+    command("--run", run_copy, "--task", "sst", "--input", path, "--probabilities")
+    header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    names = TASKS["sst"].class_names
+    assert header[2:] == ["Probability", *(f"Probability_{name}" for name in names)]
+    for line in lines:
+        values = list(map(float, line[2:]))
+        assert values[0] == values[1 + int(line[1])] == max(values[1:])
+        assert sum(values[1:]) == pytest.approx(1, abs=1e-3)
+
+
+def test_some_tasks_alone_go_to_a_folder_of_their_own(run_copy, tmp_path, capsys):
+    before = json.loads((run_copy / "metrics-dev.json").read_text())
+    command("--run", run_copy, "--task", "sts", "sst", "--output", tmp_path / "some")
+    found = json.loads((tmp_path / "some" / "metrics-dev.json").read_text())
+    assert list(found["metrics"]) == ["sst", "sts"] == list(found["files"])
+    for name in found["metrics"]:
+        assert found["metrics"][name] == pytest.approx(before["metrics"][name], abs=1e-6)
+    for flags in (["--task", "sts"], ["--probabilities"], ["--input", "-", "--task", "a", "b"]):
+        with pytest.raises(SystemExit):
+            evaluation.parse_args(evaluation.get_args_parser(), ["--run", str(run_copy), *flags])
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_labels_standard_input(run_copy, capsys, monkeypatch):

@@ -32,7 +32,9 @@ from runtime.errors import exit_status
 from search.records import Record, read_records, write_record
 from search.space import Range, search_space
 from search.tune import resumed_search
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 MAX_SECONDS, MAX_MIB = 60, 2048
 PROGRESS = ("POS and NER tags of ", "tagging ")  # which are no errors
@@ -73,6 +75,7 @@ FOLDERS = [
     )
 ]
 BYTES = [("model", "model.safetensors", "train", NEW), ("model", "vocab.txt", "train", NEW)]
+BYTES += [("run", "tasks.toml", "train", RESUME), ("run", "tasks.toml", "evaluate", EVALUATE)]
 ROWS = [
     ("data", f"{task.stem}-{end}.csv", "train", NEW + skip)
     for task in TASKS.values()

@@ -25,8 +25,10 @@ from options.parsing import parse_args
 from reporting.start import open_run
 from runtime.workers import Alone
 from task_schedulers import TASK_SCHEDULERS
-from tasks import TASKS
+from task_table import built_in_tasks
 from training import build_training
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent
 aten = torch.ops.aten

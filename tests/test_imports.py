@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground floor up. A module may import its own row's package and every lower row.
 ROWS = (
     ("runtime",),
-    ("tasks",),
+    ("metrics", "task_base", "tasks", "task_table"),
     ("models",),
     ("inputs",),
     ("optimizers",),

@@ -12,9 +12,11 @@ from optimizers import LOSS_WEIGHTINGS
 from options.parsing import parse_args
 from reporting.start import open_run
 from runtime import checkpoint
-from tasks import TASKS
+from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
 from training import Training, build_training
+
+TASKS = built_in_tasks()
 
 SMALL = "--num_batches_per_epoch 4 --batch_size 4 --epochs 2 --dev_samples 4 "
 METHODS = [name for name in LOSS_WEIGHTINGS if name != "none"]

@@ -15,7 +15,9 @@ from task_schedulers import (
     annealed_probabilities,
     temperature_probabilities,
 )
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SIZES = [8544, 141506, 6041]
 

@@ -20,7 +20,10 @@ from models.pretrained import load_config, load_tokenizer
 from options.parsing import parse_args
 from runtime.errors import InputError
 from search.report import write_best
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 settings.register_profile(
     "ours",

@@ -18,7 +18,9 @@ from inputs.frozen_states import CachedRows
 from optimizers import LR_SCHEDULES
 from runtime import checkpoint, interrupts
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ["--samples_per_epoch", "24", "--batch_size", "8", "--epochs", "3", "--dev_samples", "16"]

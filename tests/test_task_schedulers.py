@@ -10,7 +10,9 @@ from datasets import read_examples
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from task_schedulers import TASK_SCHEDULERS, Joint
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 SIZES = dict(zip(TASKS, (50, 33, 7)))
@@ -181,3 +183,15 @@ def test_scheduler_resumes_exactly(tokenized, num_updates, tmp_path):
     resumed = Joint(data, 4, micro_batch_size=3, seed=7)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert [contents(resumed.next_update()) for _ in range(20)] == expected
+
+
+def test_rows_of_a_task_keep_their_order_when_it_trains_alone(tokenized):
+    """The place of a task in its table seeds them, not its name or what it is trained with."""
+    data = tokenized()
+    alone = Joint({"sts": data["sts"]}, 4, seed=7)
+    together = Joint(data, 4, seed=7)
+    for name, number in zip(TASKS, range(3)):
+        assert together.samplers[name].generator.initial_seed() == 7 + number
+    assert together.generator.initial_seed() == 7 + 3
+    rows = [scheduler.samplers["sts"].next_rows().tolist() for scheduler in (alone, together)]
+    assert rows[0] == rows[1]

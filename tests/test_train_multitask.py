@@ -12,7 +12,9 @@ from datasets import SPLITS, read_examples
 from evaluation import load_run
 from runtime import checkpoint
 from runtime.errors import InputError, exit_status
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 SMALL = ["--num_batches_per_epoch", "2", "--batch_size", "4", "--epochs", "1"]
@@ -26,7 +28,14 @@ def metrics_of(run) -> list[dict]:
 def test_smoketest_writes_a_self_contained_run(train, capsys):
     run = train("--smoketest", "--run_name", "smoke")
     assert {path.name for path in run.iterdir()} == {
-        *("args.json", "config.json", "tokenizer.json", "metrics.jsonl", "metrics-dev.json"),
+        *(
+            "args.json",
+            "config.json",
+            "tokenizer.json",
+            "tasks.toml",
+            "metrics.jsonl",
+            "metrics-dev.json",
+        ),
         *("checkpoints", "predictions", "tensorboard"),
     }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.pt", "last.pt"}

@@ -26,7 +26,9 @@ from benchmarks.profiling import OPERATIONS
 from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
 from runtime import device
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--rows 8 --batch_size 4 --rounds 1 --updates 1 --threads 1"

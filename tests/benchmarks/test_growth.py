@@ -2,7 +2,9 @@
 
 from benchmarks.growth import make_files
 from datasets import SPLITS, read_examples
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 
 def test_rows_are_repeated_in_the_shares_of_the_files_with_new_ids(few_rows, tmp_path):

@@ -233,11 +233,11 @@ def test_an_interrupted_move_changes_nothing(hub, out, monkeypatch, have_old_fil
 def test_existing_files_stay_unless_forced(hub, out, capsys):
     before = fill_with_old_files(out)
     assert downloader.main(["--out", str(out)]) == 0
-    assert "already holds 9 of the nine files; --force replaces them" in capsys.readouterr().out
+    assert "already holds 9 of the 9 files; --force replaces them" in capsys.readouterr().out
     assert hub.requests == [] and contents(out) == before
     (out / downloader.FILE_NAMES[0]).unlink()
     assert downloader.main(["--out", str(out)]) == 1
-    assert "already holds 8 of the nine files" in capsys.readouterr().err
+    assert "already holds 8 of the 9 files" in capsys.readouterr().err
     downloader.download(out, force=True)
     assert not any(b"old" in (out / name).read_bytes() for name in downloader.FILE_NAMES)
     assert (out / "notes.txt").read_text() == "mine\n"

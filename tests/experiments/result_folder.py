@@ -11,7 +11,9 @@ from experiments import comparison, report
 from experiments.result_files import FORMAT, encode_right, encode_scores, read_results
 from experiments.row_files import read_rows
 from runtime.files import write_json
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 LABELS = np.tile([0, 1, 2, 3, 4, 5, 2.5, 3.5, 0.5, 4.5], 4)
 N = len(LABELS)

@@ -10,11 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from every_kind import DEGREES, MULTILABEL
 from small_wordnet import CLASSES, PAIRS, nltk, pairs, rows, write_wordnet
 
 from inputs.augmentation import augment, find_synonyms, open_wordnet
 from runtime.errors import InputError, exit_status
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 
 def test_only_classes_below_the_median_get_variants(tiny_wordnet):
@@ -92,7 +96,13 @@ def test_zero_variants_leave_the_rows_and_ask_for_no_wordnet(task, no_wordnet):
 
 def test_sentences_without_classes_get_no_variants(no_wordnet):
     examples = rows(label0=1, label1=5, label2=5)
-    assert augment(examples, replace(CLASSES, class_names=None), 2, seed=0) == examples
+    for task in (DEGREES, MULTILABEL):
+        assert augment(examples, task, 2, seed=0) == examples
+
+
+def test_pairs_whose_order_matters_are_not_swapped(no_wordnet):
+    task = replace(PAIRS[0], is_ordered=True)
+    assert augment(pairs(task), task, 1, seed=0) == pairs(task)
 
 
 def test_the_number_of_variants_is_printed_in_one_line(tiny_wordnet, capsys):

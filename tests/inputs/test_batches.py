@@ -10,7 +10,10 @@ from datasets import read_examples
 from inputs.batches import MEGA_BATCHES, PAIR_ENCODINGS, BatchSampler, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from runtime.errors import InputError
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "data" / "sample"
 PAD = 3  # not 0: token types are padded with 0

@@ -13,8 +13,10 @@ from inputs.frozen_states import CHANGING, CachedRows
 from models import FEATURES, build_model
 from models.pretrained import load_config, load_pretrained, load_tokenizer
 from optimizers import LR_SCHEDULES
-from tasks import TASKS
+from task_table import built_in_tasks
 from training import build_training
+
+TASKS = built_in_tasks()
 
 TINY = ("--option", "pretrain", "--batch_size", 4, "--num_batches_per_epoch", 6, "--epochs", 2)
 QUICK = ("--dev_samples", 8, "--no_tensorboard", "--no_test_predictions")
@@ -112,7 +114,7 @@ def test_unfrozen_layers_have_the_fine_tuning_rate(scheduler, parse, tiny_model,
     """A narrow encoder has 2e-4 and the heads 1e-3; the schedule scales both alike."""
     flags = ("--option", "pretrain", "--unfreeze_interval", 1, "--scheduler", scheduler)
     args = parse(*flags, "--data_dir", few_rows, "--num_batches_per_epoch", 10)
-    args.tasks, args.lr = list(TASKS), 1e-3
+    args.lr = 1e-3
     config = load_config(tiny_model)
     rows = load_data(args, load_tokenizer(tiny_model, config), 0, ("train",))["train"]
     training = build_training(args, build_model(args, load_pretrained(str(tiny_model))), rows)

@@ -12,8 +12,11 @@ from inputs import tags
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models import build_model
 from models.pretrained import load_config, load_pretrained, load_tokenizer
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
 from training import build_training
+
+TASKS = built_in_tasks()
 
 QUICK = ("--num_batches_per_epoch", 2, "--batch_size", 4, "--epochs", 1, "--dev_samples", 8)
 QUICK += ("--no_tensorboard", "--no_test_predictions")
@@ -26,7 +29,6 @@ def own_cache(tmp_path, monkeypatch):
 
 def load(parse, tiny_model, *flags):
     args = parse(*flags)
-    args.tasks = list(TASKS)
     config = load_config(tiny_model)
     tokenizer = load_tokenizer(tiny_model, config)
     return args, load_data(args, tokenizer, config.pad_token_id, ("train",))["train"]
@@ -83,7 +85,7 @@ def test_augmented_rows_are_trained_on_and_counted_apart(parse, tiny_model, few_
     flags = ("--data_dir", few_rows, "--augment", 1, "--task_scheduler", "pal", "--batch_size", 4)
     args = parse("train_multitask_pal.py", *flags)
     names = [name for name, task in TASKS.items() if task.is_pair]
-    args.tasks = names
+    args.tasks = {name: TASKS[name] for name in names}
     config = load_config(tiny_model)
     data = load_data(args, load_tokenizer(tiny_model, config), 0, ("train", "dev"))
     for name in names:
@@ -96,7 +98,7 @@ def test_augmented_rows_are_trained_on_and_counted_apart(parse, tiny_model, few_
         tokenizer = load_tokenizer(tiny_model, config)
         expected = TokenizedTask(TASKS[name], [swapped], tokenizer, 0).batch(np.array([0]))
         assert torch.equal(rows.batch(np.array([23]))["input_ids"], expected["input_ids"])
-    args.tasks, args.lr = names, 1e-3
+    args.tasks, args.lr = {name: TASKS[name] for name in names}, 1e-3
     model = build_model(args, load_pretrained(str(tiny_model)))
     training = build_training(args, model, data["train"])
     assert training.updates_per_epoch == 20 * len(names) / 4

@@ -7,7 +7,10 @@ from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from inputs.segments import SegmentedTask
 from models.pretrained import load_config, load_tokenizer
 from runtime.errors import InputError
-from tasks import TASKS, Example
+from task_table import built_in_tasks
+from tasks import Example
+
+TASKS = built_in_tasks()
 
 TEXTS = [("a b c d e f g", "h i"), ("k", "l m n o p"), ("q r s", "t")]
 

@@ -19,7 +19,9 @@ from models.bert import BertConfig, BertModel
 from models.compiled import check_compiler, compile_layers
 from options.run_options import PARSERS
 from runtime import checkpoint
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHAPES = ([9, 4, 7], [17, 3], [5, 30, 8, 8, 2])  # lengths of the rows of three batches
@@ -37,7 +39,7 @@ def fresh():
 def built(sizes: dict, flags: str = "", dropout: float = 0.0):
     """A model with random weights, in training mode."""
     args = PARSERS["train_multitask_pal.py"]().parse_args(flags.split())
-    args.tasks, args.pal_size, args.hidden_dropout_prob = list(TASKS), 12, dropout
+    args.tasks, args.pal_size, args.hidden_dropout_prob = TASKS, 12, dropout
     config = BertConfig(**sizes, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(0)
     return build_model(args, BertModel(config))

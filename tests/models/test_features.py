@@ -10,7 +10,9 @@ from inputs.batches import PAIR_ENCODINGS
 from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
 from models.bert import BertConfig, BertModel, BertOutput
 from models.features import Features
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 LEGAL = [
     (mode, extension, pooling)
@@ -27,7 +29,6 @@ def build(parse, sizes):
 
     def build_from_flags(*flags):
         args = parse("--hidden_dropout_prob", "0", *flags)
-        args.tasks = list(TASKS)
         torch.manual_seed(0)
         config = BertConfig(
             **sizes, initializer_range=0.2, hidden_dropout_prob=0, attention_probs_dropout_prob=0

@@ -8,7 +8,9 @@ from torch import nn
 
 from models.attention import Dropout
 from models.heads import HEADS, ClassifyHead, CosineHead, PairHead
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 TAKES_PAIRS = {name for task in TASKS.values() if task.is_pair for name in [task.heads["bi"]]}
 

@@ -11,7 +11,9 @@ from models import POOLINGS, build_model
 from models.attention import Dropout
 from models.bert import BertConfig, BertModel
 from models.heads import HEADS
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 
 @pytest.fixture
@@ -20,7 +22,6 @@ def build(parse, sizes):
 
     def build_from_flags(*flags):
         args = parse(*flags)
-        args.tasks = list(TASKS) if args.task == "multitask" else [args.task]
         torch.manual_seed(0)
         return build_model(args, BertModel(BertConfig(**sizes, initializer_range=0.2)))
 

@@ -7,7 +7,9 @@ from models.features import Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert
 from optimizers.smart import Smart
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 SIZES = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
 LENGTHS = [7, 4, 9, 2, 6, 3]

@@ -20,7 +20,9 @@ from optimizers.uncertainty import Uncertainty
 from options.legal import NEED_ALL_TASKS
 from runtime import checkpoint
 from runtime.saved_values import check_like
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 scalarization = pytest.importorskip("torchjd.scalarization")
 

@@ -22,8 +22,10 @@ from optimizers.projections import (
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from runtime import checkpoint
 from runtime.errors import InputError
-from tasks import TASKS
+from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
+
+TASKS = built_in_tasks()
 
 aggregation = pytest.importorskip("torchjd.aggregation")
 

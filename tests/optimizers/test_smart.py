@@ -11,7 +11,9 @@ from inputs.batches import PAIR_ENCODINGS
 from models.pretrained import load_pretrained
 from optimizers import build_regularizer
 from runtime import checkpoint
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 every_pairing = pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)

@@ -9,7 +9,9 @@ from torch import nn
 
 from optimizers.noise import normal_noise
 from optimizers.smart import PROBE, Smart
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 
 def new_batch():

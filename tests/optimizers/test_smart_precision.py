@@ -8,7 +8,9 @@ from torch import nn
 from inputs.batches import PAIR_ENCODINGS
 from models.attention import Dropout
 from optimizers import smart as smart_module
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 every_pairing = pytest.mark.parametrize("pair_encoding", PAIR_ENCODINGS)

@@ -9,7 +9,9 @@ from models.features import Features
 from models.heads import ClassifyHead
 from models.multitask import MultitaskBert
 from optimizers.sophia import SophiaH
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 
 def one_update(hessian: list[float], **options) -> Tensor:

@@ -28,7 +28,7 @@ REGISTRIES = {
 
 @pytest.mark.parametrize("name", [name for name in vars(choices) if name.isupper()])
 def test_names_are_those_of_the_registry(name):
-    if name in ("ROOT", "TASKS", "BUNDLED"):
+    if name in ("ROOT", "BUNDLED"):
         assert choices.BUNDLED == models.pretrained.BUNDLED
     else:
         assert getattr(choices, name) == tuple(getattr(REGISTRIES[name], name))

@@ -9,9 +9,11 @@ from datasets import SPLITS, task_file
 from options.legal import CONTRADICTIONS, NEEDS
 from options.parsing import RESUME_OPTIONS, parse_args
 from options.techniques import joint_defaults
-from tasks import TASKS
+from task_table import built_in_tasks
 from train_multitask import get_args_parser
 from train_multitask_pal import get_args_parser as get_pal_args_parser
+
+TASKS = built_in_tasks()
 
 
 def parse(flags: str, get_parser=get_args_parser):

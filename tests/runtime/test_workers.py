@@ -13,7 +13,9 @@ import torch
 
 from datasets import read_examples
 from runtime import checkpoint
-from tasks import TASKS
+from task_table import built_in_tasks
+
+TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLE = ROOT / "data" / "sample"

@@ -10,6 +10,7 @@ import pytest
 
 from options.parsing import parse_args
 from options.run_options import get_pal_args_parser
+from options.saved import options_to_save
 from reporting.metrics_file import read_lines
 from runtime.errors import InputError
 from search import tune
@@ -45,7 +46,7 @@ def write_old_run(directory, name: str, means: list[float], has_checkpoints: boo
     if has_checkpoints:
         (run_dir / "checkpoints").mkdir()
     folders = {"filepath": run_dir / "checkpoints", "predictions_path": run_dir / "predictions"}
-    defaults = vars(parse_args(get_pal_args_parser(), []))
+    defaults = options_to_save(parse_args(get_pal_args_parser(), []))
     options = defaults | POINT | {"run_dir": run_dir} | folders | options
     (run_dir / "args.json").write_text(json.dumps({"options": options}, default=str))
 
@@ -154,7 +155,7 @@ def test_a_wrong_line_of_metrics_is_one_clear_error(tmp_path, change, message):
     ],
 )
 def test_a_wrong_search_json_is_one_clear_error(parse, tmp_path, change, message):
-    options = vars(parse("--hpo")) | {"narrowed": {}}
+    options = options_to_save(parse("--hpo")) | {"narrowed": {}}
     given, path = parse("--hpo_resume", tmp_path), tmp_path / "search.json"
     path.write_text(json.dumps({"options": options}, default=str))
     assert tune.resumed_search(given)[0].seed == 0

@@ -103,9 +103,10 @@ def test_a_foreign_search_names_no_ray_to_join(parse, tmp_path):
     """A cluster exchanges pickles, so its address comes from the command line alone."""
     import json
 
+    from options.saved import options_to_save
     from search import tune
 
-    options = vars(parse("--hpo", "--ray_address", "evil:1")) | {"narrowed": {}}
+    options = options_to_save(parse("--hpo", "--ray_address", "evil:1")) | {"narrowed": {}}
     (tmp_path / "search.json").write_text(json.dumps({"options": options}))
     assert tune.resumed_search(parse("--hpo_resume", tmp_path))[0].ray_address is None
     given = parse("--hpo_resume", tmp_path, "--ray_address", "mine:1")

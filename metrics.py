@@ -1,0 +1,79 @@
+"""What tasks are judged by: (predictions, labels) -> a number, of which more is better.
+
+Predictions and labels are [N]; for tasks with several labels per example, [N, C] of 0 and 1.
+
+SciPy and scikit-learn are imported in the functions, so that `--help` does not wait for them.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of predictions that equal their label; of several labels, all of them."""
+    is_right = predictions == labels  # [N] or [N, C]
+    return float(is_right.all(axis=tuple(range(1, is_right.ndim))).mean())
+
+
+def binary_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the F1 score of label 1; 0 if it is neither predicted nor present."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, zero_division=0))
+
+
+def micro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the F1 score of all labels [N, C] together; 0 if none is predicted or present."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="micro", zero_division=0))
+
+
+def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of the F1 scores of all classes that are predicted or present.
+
+    Of labels [N, C], it is the mean over all C classes.
+    """
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
+def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return Matthews' correlation coefficient; 0 if predictions or labels are constant."""
+    from sklearn.metrics import matthews_corrcoef
+
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return Pearson's r; nan, with a warning, if predictions or labels are constant."""
+    from scipy import stats
+
+    return correlation(stats.pearsonr, predictions, labels)
+
+
+def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return Spearman's rho; nan, with a warning, if predictions or labels are constant."""
+    from scipy import stats
+
+    return correlation(stats.spearmanr, predictions, labels)
+
+
+def correlation(statistic: Callable, predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return a correlation coefficient of SciPy; nan, with a warning, if it is undefined."""
+    if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        warnings.warn(
+            f"{statistic.__name__} is undefined for {len(labels)} constant predictions or labels; "
+            "shown as nan, counted as 0",
+            stacklevel=3,
+        )
+        return math.nan
+    return float(statistic(predictions, labels).statistic)
