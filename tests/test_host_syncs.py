@@ -21,6 +21,7 @@ from models import FEATURES, build_model
 from models.attention import Dropout
 from optimizers import LOSS_WEIGHTINGS
 from optimizers.projections import Projection
+from options.legal import SAMPLED
 from options.parsing import parse_args
 from reporting.start import open_run
 from runtime.workers import Alone
@@ -34,9 +35,11 @@ ROOT = Path(__file__).resolve().parent.parent
 aten = torch.ops.aten
 # What reads a number from the device to decide a shape or a value, or copies Python numbers to it.
 WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.lift_fresh}
-# What reads tensors that never leave the host: a batch's lengths, and the numbers of the one read.
+# What is done on the host alone: with a batch's lengths, with the numbers of the one read, and with
+# each batch's share in its task's loss, before it is copied to the device without waiting.
 ON_THE_HOST = {
     "aten.lift_fresh.default in task_gradients.py:combine",
+    "aten.lift_fresh.default in loss_weighting.py:task_losses",
     "aten._local_scalar_dense.default in multitask.py:prefix",
     "aten._local_scalar_dense.default in features.py:forward",
 }
@@ -117,7 +120,7 @@ def lines() -> list[str]:
     schedules = []
     for scheduler, projection in product(TASK_SCHEDULERS, ("none", "pcgrad", "vaccine")):
         flags = f"--task_scheduler {scheduler} --projection {projection}"
-        if projection != "none" and scheduler in ("random", "pal"):
+        if projection != "none" and scheduler in SAMPLED:
             flags += " --combine_strategy force --batches_per_update 4"
         if projection == "none" or scheduler not in TASKS:
             schedules.append(flags)
