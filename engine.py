@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inputs.batches import Rows, to_device
+from inputs.batches import Rows
 from models import MultitaskBert
 from reporting.duration import progress_bar
 from reporting.run_log import RunLog
@@ -23,7 +23,7 @@ from runtime.interrupts import Interrupted
 from runtime.memory import trim_memory
 from runtime.workers import exchange
 from task_schedulers import Update
-from tasks import Metrics, num_examples
+from tasks import Metrics, num_examples, to_device
 from training import Training
 
 EVALUATION_BATCH_SIZE = 64

@@ -16,6 +16,7 @@ from runtime.errors import shorten
 from runtime.numbers import is_plain_number
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
@@ -54,6 +55,12 @@ def own_rows(tensor: Tensor, is_own: Tensor) -> Tensor:
         is_own: [B] bool, True at the rows to select.
     """
     return tensor.unflatten(0, (-1, len(is_own)))[:, is_own].flatten(0, 1)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on a device, but for its lengths, without waiting for the copies."""
+    moved = {key: x.to(device, non_blocking=True) for key, x in batch.items() if key != "lengths"}
+    return moved | {key: batch[key] for key in batch.keys() & {"lengths"}}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,17 @@ import numpy as np
 from metrics import accuracy, binary_f1, macro_f1, matthews, micro_f1, pearson, spearman
 from runtime.errors import shorten
 from runtime.numbers import is_plain_number
-from task_base import SPLITS, Batch, Example, Label, Metrics, Task, num_examples, own_rows
+from task_base import (
+    SPLITS,
+    Batch,
+    Example,
+    Label,
+    Metrics,
+    Task,
+    num_examples,
+    own_rows,
+    to_device,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +48,7 @@ __all__ = [
     "mean_score",
     "num_examples",
     "own_rows",
+    "to_device",
     "scores",
 ]
 

@@ -210,12 +210,6 @@ class TokenizedTask(Rows):
         return is_filled(self.lengths.reshape(-1)[sequences])
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch on a device, but for its lengths, without waiting for the copies."""
-    moved = {key: x.to(device, non_blocking=True) for key, x in batch.items() if key != "lengths"}
-    return moved | {key: batch[key] for key in batch.keys() & {"lengths"}}
-
-
 def cut(items: Sequence | np.ndarray, size: int) -> list:
     """Cut a sequence into parts of `size` items; the last one may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]

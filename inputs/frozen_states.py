@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inputs.batches import Rows, is_filled, padded, spans, starts, to_device
+from inputs.batches import Rows, is_filled, padded, spans, starts
 from models import MultitaskBert
-from tasks import Batch
+from tasks import Batch, to_device
 
 BLOCK = 64  # rows that the encoder computes together
 IN_MEMORY = 2**30  # bytes; if the states of a split take more, they lie in a file

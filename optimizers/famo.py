@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inputs.batches import to_device
 from models import MultitaskBert
 from optimizers.loss_weighting import LossWeighting, Update
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from runtime.workers import exchange
-from tasks import Batch, Task, num_examples
+from tasks import Batch, Task, num_examples, to_device
 
 EPSILON = 1e-8  # keeps logarithms and quotients of losses finite
 BETAS = (0.9, 0.999)  # of Adam
