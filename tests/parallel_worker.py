@@ -28,6 +28,7 @@ from reporting.run_log import build_run_log
 from reporting.start import open_run
 from restoring import restore
 from runtime import workers
+from runtime.device import use_fastest_float32
 from runtime.errors import exit_status
 from runtime.interrupts import Interrupted
 from task_table import built_in_tasks
@@ -171,6 +172,7 @@ RUNNERS = {"case": run_case, "resumed": run_resumed, "whole": run_whole, "drifte
 
 
 def run_all(content: dict) -> dict:
+    use_fastest_float32()  # in one process as in two, whatever ran before in it
     results = {}
     for name, (kind, script, flags) in content["cases"].items():
         flags = [*content["flags"], *flags, "--run_name", name]
