@@ -94,7 +94,7 @@ def test_every_combination_is_legal_or_refused_by_the_table():
     for case in starmap(Combination, product(*axes)):
         flags = case.flags
         args = parser.parse_args(flags.split())
-        args.task_weights, args.given = {}, []
+        args.task_weights, args.given, args.tasks = {}, [], TASKS
         message = contradiction_of(args)
         assert (message is None) == is_legal(case), (flags, message)
 

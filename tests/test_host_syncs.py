@@ -49,7 +49,7 @@ HOST_READS = ("cpu", "tolist", "numpy", "item")
 def caller() -> str:
     """The innermost function of the project that is running."""
     frames = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT))]
-    own = [frame for frame in frames if frame.filename != __file__]
+    own = [f for f in frames if f.filename != __file__ and "site-packages" not in f.filename]
     return f"{Path(own[-1].filename).name}:{own[-1].name}" if own else "a test"
 
 
