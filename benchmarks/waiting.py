@@ -26,7 +26,6 @@ from runtime.startup import SPIN_COUNT
 UNBOUNDED = "GOMP_SPINCOUNT=300000"  # what GNU's OpenMP does without a setting
 SETTINGS = {  # name -> environment variables
     "as GNU's OpenMP does": UNBOUNDED,
-    "1,000 turns": "GOMP_SPINCOUNT=1000",
     "10,000 turns": "GOMP_SPINCOUNT=10000",
     "100,000 turns": "GOMP_SPINCOUNT=100000",
     "not at all": "OMP_WAIT_POLICY=PASSIVE",

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Turns that a thread spins while it waits for the others, before it sleeps. With GNU's 300,000, two
 # threads beside another busy process are slower than one (benchmarks/waiting.py).
-SPIN_COUNT = 10_000
+SPIN_COUNT = 1_000
 PACKAGES = ("benchmarks", "experiments", "scripts")
 
 
