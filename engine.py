@@ -22,8 +22,7 @@ from runtime import checkpoint, workers
 from runtime.interrupts import Interrupted
 from runtime.memory import trim_memory
 from runtime.workers import exchange
-from task_schedulers import Update
-from tasks import Metrics, num_examples, to_device
+from tasks import Metrics, Update, num_examples, to_device
 from training import Training
 
 EVALUATION_BATCH_SIZE = 64
@@ -160,14 +159,18 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
     # With several workers: sum the losses and, in place, the gradients. Alone: change nothing.
     sizes = [num_examples(batch) for _, batch, _ in update]
     total_losses = training.exchange.add_up(losses, sizes, training.gradients())  # [num batches]
-    weighting, projection = training.loss_weighting, training.projection
-    weighting.observe(update, total_losses, projection)
-    measured = projection.measure(training.model, training.clip)
-    results = [total_losses, *weighting.readings(), *training.curvature.hessian_norms(), measured]
-    values = training.exchange.read(results)  # the one host read
-    means, grad_norm = mean_losses(update, values), projection.combine(values[-len(measured) :])
-    norms = [grad_norm, *weighting.take(values[len(update) : -len(measured)])]
-    check_finite(means, norms, where)
+    training.loss_weighting.observe(update, total_losses, training.projection)
+    values = training.exchange.read(  # the one host read
+        [total_losses],
+        [training.projection.measure(training.model)],
+        training.loss_weighting.readings(),
+        training.curvature.hessian_norms(),
+    )
+    losses_read, measured, weights, hessian_norms = values
+    means = mean_losses(update, losses_read)
+    grad_norm = training.projection.combine(measured, training.clip)
+    training.loss_weighting.take(weights)
+    check_finite(means, [grad_norm, *hessian_norms], where)
     training.optimizer.step()
     return means, grad_norm
 

@@ -115,6 +115,7 @@ def load_run(
     state = checkpoint.load(best)
     check_size(config, directory / "config.json", [best])
     tokenizer = load_tokenizer(directory, config)
+    args.use_gpu = torch.device(device).type != "cpu"  # this device, not that of the training
     resolve_model_options(args, config)
     model = build_model(args, BertModel(config))
     checkpoint.load_weights(best, model, args.fingerprint, state)

@@ -153,7 +153,7 @@ def check_optimizer(given: Any, optimizer: Optimizer, num_updates: int) -> None:
     rest = [key for key in own if key not in ("state", "param_groups", "generator")]
     check_like({key: given[key] for key in rest}, {key: own[key] for key in rest})
     if "generator" in given:
-        check_generator_state(given["generator"], "generator")
+        check_generator_state(given["generator"], own["generator"], "generator")
     if "num_updates" in given:
         check_number(given["num_updates"], num_updates, num_updates, "num_updates")
     params = [p for group in optimizer.param_groups for p in group["params"]]

@@ -20,9 +20,7 @@ import torch
 
 from inputs.batches import BatchSampler, Rows
 from runtime import workers
-from tasks import Batch, Task, own_rows
-
-Update = list[tuple[Task, Batch, float]]  # task, batch, weight
+from tasks import Batch, Task, Update, own_rows
 
 COMBINE_STRATEGIES = ("none", "encourage", "force")
 LEAST_PROBABILITY = 0.025  # of each task under `encourage`, before normalising

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from inputs.batches import Rows
+from inputs.prefetching import Prefetched, is_worthwhile
 from models import MultitaskBert
 from models.compiled import compile_layers
 from optimizers import (
@@ -29,12 +30,11 @@ from optimizers.lr_schedules import PlateauSchedule, UpdateSchedule
 from optimizers.smart import PlainForward, Smart
 from optimizers.sophia import NoCurvature, SophiaH
 from optimizers.task_gradients import SummedGradients, TaskGradients
-from prefetching import Prefetched, is_worthwhile
 from reporting.run_log import peak_memory_mib
 from runtime import checkpoint
 from runtime.workers import Alone, Together, exchange
-from task_schedulers import TaskScheduler, Update, scheduler_of
-from tasks import Metrics, mean_score, num_examples, scores
+from task_schedulers import TaskScheduler, scheduler_of
+from tasks import Metrics, Update, mean_score, num_examples, scores
 
 
 @dataclass

@@ -32,12 +32,12 @@ from datasets import SPLITS, load_data, read_examples, read_lines, split_record
 from models import build_model
 from options.parsing import ArgumentParser, parse_args
 from options.run_options import get_args_parser as get_entry_parser
+from options.task_table import built_in_tasks
 from options.types import positive_int
 from reporting.run_log import build_run_log
 from reporting.start import open_run
 from runtime import checkpoint
 from runtime.device import connect
-from task_table import built_in_tasks
 from training import build_training
 
 COLUMNS = {  # what `work` measures -> its title

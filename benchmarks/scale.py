@@ -23,8 +23,8 @@ from models.heads import HEADS
 from models.multitask import MultitaskBert
 from optimizers.smart import PlainForward, Smart
 from options.parsing import ArgumentParser
+from options.task_table import built_in_tasks
 from options.types import positive_float
-from task_table import built_in_tasks
 from tasks import Batch, Task
 
 SHAPES = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.result_files import is_score
 from experiments.row_files import Row
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 from tasks import Metrics, Task, mean_score
 
 NUM_RESAMPLES = 2000

@@ -11,8 +11,8 @@ from matplotlib.transforms import Bbox
 
 from experiments.comparison import MEAN, Method, own_interval
 from experiments.row_files import BASELINE
+from options.task_table import built_in_tasks
 from runtime.files import atomic_write
-from task_table import built_in_tasks
 
 # Where a label may stand around its point, in typographic points; the first free place is taken.
 LABEL_PLACES = [

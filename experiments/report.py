@@ -24,9 +24,9 @@ from experiments.result_files import has_flags_of, read_dev_labels, read_results
 from experiments.row_files import BASELINE, Row, read_rows
 from models.pretrained import BUNDLED
 from options.parsing import ArgumentParser
+from options.task_table import built_in_tasks
 from runtime.errors import InputError, exit_status
 from scripts.marked_page import insert
-from task_table import built_in_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,13 +23,12 @@ import torch
 
 from datasets import read_examples, task_file
 from experiments.row_files import Row
-from options.parsing import file_options
+from options.task_table import built_in_tasks, file_options
 from reporting.metrics_file import read_lines
 from reporting.run_directory import read_options
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.locks import locked
-from task_table import built_in_tasks
 from tasks import Task
 
 FORMAT = "multitask-bert-result-1"

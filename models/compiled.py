@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.bert import BertLayer
+from runtime.device import gpu_type
 from runtime.errors import InputError
 
 
@@ -36,8 +37,8 @@ def check_compiler(use_gpu: bool) -> None:
     Raises:
         InputError: that is not possible here.
     """
-    numbers = torch.zeros(2, device="cuda" if use_gpu else "cpu")
     try:
+        numbers = torch.zeros(2, device=gpu_type() if use_gpu else "cpu")
         torch.compile(lambda x: x.cos() + 1)(numbers)
     except Exception as error:  # the compiler is missing, too old, or lacks Python's headers
         reason = str(error).strip().splitlines() or [type(error).__name__]

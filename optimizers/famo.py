@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from models import MultitaskBert
-from optimizers.loss_weighting import LossWeighting, Update
+from optimizers.loss_weighting import LossWeighting
+from optimizers.replay import RandomState, Replay
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from runtime.workers import exchange
-from tasks import Batch, Task, num_examples, to_device
+from tasks import Batch, Task, Update, num_examples, to_device
 
 EPSILON = 1e-8  # keeps logarithms and quotients of losses finite
 BETAS = (0.9, 0.999)  # of Adam
@@ -30,7 +31,7 @@ class Famo(LossWeighting):
     The factor T makes equal weights 1 each. A weight depends on the losses of the whole update, and
     these are known only when all backward passes are over. So the passes use the weights of the
     update before, and `observe` corrects J's rows and the gradients of each task's own parameters.
-    The Hessian estimate of SophiaH is not corrected.
+    A Hessian estimate would not be corrected, so SophiaH does not go with it.
 
     ξ is not a parameter of the run's optimizer: its step follows the step of the model. As in the
     authors' code, it has an Adam of its own, with a constant rate and γ as L2 decay. The second
@@ -60,12 +61,13 @@ class Famo(LossWeighting):
         super().__init__(tasks, device)
         self.model, self.lr, self.gamma, self.use_amp = model, lr, gamma, use_amp
         self.exchange = exchange()
-        self.gpus = [device] if device.type == "cuda" else []
+        self.passes = Replay(model)
+        self.losses = torch.zeros_like(self.weights)  # ℓ of this update
         self.logits = torch.zeros_like(self.weights)  # ξ
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.logits), torch.zeros_like(self.logits)
         self.num_steps = 0
         self.update: Update = []
-        self.random_states: list[list[Tensor]] = []  # before the forward pass of each batch
+        self.random_states: list[RandomState] = []  # before the forward pass of each batch
 
     def weighted(self, update: Update) -> Iterator[tuple[Task, Batch, Tensor]]:
         """Yield the batches of an update with their provisional weights [].
@@ -75,8 +77,7 @@ class Famo(LossWeighting):
         """
         self.update, self.random_states = update, []
         for part in super().weighted(update):
-            gpu_states = [torch.cuda.get_rng_state(gpu) for gpu in self.gpus]
-            self.random_states.append([torch.get_rng_state(), *gpu_states])
+            self.random_states.append(self.passes.random_state())
             yield part
 
     def observe(
@@ -108,17 +109,13 @@ class Famo(LossWeighting):
         self.move(self.task_losses(self.update, losses_after))
         self.update, self.random_states = [], []
 
-    def loss_again(self, part: tuple[Task, Batch, float], states: list[Tensor]) -> Tensor:
+    def loss_again(self, part: tuple[Task, Batch, float], states: RandomState) -> Tensor:
         """Return the loss [] of a batch under the new weights and the old dropout masks."""
         task, batch, _ = part
         device = self.weights.device
         batch = to_device(batch, device)
-        with torch.random.fork_rng(self.gpus), self.model.without_statistics():
-            torch.set_rng_state(states[0])
-            for gpu, state in zip(self.gpus, states[1:]):
-                torch.cuda.set_rng_state(state, gpu)
-            with torch.autocast(device.type, torch.bfloat16, self.use_amp):
-                return task.loss(self.model(task, batch), batch["labels"])
+        with self.passes.replay(states), torch.autocast(device.type, torch.bfloat16, self.use_amp):
+            return task.loss(self.model(task, batch), batch["labels"])
 
     def move(self, losses_after: Tensor) -> None:
         """Make one step of Adam on ξ, given the losses [T] after the update."""

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.loss_weighting import LearnedWeighting, Update
+from optimizers.loss_weighting import LearnedWeighting
 from optimizers.task_gradients import SummedGradients, TaskGradients
-from tasks import Task
+from tasks import Task, Update
 
 LEAST_WEIGHT = 0.01  # a step of the optimizer could make a weight negative
 

@@ -32,5 +32,6 @@ def rounds_float32(model: nn.Module, device: torch.device) -> bool:
 
     By torch's defaults, cuDNN does so on a GPU: convolutions and LSTMs, not linear maps.
     """
-    uses_cudnn = any(isinstance(module, (nn.Conv1d, nn.LSTM)) for module in model.modules())
-    return device.type == "cuda" and uses_cudnn and torch.backends.cudnn.allow_tf32
+    if device.type != "cuda" or not torch.backends.cudnn.allow_tf32:
+        return False
+    return any(isinstance(module, (nn.Conv1d, nn.LSTM)) for module in model.modules())

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from optimizers.stateless import Stateless
 from optimizers.task_gradients import SummedGradients, TaskGradients
-from tasks import Batch, Task, num_examples
-
-Update = list[tuple[Task, Batch, float]]  # task, batch, weight, as a task scheduler gives them
+from tasks import Batch, Task, Update, num_examples
 
 
 class Unweighted(Stateless):
@@ -54,9 +52,8 @@ class Unweighted(Stateless):
         """Return no numbers to read from the device."""
         return []
 
-    def take(self, values: list[float]) -> list[float]:
-        """Return all values that the engine has read."""
-        return values
+    def take(self, values: list[float]) -> None:
+        """Do nothing."""
 
     def after_step(self) -> None:
         """Do nothing."""
@@ -116,10 +113,9 @@ class LossWeighting(Unweighted):
         """Return the weights [T], for the one host read of an update."""
         return [self.weights]
 
-    def take(self, values: list[float]) -> list[float]:
-        """Keep the weights that were read, for the log, and return the values after them."""
+    def take(self, values: list[float]) -> None:
+        """Keep the weights that were read, for the log."""
         self.logged = dict(zip(self.names, values))
-        return values[len(self.names) :]
 
 
 class LearnedWeighting(LossWeighting):

@@ -125,7 +125,7 @@ class Projection:
         if self.groups is None:
             inner = inner.sum(0, keepdim=True)
         weights = self.weights(inner, orders)
-        products = weights[:, None] @ inner @ weights[:, :, None].to(inner.dtype)  # [G, 1, 1]
+        products = weights[:, None] @ inner @ weights[:, :, None]  # [G, 1, 1]
         return weights, products.sum().clamp(min=0).item()
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:

@@ -3,8 +3,6 @@
 Jiang et al., ACL 2020, arXiv:1911.03437. Axis letters: B batch, L tokens, H hidden, C outputs.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,14 +12,14 @@ from torch.func import functional_call
 from models import MultitaskBert
 from optimizers.kernels import cudnn_switches, rounds_float32
 from optimizers.noise import normal_noise
+from optimizers.replay import Replay
 from optimizers.stateless import Stateless
 from runtime.saved_values import check_number
 from tasks import Batch, Task
 
-# How much further than ν the ascent looks. Its direction is the same as long as the outputs change
-# linearly, and rounding, which a batch's shape changes, no longer decides it.
+# The ascent takes its gradient at x + 100 ν. The direction is that at x + ν while the outputs are
+# linear in ν, and the change is large enough for float32.
 PROBE = 100
-RandomState = list[Tensor]  # of the CPU and, where the model is on a GPU, of that GPU
 
 
 class PlainForward(Stateless):
@@ -47,7 +45,7 @@ class PlainForward(Stateless):
         """Do nothing."""
 
 
-class Smart:
+class Smart(Replay):
     """SMART's two penalties on a loss: on the effect of small changes of input, and of weights.
 
     Smoothness: Ω is the mean over examples of the task's divergence ℓ between the outputs for the
@@ -110,12 +108,10 @@ class Smart:
                 f"{weight=}, {radius=}, {mu=}, {step_size=}, {noise_std=}: expected no negative "
                 "number, and noise_std > 0"
             )
-        self.model = model
+        super().__init__(model)
         self.weight, self.radius, self.mu = weight, radius, mu
         self.noise_std, self.step_size = noise_std, step_size
         self.seed, self.num_rows = seed, 0
-        device = next(model.parameters()).device
-        self.gpus = [device] if device.type == "cuda" else []
         # Frozen parameters are included: they may be unfrozen later and need their average then.
         weights = model.named_parameters() if mu else ()
         self.average = {name: p.detach().float().clone() for name, p in weights}  # θ̃
@@ -166,7 +162,7 @@ class Smart:
         is_amp = torch.is_autocast_enabled(x.device.type)
         is_rounded = is_amp or rounds_float32(self.model, x.device)
         with torch.autocast(x.device.type, enabled=False), cudnn_switches(allow_tf32=False):
-            if is_rounded:  # the rounding error of such logits exceeds the effect of ν
+            if is_rounded:  # the rounding error of such logits exceeds the effect of 100 ν
                 with self.replay(self.after_embedding), torch.no_grad():
                     logits = self.model(task, batch, embeddings=x)
             with self.replay(self.after_embedding):
@@ -203,23 +199,6 @@ class Smart:
         with torch.no_grad():
             for name, average in self.average.items():
                 average.lerp_(self.model.get_parameter(name).float(), 1 - beta)
-
-    def random_state(self) -> RandomState:
-        """Return the states of torch's default generators."""
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in self.gpus)]
-
-    @contextmanager
-    def replay(self, states: RandomState) -> Iterator[None]:
-        """Repeat inside the block the random numbers that followed `states`.
-
-        Afterwards the generators continue where they were. The pass inside does not count in the
-        model's statistics.
-        """
-        with torch.random.fork_rng(self.gpus), self.model.without_statistics():
-            torch.set_rng_state(states[0])
-            for gpu, state in zip(self.gpus, states[1:]):
-                torch.cuda.set_rng_state(state, gpu)
-            yield
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many rows ν has been drawn for, and the average of the weights."""

@@ -22,17 +22,22 @@ class SummedGradients(Stateless):
         """Return no rows."""
         return []
 
-    def measure(self, model: nn.Module, clip: float) -> Tensor:
-        """Clip the gradient to the norm `clip`, unless that is 0; return its norm before that, [1].
-
-        Without any gradient, torch's norm is on the CPU.
-        """
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+    def measure(self, model: nn.Module) -> Tensor:
+        """Return the norm of the gradient, [1]. Without any gradient, torch's is on the CPU."""
+        self.own = [p for p in model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in self.own if p.grad is not None])
         return norm.reshape(1).to(next(model.parameters()).device)
 
-    def combine(self, measured: list[float]) -> float:
-        """Return the norm: `p.grad` already holds what the optimizer uses."""
+    def combine(self, measured: list[float], clip: float) -> float:
+        """Clip `p.grad`, which holds the gradient; return the norm before that.
+
+        Args:
+            measured: the number that `measure` returned.
+            clip: the largest norm; 0 leaves the gradient as it is.
+        """
         [norm] = measured
+        if clip and norm > clip - 1e-6:
+            nn.utils.clip_grads_with_norm_(self.own, clip, torch.tensor(norm))
         return norm
 
 
@@ -42,8 +47,8 @@ class TaskGradients:
     An update calls `backward` for each of its losses, then `measure` once and, with the numbers
     that were measured, `combine`. In between the host reads them from the device, together with
     whatever else it needs: there is no other read. Before `measure`, a loss weighting may look at
-    the rows with `inner_products` or change them with `scale`. Parameters that are not
-    shared, such as heads and projected attention layers, keep the plain gradient of their own task.
+    the rows with `inner_products` or multiply them with `scale`. Parameters that are not shared,
+    such as heads and projected attention layers, keep the plain gradient of their own task.
     Where a task is not part of the update, or its loss does not reach a shared parameter, J holds
     zeros. A shared parameter that no loss reaches gets a gradient of zeros.
 
@@ -75,7 +80,7 @@ class TaskGradients:
             name: [part.view_as(p) for p, part in zip(shared, row.split(sizes))]
             for name, row in self.rows.items()
         }
-        self.clip = math.inf
+        self.factors = torch.ones(len(names), device=self.J.device)  # of the rows, see `scale`
         self.own: list[Tensor] = []  # gradients that are not shared, between measure and combine
         self.filled: set[str] = set()  # tasks with a gradient in this update
         self.inner: Tensor | None = None  # what `inner_products` has computed in this update
@@ -102,9 +107,12 @@ class TaskGradients:
         return [row for name, row in self.rows.items() if name in self.filled]
 
     def scale(self, factors: Tensor) -> None:
-        """Multiply the rows of J by `factors` [T], before anyone asks for `inner_products`."""
+        """Multiply the rows of J by `factors` [T], before anyone asks for `inner_products`.
+
+        They stay factors: their product with J is part of the weighted sum in `combine`.
+        """
         assert self.inner is None, "the Gramian of this update is already known"
-        self.J.mul_(factors[:, None])
+        self.factors = factors
 
     def inner_products(self) -> Tensor:
         """Return `gramians(J)` [G, T, T] of this update on the device, computed once.
@@ -115,46 +123,46 @@ class TaskGradients:
             for name, row in self.rows.items():
                 if name not in self.filled:
                     row.zero_()
-            self.inner = gramians(self.J, self.groups)
+            self.inner = gramians(self.J, self.groups) * torch.outer(self.factors, self.factors)
         return self.inner
 
-    def measure(self, model: nn.Module, clip: float) -> Tensor:
+    def measure(self, model: nn.Module) -> Tensor:
         """Return on the device what `combine` needs to know of the gradients.
 
         Args:
             model: has the parameters that are not shared, with their gradients.
-            clip: the largest norm of the combined gradient of all parameters; 0 leaves it.
 
         Returns:
-            [1 + G · T · T] float64: the norm of the gradients that are not shared, and J Jᵀ by
-            groups.
+            [1 + T + G · T · T] float64: the norm of the gradients that are not shared, the factors
+            of J's rows, and by groups the Gramian of the rows times their factors.
         """
         inner = self.inner_products()
         self.inner = None
         self.filled.clear()
-        self.clip = clip or math.inf
         self.own = [p.grad for p in model.parameters() if p.grad is not None]
         own_norm = nn.utils.get_total_norm(self.own).to(self.J.device, torch.float64)
-        return torch.cat([own_norm.reshape(1), inner.flatten()])
+        return torch.cat([own_norm.reshape(1), self.factors, inner.flatten()])
 
-    def combine(self, measured: list[float]) -> float:
+    def combine(self, measured: list[float], clip: float) -> float:
         """Put the projection of J into the shared parameters' `grad`; the first row is lost.
 
         Args:
             measured: the numbers that `measure` returned.
+            clip: the largest norm of the combined gradient of all parameters; 0 leaves it.
 
         Returns:
             The norm of the gradient of all parameters, before clipping.
         """
-        own_norm, *products = measured
         num_tasks = len(self.J)
-        inner = torch.tensor(products, dtype=torch.float64).view(-1, num_tasks, num_tasks)
+        numbers = torch.tensor(measured, dtype=torch.float64)
+        factors, products = numbers[1 : 1 + num_tasks], numbers[1 + num_tasks :]
+        inner = products.view(-1, num_tasks, num_tasks)
         self.observe(inner)
         weights, squared_norm = self.projection.plan(inner)
-        norm = math.sqrt(own_norm**2 + squared_norm)
-        scale = min(1.0, self.clip / (norm + 1e-6))  # as in clip_grad_norm_
+        norm = math.sqrt(measured[0] ** 2 + squared_norm)
+        scale = min(1.0, (clip or math.inf) / (norm + 1e-6))  # as in clip_grad_norm_
         groups = self.projection.groups or [slice(0, self.J.shape[1])]
-        weighted_sum(self.J, scale * weights, groups, out=self.J[0])
+        weighted_sum(self.J, scale * factors * weights, groups, out=self.J[0])
         for p, part in zip(self.shared, next(iter(self.parts.values()))):
             p.grad = part
         if scale < 1 and self.own:

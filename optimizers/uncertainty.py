@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from optimizers.loss_weighting import LearnedWeighting, Update
+from optimizers.loss_weighting import LearnedWeighting
 from optimizers.task_gradients import SummedGradients, TaskGradients
-from tasks import Regression, Task
+from tasks import Regression, Task, Update
 
 
 class Uncertainty(LearnedWeighting):

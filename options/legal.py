@@ -6,6 +6,7 @@ from math import gcd
 from typing import NamedTuple
 
 from options.choices import TASK_SCHEDULERS
+from options.task_table import file_options
 
 SAMPLED = ("random", "pal", "temperature")  # task schedulers that draw tasks at random
 # Loss weightings that compare the tasks of an update, by their losses and gradients.
@@ -98,6 +99,12 @@ CONTRADICTIONS = (
         "--task_weights names a task that is not trained; name only tasks that are",
     ),
     Contradiction(
+        "--task sst --para_train other.csv",
+        lambda a: a.resume is None
+        and set(a.given) & set(file_options(a.table.tasks.keys() - a.tasks.keys())),
+        "a file is given for a task that --task leaves out; drop it, or name the task",
+    ),
+    Contradiction(
         "--task_scheduler pal --projection pcgrad",
         lambda a: is_sampled(a) and a.projection != "none" and a.combine_strategy == "none",
         "--task_scheduler random, pal or temperature with a projection needs --combine_strategy "
@@ -174,9 +181,15 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--compile --use_smart_regularization",
-        lambda a: a.compile and a.use_smart_regularization,
-        "--use_smart_regularization repeats a forward pass with the same dropout masks, which "
-        "compiled layers do not keep; drop --compile",
+        lambda a: a.compile and (a.use_smart_regularization or a.loss_weighting == "famo"),
+        "--use_smart_regularization and --loss_weighting famo repeat a forward pass with the same "
+        "dropout masks, which compiled layers do not keep; drop --compile",
+    ),
+    Contradiction(
+        "--task_scheduler joint --loss_weighting famo --optimizer sophiah",
+        lambda a: a.loss_weighting == "famo" and a.optimizer == "sophiah",
+        "--loss_weighting famo compares two forward passes, of which --optimizer sophiah computes "
+        "some in another precision and with other dropout masks; use --optimizer adamw",
     ),
     Contradiction(
         "--compile --optimizer sophiah",

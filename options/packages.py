@@ -19,7 +19,6 @@ def check_packages(args: Namespace) -> None:
     needed = [
         ("--hpo", args.hpo, ("ray", "optuna")),
         ("--hpo_resume", args.hpo_resume is not None, ("ray", "optuna")),
-        ("--additional_input", args.additional_input, ("spacy",)),
         ("--augment", args.augment > 0, ("nltk",)),
     ]
     if args.projection in AGGREGATORS:
@@ -29,5 +28,11 @@ def check_packages(args: Namespace) -> None:
         for package in packages if is_given else ():
             if find_spec(package) is None:
                 raise missing_package(flag, f"package {package} is not installed")
+
+
+def check_tagger(args: Namespace) -> None:
+    """Look for what --additional_input needs, which an evaluation needs too. Raises InputError."""
     if args.additional_input:
+        if find_spec("spacy") is None:
+            raise missing_package("--additional_input", "package spacy is not installed")
         find_model()

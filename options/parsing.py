@@ -8,16 +8,15 @@ import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from options.choices import TASK_SCHEDULERS
 from options.legal import NEEDS, contradiction_of
+from options.task_table import NAME, TaskTable, built_in_table, file_options, read_table, select
 from runtime.errors import InputError, report
 from runtime.files import MIB, read_text
-from task_table import NAME, TaskTable, built_in_table, read_table, select
-from tasks import SPLITS
 
 # What may be given again with --resume, beside the tasks' files; all else comes from args.json.
 RESUME_OPTIONS = ("resume", "epochs", "use_gpu", "data_dir", "filepath", "predictions_path")
@@ -160,11 +159,6 @@ def own_table(folder: Path | str) -> TaskTable:
     """
     path = Path(folder) / NAME
     return read_table(path) if os.path.lexists(path) else built_in_table()
-
-
-def file_options(tasks: Iterable[str]) -> list[str]:
-    """Return the options that name a file of one of these tasks."""
-    return [f"{name}_{split}" for name in tasks for split in SPLITS]
 
 
 def set_tasks(parser: ArgumentParser, args: Namespace, table: TaskTable) -> None:

@@ -13,9 +13,9 @@ from models.compiled import check_compiler
 from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
-from options.legal import contradiction_of
-from options.packages import check_packages
-from options.parsing import file_options
+from options.legal import contradiction_of, needs_gradients
+from options.packages import check_packages, check_tagger
+from options.task_table import file_options
 from runtime.device import gpu_type, has_native_bfloat16
 from runtime.errors import InputError
 from runtime.files import shown_path
@@ -27,7 +27,8 @@ UNCOUNTED |= {"run_name", "given", "narrowed", "resume", "use_gpu", "model_name"
 UNCOUNTED |= {"local_files_only", "save_every", "write_summary", "tensorboard_subfolder"}
 UNCOUNTED |= {"profiler", "no_test_predictions", "skip_bad_rows", "ray_address", "fingerprint"}
 UNCOUNTED |= {"hpo", "hpo_resume", "hpo_trials", "hpo_only", "hpo_space", "hpo_cpus", "hpo_gpus"}
-UNCOUNTED |= {"hpo_concurrent", "tasks_file", "table"}
+UNCOUNTED |= {"hpo_concurrent", "tasks_file", "table", "task"}  # `tasks` counts for the last three
+NEEDS_FLOAT64 = "{} needs float64, which MPS lacks; drop it, or leave out --use_gpu"
 
 
 def resolve_options(args: Namespace, config: BertConfig) -> None:
@@ -36,7 +37,10 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
     Raises:
         InputError: an option does not fit the encoder, or needs a package that is missing.
     """
+    check_packages(args)
     resolve_model_options(args, config)
+    if args.use_gpu and gpu_type() == "mps":
+        check_training_on_mps(args)
     if args.compile:
         check_compiler(args.use_gpu)
     if args.lr is None:
@@ -53,7 +57,7 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
 
 def resolve_model_options(args: Namespace, config: BertConfig) -> None:
     """Fill in and check the options that evaluation needs too, in place. Raises InputError."""
-    check_packages(args)
+    check_tagger(args)
     is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
     check_length("max_length", args.max_length, config, is_checked=not is_cut)
     check_length("segment_length", args.segment_length, config, is_checked=is_cut)
@@ -115,19 +119,18 @@ def check_device_options(args: Namespace) -> None:
             f"bfloat16 (--use_amp): this {kind.upper()} has no units for it, so it will be slow",
             stacklevel=2,
         )
-    if kind == "mps":
-        refused = [flag for flag, is_given in needs_float64(args).items() if is_given]
-        if refused:
-            raise InputError(f"{refused[0]} needs float64, which MPS lacks; leave out --use_gpu")
+    if kind == "mps" and args.combined_models:
+        raise InputError(NEEDS_FLOAT64.format("--combined_models"))
 
 
-def needs_float64(args: Namespace) -> dict[str, bool]:
-    """Return the flags whose technique computes in float64 on the device, and which are given."""
-    return {
-        "--use_smart_regularization": getattr(args, "use_smart_regularization", False),
-        "--combined_models": args.combined_models,
-        "--projection": getattr(args, "projection", "none") != "none",
-    }
+def check_training_on_mps(args: Namespace) -> None:
+    """Raise InputError if a technique computes in float64 on the device."""
+    if args.use_smart_regularization:
+        raise InputError(NEEDS_FLOAT64.format("--use_smart_regularization"))
+    if needs_gradients(args):
+        raise InputError(
+            NEEDS_FLOAT64.format("--projection, --log_conflicts, --loss_weighting gradnorm or famo")
+        )
 
 
 def check_digests(digests: dict[str, str], known: dict[str, str], args: Namespace) -> None:

@@ -21,6 +21,7 @@ from options.choices import (
 from options.data_options import add_data_options
 from options.parsing import ArgumentParser
 from options.search_options import add_search_options
+from options.task_table import TaskTable, built_in_table
 from options.techniques import add_technique_options, joint_defaults
 from options.types import (
     count,
@@ -34,7 +35,6 @@ from options.types import (
     seed,
     task_weight,
 )
-from task_table import TaskTable, built_in_table
 
 DESCRIPTION = "Train one BERT encoder on all tasks jointly: every task in every update."
 PAL_DESCRIPTION = (

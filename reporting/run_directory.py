@@ -21,6 +21,7 @@ from models.bert import BertConfig
 from options.legal import contradiction_of
 from options.parsing import make_absolute
 from options.saved import check_saved_options, options_to_save
+from options.task_table import NAME as TABLE
 from runtime import workers
 from runtime.errors import InputError
 from runtime.files import (
@@ -33,7 +34,6 @@ from runtime.files import (
     write_json,
 )
 from runtime.locks import locked, reserved
-from task_table import NAME as TABLE
 
 REPORTED_VERSIONS = ("torch", "numpy", "tokenizers", "safetensors", "scipy", "scikit-learn")
 LOCK_NAME = ".multitask-bert.lock"  # in a folder outside the run, while the run is at work
@@ -315,6 +315,14 @@ def keep_options(args: Namespace) -> None:
         return
     path = Path(args.run_dir) / "args.json"
     write_json(path, read_json(path) | {"options": options_to_save(args)})
+    keep_table(path.parent, args)
+
+
+def keep_table(directory: Path, args: Namespace) -> None:
+    """Write the table of tasks into a run or search; one of an older version has none yet."""
+    if not (directory / TABLE).exists():
+        with atomic_write(directory / TABLE) as file:
+            file.write(args.table.text)
 
 
 @contextmanager

@@ -253,7 +253,8 @@ def random_states() -> list[dict[str, Any]]:
 def set_random_states(states: list[dict[str, Any]], device: torch.device) -> None:
     """Restore this worker's generators; warn if the run may not get its own numbers.
 
-    That is if the number of workers has changed or, in a run on a GPU, of visible GPUs.
+    That is if the number of workers has changed or, in a run on a GPU, of visible GPUs. A Mac's GPU
+    has a generator that is not saved.
 
     Args:
         states: what `random_states` returned.
@@ -273,6 +274,10 @@ def set_random_states(states: list[dict[str, Any]], device: torch.device) -> Non
                 f"saved with {len(state['cuda'])} visible GPUs, now {num_gpus}: the run continues "
                 "with other dropout masks than it would have had; set CUDA_VISIBLE_DEVICES as then",
                 stacklevel=2,
+            )
+        if device.type == "mps":
+            warnings.warn(
+                "a Mac's GPU draws other dropout masks than in an uninterrupted run", stacklevel=2
             )
         set_random_state(state)
 

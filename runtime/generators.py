@@ -9,13 +9,19 @@ from torch import Tensor
 
 from runtime.saved_values import shown
 
-STATE_BYTES = {"cpu": 5056, "cuda": 16}
+STATE_BYTES = (5056, 16)  # of a CPU's generator, and of a CUDA GPU's
 
 
-def check_generator_state(given: Any, where: str) -> None:
-    """Raise ValueError unless `given` is the state of a generator of some kind of device."""
+def check_generator_state(given: Any, own: Tensor, where: str) -> None:
+    """Raise ValueError unless `given` is the state of a generator of some kind of device.
+
+    Args:
+        given: what a checkpoint holds.
+        own: the state of this run's generator, the only one of its kind on a Mac's GPU.
+        where: its place in the checkpoint.
+    """
     is_bytes = isinstance(given, Tensor) and given.dtype == torch.uint8 and given.ndim == 1
-    if not is_bytes or len(given) not in STATE_BYTES.values():
+    if not is_bytes or len(given) not in (*STATE_BYTES, len(own)):
         raise ValueError(f"{where} is {shown(given)}, expected the state of a generator")
 
 

@@ -103,9 +103,14 @@ class Alone:
         """Return the losses [] as one tensor [num losses]; gradients stay as they are."""
         return torch.stack(losses)
 
-    def read(self, values: list[Tensor]) -> list[float]:
-        """Read flattened tensors from the device: the one host read of an update."""
-        return torch.cat([value.flatten() for value in values]).tolist()
+    def read(self, *groups: list[Tensor]) -> list[list[float]]:
+        """Read groups of tensors from the device: the one host read of an update.
+
+        Returns:
+            The numbers of each group's tensors, flattened.
+        """
+        numbers = iter(torch.cat([x.flatten() for group in groups for x in group]).tolist())
+        return [[next(numbers) for x in group for _ in range(x.numel())] for group in groups]
 
     def share_out(self, num_items: int, check: Callable[[], None]) -> Iterator[int]:
         """Yield the numbers of this worker's items, and call `check` after each."""
@@ -149,11 +154,10 @@ class Together:
         self.num_stopping = sum_([means, *gradients])
         return means
 
-    def read(self, values: list[Tensor]) -> list[float]:
-        """Read tensors from the device, and with them whether some worker wants to stop."""
-        flat = [value.flatten() for value in [*values, self.num_stopping]]
+    def read(self, *groups: list[Tensor]) -> list[list[float]]:
+        """Read groups of tensors, and with them whether some worker wants to stop."""
         with watched():  # nccl fails here, where its sums are waited for
-            *numbers, num_stopping = torch.cat(flat).tolist()
+            *numbers, [num_stopping] = Alone().read(*groups, [self.num_stopping])
         vote.agreed = vote.agreed or num_stopping > 0
         return numbers
 
@@ -164,7 +168,7 @@ class Together:
                 yield start + rank()
             if turn % TURNS_PER_VOTE == 0:
                 self.num_stopping = sum_([torch.zeros(1, device=own_device())])
-                self.read([])
+                self.read()
             check()
 
     def add_rows(
@@ -173,7 +177,7 @@ class Together:
         """Sum [N, C] over the workers, and learn whether some worker wants to stop."""
         total = torch.from_numpy(rows).to(device)
         self.num_stopping = sum_([total])
-        self.read([])
+        self.read()
         check()
         return total.cpu().numpy()
 

@@ -10,6 +10,7 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from options.task_table import NAME as TABLE
 from runtime.errors import InputError
 from runtime.files import atomic_write
 from search.continued import distribution
@@ -134,8 +135,8 @@ def format_cell(value: object) -> str:
 def write_best(path: Path, args: Namespace, settings: dict) -> None:
     """Write every option of the best trial, one per line: `@best.txt` gives them to a script."""
     kept = {name: getattr(args, name) for name in args.given if name not in UNKEPT}
-    if "tasks_file" in kept:
-        kept["tasks"] = kept.pop("tasks_file")
+    if kept.pop("tasks_file", None) is not None:
+        kept["tasks"] = str(path.with_name(TABLE))  # the search's own copy
     for name, flag in NEGATED.items():
         if kept.get(name) is False:
             del kept[name]

@@ -22,20 +22,20 @@ from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
-from options.packages import check_packages
+from options.packages import check_packages, check_tagger
 from options.parsing import make_absolute
 from options.saved import check_saved_options, options_to_save
+from reporting.run_directory import keep_table
 from runtime import workers
 from runtime.device import select_device
 from runtime.errors import InputError
-from runtime.files import atomic_write, read_json, write_json
+from runtime.files import read_json, write_json
 from runtime.locks import locked
 from runtime.startup import ROOT
 from search.ray_session import check_resources, ray_session, remove_stale, set_ray_environment
 from search.records import Record, check_folder, read_records, run_options
 from search.space import Choice, Range, search_space
 from search.trial import Train, free_trial, resumed, run_trial
-from task_table import NAME as TABLE
 
 
 def search(args: Namespace, train: Train) -> Namespace | None:
@@ -54,6 +54,7 @@ def search(args: Namespace, train: Train) -> Namespace | None:
         Interrupted: a signal has stopped the search.
     """
     check_packages(args)
+    check_tagger(args)
     set_ray_environment()
     from search.report import report_search  # this and Ray are slow to import
 
@@ -80,12 +81,8 @@ def new_search(args: Namespace) -> tuple[Namespace, Path]:
     args.narrowed = {} if args.hpo_space is None else read_json(args.hpo_space)
     search_space(args)  # a mistake in it leaves no directory behind
     directory = make_directory(args)
-    table = directory / TABLE
-    if args.tasks_file is not None:
-        args.tasks_file = str(table)  # the search's own copy, for best.txt
     try:
-        with atomic_write(table) as file:
-            file.write(args.table.text)
+        keep_table(directory, args)
         write_json(directory / "search.json", {"options": options_to_save(args)})
     except OSError:
         shutil.rmtree(directory)  # without search.json, --hpo_resume would find nothing

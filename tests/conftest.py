@@ -14,8 +14,8 @@ from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
 from datasets import SPLITS, read_examples
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

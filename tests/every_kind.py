@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datasets import SPLITS
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 from tasks import Binary, Multilabel, Regression, Task
 
 PLAIN = {"text_columns": ("text",), "label_column": "label", "prediction_column": "Predicted"}

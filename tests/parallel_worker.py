@@ -24,6 +24,7 @@ from datasets import load_data
 from inputs.frozen_states import cache_frozen_states
 from models import build_model
 from options.parsing import parse_args
+from options.task_table import built_in_tasks
 from reporting.run_log import build_run_log
 from reporting.start import open_run
 from restoring import restore
@@ -31,7 +32,6 @@ from runtime import workers
 from runtime.device import use_fastest_float32
 from runtime.errors import exit_status
 from runtime.interrupts import Interrupted
-from task_table import built_in_tasks
 from training import Training, build_training
 
 TASKS = built_in_tasks()

@@ -8,7 +8,7 @@ import pytest
 
 from inputs import augmentation
 from inputs.augmentation import bare
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

@@ -11,9 +11,9 @@ import train_multitask
 from models.pretrained import load_pretrained
 from optimizers.task_gradients import TaskGradients
 from options.parsing import parse_args
+from options.task_table import built_in_tasks
 from runtime import checkpoint
 from task_schedulers import TASK_SCHEDULERS
-from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
 
 TASKS = built_in_tasks()
@@ -87,9 +87,9 @@ def test_uneven_micro_batches_give_the_same_gradients(technique, run_pal, monkey
     seen = []
     combine = TaskGradients.combine
 
-    def recording(self, measured):
+    def recording(self, measured, clip):
         seen.append(self.J.clone())
-        return combine(self, measured)
+        return combine(self, measured, clip)
 
     monkeypatch.setattr(TaskGradients, "combine", recording)
     flags = f"--projection pcgrad --batch_size 8 --num_batches_per_epoch 1 {technique} "
@@ -145,8 +145,9 @@ def test_log_conflicts_changes_nothing_but_the_log(run_pal):
     _, plain = run_pal("--task_scheduler joint --run_name plain")
     _, logged = run_pal("--task_scheduler joint --log_conflicts --run_name logged")
     for name, tensor in plain["model"].items():
-        if not name.endswith("key.bias"):  # its gradient is rounding alone, which AdamW enlarges
-            torch.testing.assert_close(logged["model"][name], tensor, atol=1e-6, rtol=1e-5)
+        # A key bias's gradient is rounding alone, which AdamW enlarges to at most lr per update.
+        atol = 1e-3 if name.endswith("key.bias") else 1e-6
+        torch.testing.assert_close(logged["model"][name], tensor, atol=atol, rtol=1e-5)
 
 
 def test_a_task_scheduler_of_one_task_evaluates_all_and_selects_on_it(run_pal):

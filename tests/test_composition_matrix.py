@@ -19,9 +19,9 @@ from optimizers import LOSS_WEIGHTINGS, OPTIMIZERS, PROJECTIONS
 from optimizers.aggregators import AGGREGATORS
 from options.legal import contradiction_of
 from options.parsing import parse_args
+from options.task_table import built_in_tasks
 from reporting.start import open_run
 from task_schedulers import TASK_SCHEDULERS
-from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
 from training import build_training
 

@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 
 import datasets
-import task_table
 from datasets import SPLITS, default_data_dir, load_data, read_examples, task_file
 from models.pretrained import load_config, load_tokenizer
-from options import parsing, run_options
+from options import parsing, run_options, task_table
 from options.parsing import parse_args
 from options.resolving import resolve_options
 from options.run_options import get_args_parser
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from datasets import read_examples
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
-from task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

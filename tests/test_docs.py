@@ -21,9 +21,9 @@ import train_multitask
 from experiments import report
 from experiments import run as experiments_run
 from options.parsing import parse_args
+from options.task_table import read_table
 from runtime.files import read_json
 from scripts import flag_tables, marked_page
-from task_table import read_table
 
 COMMANDS = docs.commands()
 # Flags of other programs, and one of a task that is only an example.

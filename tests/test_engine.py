@@ -10,8 +10,8 @@ from optimizers.conflicts import ConflictLog
 from optimizers.smart import PlainForward
 from optimizers.sophia import SophiaH
 from optimizers.task_gradients import SummedGradients
+from options.task_table import built_in_tasks
 from runtime import checkpoint
-from task_table import built_in_tasks
 from training import Training
 
 TASKS = built_in_tasks()

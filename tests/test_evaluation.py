@@ -17,8 +17,8 @@ from engine import predict_logits
 from evaluation import load_run
 from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
-from task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

@@ -1,21 +1,19 @@
 """Whatever is read may be damaged: a command then works, or ends in one clear line.
 
 Each case damages one file of a copied run, model or data folder, or draws a command line, and runs
-a command in a process of its own. It has to end with status 0, or with 1 or 2 and at most two lines
-without a traceback, within a minute and 2 GiB; and nothing outside its own directory may change.
+a command in a process of its own. It has to end with status 0, or with 1 or 2 and at most two lines without a
+traceback, within a minute of CPU and 2 GiB; nothing outside its own directory may change.
 
     FUZZ_CASES=5000 bash run_tests.sh tests/test_fuzz.py -m slow
 """
 
-import faulthandler
 import hashlib
+import json
 import os
-import resource
 import shutil
-import signal
+import subprocess
 import sys
-import traceback
-from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +26,11 @@ import evaluation
 import train_multitask
 import train_multitask_pal
 from options.parsing import parse_args
-from runtime.errors import exit_status
-from search.records import Record, read_records, write_record
+from options.task_table import built_in_tasks
+from runtime.startup import ROOT
+from search.records import Record, write_record
 from search.space import Range, search_space
 from search.tune import resumed_search
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 
@@ -109,6 +107,17 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen]:
+    """The process that runs the commands."""
+    command = [sys.executable, str(ROOT / "tests" / "fuzz_server.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
 def original(tiny_model, few_rows, tmp_path_factory) -> Path:
     """Folders that cases copy: run, model, data, logs; `outside` is what no case may change."""
     root = tmp_path_factory.mktemp("fuzz")
@@ -182,64 +191,24 @@ def snapshot(*folders: Path) -> dict[Path, str]:
     return found
 
 
-def run_case(case: Case, place: Path) -> tuple[int, float, float, str]:
-    """Run a case's command in a child; return status, seconds of CPU, peak MiB and its stderr."""
+def run_case(server: subprocess.Popen, case: Case, place: Path) -> tuple[int, float, float, str]:
+    """Run a case's command; return status, seconds of CPU, peak MiB and its stderr."""
     folders = {name: str(place / name) for name in ("run", "model", "data", "logs")}
     words = [word.format(**folders) for word in case.flags.split(" ") if word]
-    child = os.fork()
-    if child == 0:
-        try:
-            faulthandler.register(signal.SIGPROF, open(place / "stderr", "a"), chain=True)
-            signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)  # of CPU: the machine may be busy
-            signal.alarm(10 * MAX_SECONDS)  # or asleep
-            limit = 8 * 2**30  # of addresses, of which torch takes some without using them
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            os.chdir(place)
-            for name, number in (("stdout", 1), ("stderr", 2)):
-                os.dup2(os.open(place / name, os.O_CREAT | os.O_WRONLY, 0o600), number)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-            status = command(case.entry, words)
-        except BaseException:
-            traceback.print_exc()
-            status = 99
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
-    _, status, usage = os.wait4(child, 0)
-    seconds = usage.ru_utime + usage.ru_stime
-    err = (place / "stderr").read_text(errors="replace")
-    return os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss / 1024, err
+    server.stdin.write(json.dumps([case.entry, words, str(place), MAX_SECONDS]) + "\n")
+    server.stdin.flush()
+    status, seconds, mib = json.loads(server.stdout.readline())
+    return status, seconds, mib, (place / "stderr").read_text(errors="replace")
 
 
-def command(entry: str, words: list[str]) -> int:
-    """Run one of our commands in this process; return its exit status."""
-    try:
-        if entry == "evaluate":
-            args = evaluation.get_args_parser().parse_args(words)
-            return exit_status(lambda: evaluation.main(args))
-        script = train_multitask_pal if "--smoketest" in words else train_multitask
-        args = parse_args(script.get_args_parser(), words)
-        if entry == "search":  # up to the point where Ray would start
-            return exit_status(lambda: read_search(args))
-        return exit_status(lambda: train_multitask.main(args))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def read_search(args: Namespace) -> None:
-    """Read all that a resumed search reads of its directory."""
-    search, directory = resumed_search(args)
-    read_records(directory, search_space(search), search)
-
-
-def check_case(case: Case, original: Path, folder: Path) -> None:
+def check_case(server: subprocess.Popen, case: Case, original: Path, folder: Path) -> None:
     """Assert what this file promises of one case."""
     place = Path(shutil.copytree(original, folder / "case"))
     try:
         case.damage(place / case.target)
         kept = [original, original.parent / "outside", place / "data", place / "model"]
         before = snapshot(*kept)
-        status, seconds, mib, err = run_case(case, place)
+        status, seconds, mib, err = run_case(server, case, place)
         lines = [line for line in err.splitlines() if line and not line.startswith(PROGRESS)]
         told = (
             f"{case.target}: {case.flags}\nstatus {status}, {seconds:.0f} s, {mib:.0f} MiB\n{err}"
@@ -262,12 +231,12 @@ LONG = settings(SHORT, max_examples=int(os.environ.get("FUZZ_CASES", 5000)))
 
 @SHORT
 @given(data=st.data())
-def test_damage_is_read_or_refused_in_one_line(original, tmp_path, data):
-    check_case(data.draw(cases(original)), original, tmp_path)
+def test_damage_is_read_or_refused_in_one_line(server, original, tmp_path, data):
+    check_case(server, data.draw(cases(original)), original, tmp_path)
 
 
 @pytest.mark.slow
 @LONG
 @given(data=st.data())
-def test_much_damage_is_read_or_refused_in_one_line(original, tmp_path, data):
-    check_case(data.draw(cases(original)), original, tmp_path)
+def test_much_damage_is_read_or_refused_in_one_line(server, original, tmp_path, data):
+    check_case(server, data.draw(cases(original)), original, tmp_path)

@@ -23,10 +23,10 @@ from optimizers import LOSS_WEIGHTINGS
 from optimizers.projections import Projection
 from options.legal import SAMPLED
 from options.parsing import parse_args
+from options.task_table import built_in_tasks
 from reporting.start import open_run
 from runtime.workers import Alone
 from task_schedulers import TASK_SCHEDULERS
-from task_table import built_in_tasks
 from training import build_training
 
 TASKS = built_in_tasks()

@@ -10,11 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground floor up. A module may import its own row's package and every lower row.
 ROWS = (
     ("runtime",),
-    ("metrics", "task_base", "tasks", "task_table"),
+    ("tasks",),
     ("models",),
     ("optimizers",),
     ("inputs",),
-    ("task_schedulers", "datasets", "prefetching"),
+    ("task_schedulers", "datasets"),
     ("options",),
     ("reporting",),
     ("engine", "training", "restoring"),

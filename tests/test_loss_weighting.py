@@ -10,9 +10,9 @@ from engine import train_step
 from models import build_model
 from optimizers import LOSS_WEIGHTINGS
 from options.parsing import parse_args
+from options.task_table import built_in_tasks
 from reporting.start import open_run
 from runtime import checkpoint
-from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
 from training import Training, build_training
 

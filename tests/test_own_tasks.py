@@ -13,10 +13,10 @@ import evaluation
 from datasets import SPLITS
 from options.parsing import parse_args
 from options.run_options import get_args_parser
+from options.task_table import BUILT_IN
 from reporting.run_directory import read_options
 from runtime.errors import InputError
 from search import tune
-from task_table import BUILT_IN
 from train_multitask import main
 
 SMALL = "--num_batches_per_epoch 3 --batch_size 4 --dev_samples 8 --no_tensorboard".split()

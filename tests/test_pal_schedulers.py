@@ -9,13 +9,13 @@ import torch
 from datasets import read_examples
 from inputs.batches import TokenizedTask
 from models.pretrained import load_config, load_tokenizer
+from options.task_table import built_in_tasks
 from runtime import checkpoint
 from task_schedulers import (
     TASK_SCHEDULERS,
     annealed_probabilities,
     temperature_probabilities,
 )
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -1,7 +1,6 @@
 """Updates that a thread prepares are those that the loop would make, whatever ends the loop."""
 
 import threading
-import time
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from saved_state import assert_same, final_state
 
 import training
 from inputs.frozen_states import CachedRows
-from prefetching import DEPTH, Prefetched, is_worthwhile
+from inputs.prefetching import DEPTH, Prefetched, is_worthwhile
 from runtime import interrupts
 from training import build_training
 
@@ -85,8 +84,7 @@ def test_the_thread_is_ahead_and_its_updates_do_not_count(scheduler):
             assert len(made) <= taken + DEPTH and update is made[taken - 1]
             assert ahead.state_dict()["samplers"]["sst"]["position"] == taken
             assert threads()
-        time.sleep(0.5)
-        assert len(made) == 4  # none of the next epoch
+    assert len(made) == 4  # none of the next epoch, and the thread has ended
 
 
 def test_an_unfinished_loop_leaves_the_scheduler_where_it_was(scheduler):
@@ -160,6 +158,16 @@ def test_only_a_gpu_is_worth_it_and_not_for_batches_that_run_the_model(scheduler
     assert not is_worthwhile(torch.device("cuda"), data)
 
 
+def test_lengths_stay_on_the_host(scheduler, monkeypatch):
+    """Copied to the meta device, without pages that only CUDA can pin."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    ahead = Prefetched(scheduler(), CPU)
+    ahead.device = torch.device("meta")
+    [(_, batch, _), *_] = ahead.scheduler.next_update()
+    places = {name: tensor.device.type for name, tensor in ahead.copied(batch).items()}
+    assert places == dict.fromkeys(batch, "meta") | {"lengths": "cpu"}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_updates_on_a_gpu_are_the_same_to_the_bit(scheduler):
     device = torch.device("cuda", 0)
@@ -167,5 +175,6 @@ def test_updates_on_a_gpu_are_the_same_to_the_bit(scheduler):
     with ahead.updates(9) as next_update:
         for _ in range(9):
             for (_, batch, _), (_, other, _) in zip(plain.next_update(), next_update()):
-                assert all(tensor.device == device for tensor in other.values())
+                places = {name: tensor.device for name, tensor in other.items()}
+                assert places == dict.fromkeys(batch, device) | {"lengths": CPU}
                 assert_same(batch, {name: tensor.cpu() for name, tensor in other.items()})

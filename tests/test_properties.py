@@ -18,9 +18,9 @@ from datasets import is_visible, read_examples
 from inputs.batches import PAIR_ENCODINGS, BatchSampler, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
 from options.parsing import parse_args
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
 from search.report import write_best
-from task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

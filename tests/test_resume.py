@@ -16,9 +16,9 @@ import evaluation
 from inputs import frozen_states
 from inputs.frozen_states import CachedRows
 from optimizers import LR_SCHEDULES
+from options.task_table import built_in_tasks
 from runtime import checkpoint, interrupts
 from runtime.errors import InputError
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

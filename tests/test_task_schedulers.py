@@ -9,8 +9,8 @@ from torch import nn
 from datasets import read_examples
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
+from options.task_table import built_in_tasks
 from task_schedulers import TASK_SCHEDULERS, Joint
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from options.parsing import parse_args
 from options.run_options import get_args_parser, get_pal_args_parser
-from task_table import (
+from options.task_table import (
     ALLOWED_NAME,
     BUILT_IN,
     MODULE_NAMES,
@@ -267,7 +267,7 @@ def test_a_subset_is_in_the_order_of_the_table():
     assert args.tasks == built_in_table().tasks
 
 
-ALLOWED = {"task_table", "options/parsing", "options/run_options"}
+ALLOWED = {"options/task_table", "options/parsing", "options/run_options"}
 
 
 def test_a_run_never_reads_the_built_in_table_in_place_of_its_own():

@@ -10,9 +10,9 @@ import torch
 
 from datasets import SPLITS, read_examples
 from evaluation import load_run
+from options.task_table import built_in_tasks
 from runtime import checkpoint
 from runtime.errors import InputError, exit_status
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -24,9 +24,9 @@ from benchmarks import (
 from benchmarks.precision import device_precisions
 from benchmarks.profiling import OPERATIONS
 from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
+from options.task_table import built_in_tasks
 from runtime import device
 from runtime.errors import InputError
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -2,7 +2,7 @@
 
 from benchmarks.growth import make_files
 from datasets import SPLITS, read_examples
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -9,7 +9,7 @@ from benchmarks import time_to_score
 from benchmarks.precision import device_precisions
 from benchmarks.setup import load_rows, silent_log
 from engine import evaluate
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -9,7 +9,7 @@ from data import download as downloader
 from datasets import read_examples, task_file
 from options.parsing import parse_args
 from options.run_options import get_args_parser
-from task_table import read_table
+from options.task_table import read_table
 
 parquet = pytest.importorskip("pyarrow.parquet")
 pyarrow = pytest.importorskip("pyarrow")

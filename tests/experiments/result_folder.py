@@ -10,8 +10,8 @@ from scipy import stats
 from experiments import comparison, report
 from experiments.result_files import FORMAT, encode_right, encode_scores, read_results
 from experiments.row_files import read_rows
+from options.task_table import built_in_tasks
 from runtime.files import write_json
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -10,7 +10,7 @@ from result_folder import LABELS, Folder, N, cells
 
 from experiments import comparison, report
 from experiments.result_files import encode_right, encode_scores
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -11,8 +11,8 @@ import train_multitask_pal
 from experiments import result_files
 from experiments.row_files import SCRIPTS, read_row, read_rows
 from options.parsing import parse_args
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -14,8 +14,8 @@ from every_kind import DEGREES, MULTILABEL
 from small_wordnet import CLASSES, PAIRS, nltk, pairs, rows, write_wordnet
 
 from inputs.augmentation import augment, find_synonyms, open_wordnet
+from options.task_table import built_in_tasks
 from runtime.errors import InputError, exit_status
-from task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

@@ -9,8 +9,8 @@ import torch
 from datasets import read_examples
 from inputs.batches import MEGA_BATCHES, PAIR_ENCODINGS, BatchSampler, TokenizedTask
 from models.pretrained import load_config, load_tokenizer
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
-from task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

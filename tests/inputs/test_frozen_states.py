@@ -13,7 +13,7 @@ from inputs.frozen_states import CHANGING, CachedRows
 from models import FEATURES, build_model
 from models.pretrained import load_config, load_pretrained, load_tokenizer
 from optimizers import LR_SCHEDULES
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 from training import build_training
 
 TASKS = built_in_tasks()

@@ -12,7 +12,7 @@ from inputs import tags
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models import build_model
 from models.pretrained import load_config, load_pretrained, load_tokenizer
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 from tasks import Example
 from training import build_training
 

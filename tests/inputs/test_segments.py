@@ -6,8 +6,8 @@ import pytest
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from inputs.segments import SegmentedTask
 from models.pretrained import load_config, load_tokenizer
+from options.task_table import built_in_tasks
 from runtime.errors import InputError
-from task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

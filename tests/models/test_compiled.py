@@ -18,8 +18,8 @@ from models import build_model
 from models.bert import BertConfig, BertModel
 from models.compiled import check_compiler, compile_layers
 from options.run_options import PARSERS
+from options.task_table import built_in_tasks
 from runtime import checkpoint
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

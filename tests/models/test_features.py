@@ -10,7 +10,7 @@ from inputs.batches import PAIR_ENCODINGS
 from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
 from models.bert import BertConfig, BertModel, BertOutput
 from models.features import Features
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

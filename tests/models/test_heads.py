@@ -8,7 +8,7 @@ from torch import nn
 
 from models.attention import Dropout
 from models.heads import HEADS, ClassifyHead, CosineHead, PairHead
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -11,7 +11,7 @@ from models import POOLINGS, build_model
 from models.attention import Dropout
 from models.bert import BertConfig, BertModel
 from models.heads import HEADS
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

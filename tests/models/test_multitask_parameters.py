@@ -8,7 +8,7 @@ from models.features import Features
 from models.heads import ClassifyHead
 from models.multitask import MultitaskBert
 from models.pal import ProjectedAttentionLayers
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -10,7 +10,7 @@ from tokenizers import ByteLevelBPETokenizer
 from inputs.batches import TokenizedTask
 from models.bert import BertConfig
 from models.pretrained import find_checkpoint, load_config, load_tokenizer
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 from tasks import Example
 
 TASKS = built_in_tasks()

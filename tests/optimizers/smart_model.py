@@ -7,7 +7,7 @@ from models.features import Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert
 from optimizers.smart import Smart
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

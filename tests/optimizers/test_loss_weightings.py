@@ -18,9 +18,9 @@ from optimizers.rlw import RandomLossWeighting
 from optimizers.task_gradients import TaskGradients
 from optimizers.uncertainty import Uncertainty
 from options.legal import NEED_ALL_TASKS
+from options.task_table import built_in_tasks
 from runtime import checkpoint
 from runtime.saved_values import check_like
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 
@@ -93,7 +93,7 @@ class Loop:
             self.feeder.backward(task, weight * loss)
             parts.append(loss.detach())
         self.weighting.observe(update, torch.stack(parts), self.feeder)
-        self.feeder.combine(self.feeder.measure(self.model, 0).tolist())
+        self.feeder.combine(self.feeder.measure(self.model).tolist(), 0)
         return self.model.shared.grad
 
     def step(self) -> None:

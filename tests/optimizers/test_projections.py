@@ -20,9 +20,9 @@ from optimizers.projections import (
     weighted_sum,
 )
 from optimizers.task_gradients import SummedGradients, TaskGradients
+from options.task_table import built_in_tasks
 from runtime import checkpoint
 from runtime.errors import InputError
-from task_table import built_in_tasks
 from train_multitask_pal import get_args_parser
 
 TASKS = built_in_tasks()
@@ -186,7 +186,7 @@ def gradients(feeder, model: Toy, inputs: dict, parts: int = 1) -> dict[str, tor
     for name, x in inputs.items():
         for part in x.chunk(parts):
             feeder.backward(TASKS[name], model.loss(name, part))
-    feeder.combine(feeder.measure(model, 0).tolist())
+    feeder.combine(feeder.measure(model).tolist(), 0)
     named = model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
@@ -249,7 +249,7 @@ def test_the_norm_and_the_clipping_are_those_of_all_gradients(toy_inputs, by_gro
         feeder = TaskGradients(projection, list(model.shared), list(TASKS), HALVES)
         for name, x in toy_inputs.items():
             feeder.backward(TASKS[name], model.loss(name, x))
-        norm = feeder.combine(feeder.measure(model, limit).tolist())
+        norm = feeder.combine(feeder.measure(model).tolist(), limit)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         assert norm == pytest.approx(float(found[0].norm()), rel=1e-5) and norm > 1
     scale = min(1, clip / norm) if clip else 1
@@ -263,7 +263,7 @@ def test_a_gradient_that_is_not_finite_has_a_norm_that_is_not(toy_inputs):
         for name, x in toy_inputs.items():
             feeder.backward(TASKS[name], model.loss(name, x))
         feeder.J[1, 3] = value
-        assert not math.isfinite(feeder.combine(feeder.measure(model, 1.0).tolist()))
+        assert not math.isfinite(feeder.combine(feeder.measure(model).tolist(), 1.0))
 
 
 class Launches(TorchDispatchMode):

@@ -10,8 +10,8 @@ from smart_model import gradients, new_batch, new_model, new_smart, penalty_of
 from inputs.batches import PAIR_ENCODINGS
 from models.pretrained import load_pretrained
 from optimizers import build_regularizer
+from options.task_table import built_in_tasks
 from runtime import checkpoint
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from optimizers.noise import normal_noise
 from optimizers.smart import PROBE, Smart
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

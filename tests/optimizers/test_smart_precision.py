@@ -8,7 +8,7 @@ from torch import nn
 from inputs.batches import PAIR_ENCODINGS
 from models.attention import Dropout
 from optimizers import smart as smart_module
-from task_table import built_in_tasks
+from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

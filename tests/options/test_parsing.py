@@ -8,8 +8,8 @@ import pytest
 from datasets import SPLITS, task_file
 from options.legal import CONTRADICTIONS, NEEDS
 from options.parsing import RESUME_OPTIONS, parse_args
+from options.task_table import built_in_tasks
 from options.techniques import joint_defaults
-from task_table import built_in_tasks
 from train_multitask import get_args_parser
 from train_multitask_pal import get_args_parser as get_pal_args_parser
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from datasets import read_examples
+from options.task_table import built_in_tasks
 from runtime import checkpoint
-from task_table import built_in_tasks
 
 TASKS = built_in_tasks()
 

@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from inputs.batches import Rows
-from task_schedulers import TaskScheduler, Update
-from tasks import Batch
+from tasks import Batch, Update, to_device
 
 DEPTH = 2  # updates that are ready, or being made, while another one trains
 
@@ -26,6 +25,14 @@ def is_worthwhile(device: torch.device, data: dict[str, Rows]) -> bool:
     kernels are common to all threads, so the states could differ from one run to the next.
     """
     return device.type == "cuda" and not any(rows.needs_model for rows in data.values())
+
+
+class Scheduler(Protocol):
+    """What is needed of a task scheduler here, see `task_schedulers.TaskScheduler`."""
+
+    def next_update(self) -> Update: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Prefetched:
@@ -42,7 +49,7 @@ class Prefetched:
         device: where their tensors go.
     """
 
-    def __init__(self, scheduler: TaskScheduler, device: torch.device) -> None:
+    def __init__(self, scheduler: Scheduler, device: torch.device) -> None:
         self.scheduler = scheduler
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -93,16 +100,13 @@ class Prefetched:
         return update, self.scheduler.state_dict()
 
     def copied(self, batch: Batch) -> Batch:
-        """Return a batch on the device."""
-        return {
-            name: tensor.pin_memory().to(self.device, non_blocking=True)
-            for name, tensor in batch.items()
-        }
+        """Return a batch on the device, but for what stays on the host."""
+        return to_device({name: x.pin_memory() for name, x in batch.items()}, self.device)
 
     def received(self, update: Update) -> Update:
         """Let the loop's stream keep the tensors, whose memory belongs to the thread's stream."""
         for _, batch, _ in update if self.stream is not None else ():
-            for tensor in batch.values():
+            for tensor in (x for x in batch.values() if x.is_cuda):
                 tensor.record_stream(torch.cuda.current_stream(self.device))
         return update
 
@@ -111,5 +115,5 @@ class Prefetched:
         return self.scheduler.state_dict() if self.taken is None else self.taken
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state that `state_dict` returned; see `TaskScheduler`."""
+        """Continue from a state that `state_dict` returned; see `Scheduler`."""
         self.scheduler.load_state_dict(state)

@@ -1,12 +1,5 @@
 """The kinds of task: outputs, loss, divergence, predictions, probabilities, metrics, heads.
 
-`tasks.toml` describes the built-in tasks and `task_table` reads it. No Python file names a task: a
-new one needs a table and its data files.
-
-Every command line needs the names of the tasks, and `--help` shall not wait for torch, SciPy or
-scikit-learn. So here, and in all that reads the table, they are imported in the functions that
-compute with them.
-
 Axis letters: B batch, N examples, C outputs, or classes.
 """
 
@@ -18,39 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metrics import accuracy, binary_f1, macro_f1, matthews, micro_f1, pearson, spearman
 from runtime.errors import shorten
 from runtime.numbers import is_plain_number
-from task_base import (
-    SPLITS,
-    Batch,
-    Example,
-    Label,
-    Metrics,
-    Task,
-    num_examples,
-    own_rows,
-    to_device,
-)
+from tasks.base import Task
+from tasks.metrics import accuracy, binary_f1, macro_f1, matthews, micro_f1, pearson, spearman
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-__all__ = [
-    "KINDS",
-    "SPLITS",
-    "Batch",
-    "Example",
-    "Label",
-    "Metrics",
-    "Task",
-    "mean_score",
-    "num_examples",
-    "own_rows",
-    "to_device",
-    "scores",
-]
 
 
 def check_shapes(logits: Tensor, labels: Tensor, num_outputs: int) -> None:
@@ -85,7 +53,8 @@ def weights_on(
     """Return class weights [C] on a device; they are moved there once."""
     import torch
 
-    return torch.tensor(class_weights, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # training may use them later
+        return torch.tensor(class_weights, dtype=dtype, device=device)
 
 
 def bernoulli_symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
@@ -282,13 +251,3 @@ KINDS: dict[str, type[Task]] = {
     "regression": Regression,
     "multilabel": Multilabel,
 }
-
-
-def mean_score(scores: dict[str, float]) -> float:
-    """Return the mean of the tasks' metrics, nan counted as 0: it decides which epoch is best."""
-    return sum(0.0 if math.isnan(score) else score for score in scores.values()) / len(scores)
-
-
-def scores(metrics: Metrics) -> dict[str, float]:
-    """Return the metric that each task is judged by: its first one."""
-    return {name: next(iter(values.values())) for name, values in metrics.items()}

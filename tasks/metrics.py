@@ -2,7 +2,7 @@
 
 Predictions and labels are [N]; for tasks with several labels per example, [N, C] of 0 and 1.
 
-SciPy and scikit-learn are imported in the functions, so that `--help` does not wait for them.
+SciPy and scikit-learn are imported in the functions; see `tasks` for why.
 """
 
 import math
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
+Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value, the deciding one first
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -77,3 +78,13 @@ def correlation(statistic: Callable, predictions: np.ndarray, labels: np.ndarray
         )
         return math.nan
     return float(statistic(predictions, labels).statistic)
+
+
+def mean_score(scores: dict[str, float]) -> float:
+    """Return the mean of the tasks' metrics, nan counted as 0: it decides which epoch is best."""
+    return sum(0.0 if math.isnan(score) else score for score in scores.values()) / len(scores)
+
+
+def scores(metrics: Metrics) -> dict[str, float]:
+    """Return the metric that each task is judged by: its first one."""
+    return {name: next(iter(values.values())) for name, values in metrics.items()}

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 from runtime.errors import InputError
 from runtime.files import MIB, is_plain_name, read_text
-from tasks import KINDS, Task
+from runtime.startup import ROOT
+from tasks import KINDS, SPLITS, Task
 
-BUILT_IN = Path(__file__).resolve().parent / "tasks.toml"
+BUILT_IN = ROOT / "tasks.toml"
 NAME = "tasks.toml"  # of a run's own table
 NEEDED = ("kind", "files", "text", "label", "metric")
 OPTIONAL = ("classes", "range", "prediction", "ordered", "aliases")
@@ -269,3 +270,8 @@ def select(table: TaskTable, names: Iterable[str] | None) -> dict[str, Task]:
     """Return the tasks of these names in the table's order; all of them for None."""
     wanted = None if names is None else set(names)
     return {name: t for name, t in table.tasks.items() if wanted is None or name in wanted}
+
+
+def file_options(tasks: Iterable[str]) -> list[str]:
+    """Return the options that name a file of one of these tasks."""
+    return [f"{name}_{split}" for name in tasks for split in SPLITS]

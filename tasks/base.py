@@ -1,4 +1,4 @@
-"""A task as its table describes it, and an example of it. The kinds of task are in `tasks`.
+"""A task as its table describes it, and an example of it. The kinds of task are in `tasks.kinds`.
 
 Axis letters: B batch, N examples, C outputs, or classes.
 """
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from metrics import Metric
 from runtime.errors import shorten
 from runtime.numbers import is_plain_number
+from tasks.metrics import Metric
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
 
 Label = int | float | tuple[int, ...]
-Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value, the deciding one first
 Batch = dict[str, "Tensor"]  # described in `inputs.batches`
 
 
@@ -248,3 +247,6 @@ class Task:
         from sklearn.metrics import confusion_matrix  # see `tasks` for why it is imported here
 
         return confusion_matrix(labels, predictions, labels=range(self.num_classes))
+
+
+Update = list[tuple[Task, Batch, float]]  # of one update of the weights: tasks, batches, weights
