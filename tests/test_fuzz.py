@@ -1,8 +1,8 @@
 """Whatever is read may be damaged: a command then works, or ends in one clear line.
 
 Each case damages one file of a copied run, model or data folder, or draws a command line, and runs
-a command in a process of its own. It has to end with status 0, or with 1 or 2 and at most two lines without a
-traceback, within a minute of CPU and 2 GiB; nothing outside its own directory may change.
+a command in a process of its own. It has to end with status 0, or with 1 or 2 and at most two lines
+without a traceback, within a minute of CPU and 2 GiB; nothing outside its directory may change.
 
     FUZZ_CASES=5000 bash run_tests.sh tests/test_fuzz.py -m slow
 """
