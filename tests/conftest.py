@@ -1,6 +1,8 @@
 """Fixtures: a tiny BERT checkpoint as transformers writes it, and the generated sample files."""
 
+import os
 import shutil
+import signal
 import subprocess
 from argparse import Namespace
 from collections.abc import Iterator
@@ -25,6 +27,14 @@ SAMPLE = ROOT / "data" / "sample"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+    os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
+    # A shell that starts the tests in the background may ignore these, and a run would, too.
+    for signum, handler in (signal.SIGINT, signal.default_int_handler), (
+        signal.SIGHUP,
+        signal.SIG_DFL,
+    ):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
     tqdm.monitor_interval = 0  # its thread would get the signals that a test holds back
 
 
@@ -81,7 +91,7 @@ def parse(tiny_model, tmp_path):
         flags = flags[is_pal:]
         get_args_parser = (train_multitask_pal if is_pal else train_multitask).get_args_parser
         defaults = ["--model_name", tiny_model, "--data_dir", SAMPLE, "--logdir", tmp_path / "runs"]
-        resumed = "--resume" in flags or "--hpo_resume" in flags or "--hpo_resume" in flags
+        resumed = "--resume" in flags or "--hpo_resume" in flags
         return parse_args(
             get_args_parser(), [str(f) for f in [*(defaults * (not resumed)), *flags]]
         )
