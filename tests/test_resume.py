@@ -260,12 +260,14 @@ def wait_for(process: subprocess.Popen, start: str) -> None:
         *(f"{name} --no_use_amp" for name in ("uncertainty", "gradnorm", "famo")),
     ],
 )
-def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train, technique):
+def test_killed_processes_resume_to_the_same_bits(
+    tmp_path, tiny_model, some_rows, train, technique
+):
     """Real processes, killed within an epoch: kill -9 loses only time, SIGTERM loses nothing."""
     own = [*JOINT, *technique.split(), *SIZES, "--save_every", "2", "--run_name", "whole"]
     whole = train(*own)
     logdir = tmp_path / "killed"
-    flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample"]
+    flags = ["--model_name", tiny_model, "--data_dir", some_rows]
     flags += [*own[1:], "--logdir", logdir]
     run = logdir / "whole"
     with run_script(*flags) as process:
