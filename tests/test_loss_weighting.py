@@ -163,7 +163,7 @@ def test_famo_prefers_the_task_that_an_update_has_helped_least(build):
     assert logits[0] < logits[1] < logits[2]
 
 
-@pytest.mark.parametrize("name", ["uncertainty", "famo"])
+@pytest.mark.parametrize("name", [pytest.param("uncertainty", marks=pytest.mark.slow), "famo"])
 def test_the_weights_of_every_update_are_in_tensorboard(train, tmp_path, name):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
