@@ -77,8 +77,8 @@ def make_soup(
         check_same_model(first, config, tokenizer, run)
         if is_greedy:
             check_same_rows(first, run)
-    model, own_tokenizer, args = load_run(first.path, device)
-    data = load_data(args, own_tokenizer, config.pad_token_id, splits_of(runs))
+    model, tokenizer, args = load_run(first.path, device)
+    data = load_data(args, tokenizer, config.pad_token_id, splits_of(runs))
 
     def evaluated(average: Average, split: str) -> tuple[Metrics, dict[str, np.ndarray]]:
         model.load_state_dict(average.state_dict())
