@@ -11,6 +11,8 @@ from tasks import Task, mean_score
 if TYPE_CHECKING:
     import matplotlib.figure
 
+MAX_EXAMPLES = 10**15
+
 
 def draw_curves(runs: list[FinishedRun]) -> "matplotlib.figure.Figure":
     """Draw one curve per run, and a star at its best epoch.
@@ -36,11 +38,11 @@ def draw_curves(runs: list[FinishedRun]) -> "matplotlib.figure.Figure":
         color = f"C{number % 10}"
         if not run.epochs:
             mean = mean_score({name: run.scores[name] for name in names})
-            axes.axhline(mean, color=color, linestyle="--", label=run.title)
+            axes.axhline(mean, color=color, linestyle="--", label=label_of(run))
             continue
         examples, means = curve(run, names)
         style = "-" if number < 10 else ":"
-        axes.plot(examples, means, f"o{style}", color=color, markersize=4, label=run.title)
+        axes.plot(examples, means, f"o{style}", color=color, markersize=4, label=label_of(run))
         best = means.index(max(means))
         axes.plot(examples[best], means[best], "*", color=color, markersize=13)
     listed = ", ".join(f"{name} {first.tasks[name].metric_name}" for name in names)
@@ -51,12 +53,26 @@ def draw_curves(runs: list[FinishedRun]) -> "matplotlib.figure.Figure":
     return figure
 
 
-def curve(run: FinishedRun, names: list[str]) -> tuple[list[int], list[float]]:
-    """Return how many examples a run had seen after each epoch, and its mean dev score then."""
+def label_of(run: FinishedRun) -> str:
+    """Return a run's title for the legend, which reads $ as mathematics and hides a leading _."""
+    title = run.title.replace("$", r"\$")
+    return f" {title}" if title.startswith("_") else title
+
+
+def curve(run: FinishedRun, names: list[str]) -> tuple[list[float], list[float]]:
+    """Return how many examples a run had seen after each epoch, and its mean dev score then.
+
+    Raises:
+        InputError: they are no numbers of examples, or no scores.
+    """
     examples = list(accumulate(sum(line["examples"].values()) for line in run.epochs))
     means = [
         mean_score({name: score_of(line, run.tasks[name]) for name in names}) for line in run.epochs
     ]
+    if not all(0 <= number <= MAX_EXAMPLES for number in examples):
+        raise InputError(f"{run.path}/metrics.jsonl: examples are {examples!r:.60}, not counts")
+    if not all(-1 <= mean <= 1 for mean in means):
+        raise InputError(f"{run.path}/metrics.jsonl: dev means are {means!r:.60}, not in [-1, 1]")
     return examples, means
 
 

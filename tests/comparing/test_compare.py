@@ -237,6 +237,25 @@ def test_curves_are_those_of_the_metrics_files(runs, tmp_path):
     ]
 
 
+def test_any_name_stands_in_the_legend(runs):
+    figure = draw_curves([read_run(str(runs["a"]), title) for title in ("_a", "a$b_{$")])
+    figure.canvas.draw()
+    texts = [text.get_text() for text in figure.axes[0].get_legend().texts]
+    assert texts == [" _a", r"a\$b_{\$"]
+
+
+def test_a_curve_of_nonsense_is_one_line(runs, tmp_path, one_line):
+    run = shutil.copytree(runs["a"], tmp_path / "run")
+    path = run / "metrics.jsonl"
+    text = path.read_text()
+    for changed, message in (
+        (re.sub(r'"sst": \d+,', '"sst": 1e300,', text), "examples are"),
+        (re.sub(r'"accuracy": [\d.]+', '"accuracy": 1e300', text), "dev means are"),
+    ):
+        path.write_text(changed)
+        assert message in one_line(draw_curves, [read_run(str(run), "a")])
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
