@@ -17,7 +17,7 @@ from evaluation import load_run
 from inputs.batches import Rows
 from reporting.outputs import write_outputs
 from runtime.errors import InputError
-from runtime.files import make_folder, remove_empty, write_json
+from runtime.files import atomic_folder, write_json
 from tasks import Metrics
 
 
@@ -51,28 +51,39 @@ def make_ensemble(
         of_run = load_outputs(run, splits, device, outputs)
         data = data or of_run
         check_same_ids(run, data, of_run)
+    metrics, predictions = {}, {}
+    for split, of_split in data.items():
+        metrics[split], predictions[split] = averaged(of_split, split, outputs)
     args = Namespace(**vars(first.args))
-    args.run_dir, args.predictions_path = str(folder), str(folder / "predictions")
-    made = make_folder(folder / "predictions")
-    metrics: dict[str, Metrics] = {}
-    predictions: dict[str, dict[str, np.ndarray]] = {}
-    try:
-        for split in splits:
-            metrics[split], predictions[split] = {}, {}
-            for name, rows in data[split].items():
-                decoded = rows.task.decode(rows.task.average(outputs[split, name]))
-                predictions[split][name] = decoded
-                if rows.labels is not None:
-                    metrics[split][name] = rows.task.evaluate(decoded, rows.labels)
-            write_outputs(args, split, data[split], metrics[split], predictions[split], {})
-        write_json(folder / "ensemble.json", {"runs": [run.args.run_dir for run in runs]})
-    finally:
-        remove_empty(made)  # a folder in which nothing could be written
+    with atomic_folder(folder) as partial:
+        args.run_dir, args.predictions_path = str(partial), str(partial / "predictions")
+        (partial / "predictions").mkdir()
+        for split, of_split in data.items():
+            write_outputs(args, split, of_split, metrics[split], predictions[split], {})
+        write_json(partial / "ensemble.json", {"runs": [run.args.run_dir for run in runs]})
     dev = {
         name: DevRows(first.dev[name].examples, first.dev[name].labels, decoded)
         for name, decoded in predictions["dev"].items()
     }
     return FinishedRun("ensemble", str(folder), args, metrics["dev"], dev, {}, [])
+
+
+def averaged(
+    data: dict[str, Rows], split: str, outputs: dict[tuple[str, str], list[np.ndarray]]
+) -> tuple[Metrics, dict[str, np.ndarray]]:
+    """Return the metrics, where there are labels, and the predictions of the mean by task.
+
+    Args:
+        data: task name -> rows of the split.
+        split: dev or test.
+        outputs: (split, task name) -> the logits [N, C] of each run.
+    """
+    metrics, predictions = {}, {}
+    for name, rows in data.items():
+        predictions[name] = rows.task.decode(rows.task.average(outputs[split, name]))
+        if rows.labels is not None:
+            metrics[name] = rows.task.evaluate(predictions[name], rows.labels)
+    return metrics, predictions
 
 
 def load_outputs(

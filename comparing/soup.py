@@ -12,6 +12,7 @@ import math
 import os
 import warnings
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ MODEL_OPTIONS = (
 )
 # Of the encoder's config, what matters only while it is trained.
 TRAINING_VALUES = {"hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
+Result = tuple[Metrics, dict[str, np.ndarray]]  # metrics and predictions by task
 OTHERWISE = "--ensemble averages the predictions of different models"
 
 
@@ -65,60 +67,73 @@ def make_soup(
         The titles of the runs that it averages.
 
     Raises:
-        InputError: the models, tasks, tokenizers or, under `is_greedy`, dev data differ; or one of
-            the runs cannot be read.
-        OSError: the folder cannot be written.
+        InputError: models, tasks or, under `is_greedy`, dev data differ, or a run cannot be read.
     """
     if is_greedy:
         runs = sorted(runs, key=lambda run: -mean_score(run.scores))
+        for run in runs:
+            check_same_rows(runs[0], run)
     first, *others = runs
     config, tokenizer = encoder_of(first)
     for run in others:
         check_same_model(first, config, tokenizer, run)
-        if is_greedy:
-            check_same_rows(first, run)
-    model, tokenizer, args = load_run(first.path, device)
-    data = load_data(args, tokenizer, config.pad_token_id, splits_of(runs))
-
-    def evaluated(average: Average, split: str) -> tuple[Metrics, dict[str, np.ndarray]]:
-        model.load_state_dict(average.state_dict())
-        return evaluate(model, data[split], use_amp=args.use_amp, split=split)
-
-    def dev_mean(average: Average) -> float:
-        return mean_score(scores(evaluated(average, "dev")[0]))
-
-    average = Average(model.state_dict(), first)
-    best = dev_mean(average) if is_greedy else -math.inf
+    trial = Trial(first, splits_of(runs), device)
+    average = Average(trial.model.state_dict(), first)
+    best = trial.dev_mean(average) if is_greedy else -math.inf
     for run in others:
         larger = average.with_run(load_run(run.path)[0].state_dict(), run)
         if is_greedy:
-            mean = dev_mean(larger)
+            mean = trial.dev_mean(larger)
             verdict = "kept" if mean >= best else "left out"
             print(f"{run.title}: dev mean {mean:.4f} with it, {best:.4f} without: {verdict}")
             if mean < best:
                 continue
             best = mean
         average = larger
-    results = {split: evaluated(average, split) for split in data}
-    name_soup(args, folder, average.runs)
+    results = {split: trial.evaluate(average, split) for split in trial.data}
+    name_soup(trial.args, folder, average.runs)
     facts = {"runs": [run.args.run_dir for run in average.runs], "greedy": is_greedy}
-
-    def add(partial: Path) -> None:
-        save_best(partial, average, results["dev"][0], args.fingerprint)
-        places = {"run_dir": str(partial), "predictions_path": str(partial / "predictions")}
-        written = Namespace(**(vars(args) | places))
-        own: dict[str, object] = {"num_parameters": count_parameters(model)}
-        for split, (metrics, predictions) in results.items():
-            write_outputs(written, split, data[split], metrics, predictions, own)
-
-    make_run_dir(args, config, tokenizer, {SOUP: facts}, add)
+    write = partial(trial.write, average, results)
+    make_run_dir(trial.args, config, trial.tokenizer, {SOUP: facts}, write)
     return [run.title for run in average.runs]
 
 
-def save_best(folder: Path, average: "Average", metrics: Metrics, fingerprint: str | None) -> None:
-    """Write the best.pt of a soup, which has no epoch: it says 1, as every best.pt has one."""
-    state = {"epoch": 1, "score": mean_score(scores(metrics)), "run": fingerprint}
-    checkpoint.save(folder / "checkpoints" / "best.pt", state | {"model": average.state_dict()})
+class Trial:
+    """A run's model with its data, in which averages of weights are tried.
+
+    Args:
+        run: the run.
+        splits: of its data.
+        device: where to evaluate.
+    """
+
+    def __init__(
+        self, run: FinishedRun, splits: tuple[str, ...], device: torch.device | str
+    ) -> None:
+        self.model, self.tokenizer, self.args = load_run(run.path, device)
+        pad_token_id = self.model.encoder.config.pad_token_id
+        self.data = load_data(self.args, self.tokenizer, pad_token_id, splits)
+
+    def evaluate(self, average: "Average", split: str) -> Result:
+        """Return the metrics and predictions of an average by task."""
+        self.model.load_state_dict(average.state_dict())
+        return evaluate(self.model, self.data[split], use_amp=self.args.use_amp, split=split)
+
+    def dev_mean(self, average: "Average") -> float:
+        """Return the dev mean of an average."""
+        return mean_score(scores(self.evaluate(average, "dev")[0]))
+
+    def write(self, average: "Average", results: dict[str, Result], folder: Path) -> None:
+        """Write best.pt, metrics and prediction files of an average into a folder."""
+        places = {"run_dir": str(folder), "predictions_path": str(folder / "predictions")}
+        args = Namespace(**(vars(self.args) | places))
+        facts: dict[str, object] = {"num_parameters": count_parameters(self.model)}
+        for split, (metrics, predictions) in results.items():
+            write_outputs(args, split, self.data[split], metrics, predictions, facts)
+        mean = mean_score(scores(results["dev"][0]))
+        # An average has no epoch, but every best.pt has to have one.
+        state = {"model": average.state_dict(), "epoch": 1, "score": mean, "run": args.fingerprint}
+        checkpoint.save(folder / "checkpoints" / "best.pt", state)
 
 
 class Average:

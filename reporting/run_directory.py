@@ -146,7 +146,7 @@ def make_run_dir(
         config: of the encoder.
         tokenizer: of the encoder.
         facts: what args.json holds of this run alone.
-        add: writes more files into the folder that it gets, before that takes its name.
+        add: writes more files into the folder, whose path it gets.
 
     Raises:
         OSError: the directory cannot be made.
@@ -158,9 +158,8 @@ def make_run_dir(
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise OSError(
-            f"{args.logdir}: no run directory can be made in it: {error.strerror}"
-        ) from None
+        reason = f"no run directory can be made in it: {error.strerror}"
+        raise OSError(f"{args.logdir}: {reason}") from None
     contents = {"args.json": run_record(args) | (facts or {}), "config.json": config.to_dict()}
     try:
         for folder in filter(None, (inside(getattr(args, name), args.run_dir) for name in MOVABLE)):

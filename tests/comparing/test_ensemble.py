@@ -79,3 +79,10 @@ def test_other_tasks_or_rows_are_refused_and_nothing_is_written(
     with pytest.raises(InputError, match="dev data differ: 19 rows of sts, not 20"):
         command("--ensemble", runs["a"], other, "--to", "mean")
     assert not (tmp_path / "mean").exists()
+
+
+def test_a_full_disk_leaves_no_half_ensemble(runs, command, small_disk):
+    (small_disk / "ballast").write_bytes(bytes(196 * 1024))
+    with pytest.raises(OSError, match="mean: cannot be made: .*No space left on device"):
+        command("--ensemble", runs["a"], "--to", small_disk / "mean")
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
