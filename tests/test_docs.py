@@ -141,6 +141,8 @@ class Small:
         if "--resume" in flags:
             flags[flags.index("--resume") + 1] = str(self.run)
             return flags
+        if "--checkpoint" in flags:
+            flags[flags.index("--checkpoint") + 1] = str(self.run / "checkpoints" / "best.pt")
         for place, word in enumerate(flags):
             if word.startswith("@"):
                 (self.folder / "options.txt").write_text("--pooling max\n")
