@@ -50,7 +50,7 @@ def make_ensemble(
     for run in runs:
         of_run = load_outputs(run, splits, device, outputs)
         data = data or of_run
-        check_same_ids(run, data, of_run)
+        check_same_ids(first, run, data, of_run)
     metrics, predictions = {}, {}
     for split, of_split in data.items():
         metrics[split], predictions[split] = averaged(of_split, split, outputs)
@@ -130,10 +130,16 @@ def check_same_tasks(first: FinishedRun, run: FinishedRun) -> None:
 
 
 def check_same_ids(
-    run: FinishedRun, data: dict[str, dict[str, Rows]], of_run: dict[str, dict[str, Rows]]
+    first: FinishedRun,
+    run: FinishedRun,
+    data: dict[str, dict[str, Rows]],
+    of_run: dict[str, dict[str, Rows]],
 ) -> None:
-    """Raise InputError if a run's rows have other ids than those of the first run."""
+    """Raise InputError if a run's rows, those of test too, have other ids than the first run's."""
     for split, of_split in of_run.items():
         for name, rows in of_split.items():
             if rows.ids != data[split][name].ids:
-                raise InputError(f"{run.path}: its {split} rows of {name} have other ids")
+                raise InputError(
+                    f"{run.path}: cannot be averaged with {first.path}: its {split} rows of {name} "
+                    "have other ids"
+                )

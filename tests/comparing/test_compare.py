@@ -1,8 +1,10 @@
 """Two runs side by side: options, scores, paired differences, curves, and what cannot be paired."""
 
+import dataclasses
 import json
 import re
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -68,12 +70,29 @@ def both(one, two):
     return first, [second]
 
 
-def test_the_interval_of_the_mean_takes_tasks_as_independent(runs):
-    """Its width is that of the root of the sum of squares, as variances of independent ones add."""
-    [found], _ = differences(*both(runs["a"], runs["b"]))
+def test_the_resamples_of_two_tasks_are_independent(runs):
+    """Of two equal tasks, the mean then varies less than each: by the root of two."""
+    pair = []
+    for run in read_runs([str(runs["a"]), str(runs["b"])]):
+        two = {"sts": run.tasks["sts"], "sts2": dataclasses.replace(run.tasks["sts"], name="sts2")}
+        args = Namespace(**(vars(run.args) | {"tasks": two}))
+        metrics, dev = (dict.fromkeys(two, part["sts"]) for part in (run.metrics, run.dev))
+        pair.append(dataclasses.replace(run, args=args, metrics=metrics, dev=dev))
+    [found], _ = differences(pair[0], pair[1:])
     widths = {name: d.high - d.low for name, d in found.items()}
-    squares = sum(widths[name] ** 2 for name in ("sst", "para", "sts"))
-    assert widths[MEAN] == pytest.approx(np.sqrt(squares) / 3, rel=0.15)
+    assert widths["sts2"] == pytest.approx(widths["sts"], rel=0.1)
+    assert widths[MEAN] == pytest.approx(widths["sts"] / np.sqrt(2), rel=0.1)
+    assert found[MEAN].value == pytest.approx(found["sts"].value)
+
+
+def test_a_smoketest_and_a_run_without_a_data_folder_are_read(train, runs, tmp_path):
+    run = read_run(str(train("--smoketest", "--no_tensorboard")), "small")
+    assert len(run.dev["sst"].labels) == 8 and run.obstacles == {}
+    other = shutil.copytree(runs["a"], tmp_path / "other")
+    record = json.loads((other / "args.json").read_text())
+    record["options"]["data_dir"] = None  # then the sample's, which has more rows
+    (other / "args.json").write_text(json.dumps(record))
+    assert "its 20 ids are not those of the " in read_run(str(other), "other").obstacles["sst"]
 
 
 def edit_file(path, change) -> None:

@@ -75,10 +75,16 @@ def test_other_tasks_or_rows_are_refused_and_nothing_is_written(
     data = shutil.copytree(few_rows, tmp_path / "data")
     path = data / "sts-similarity-dev.csv"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    other = train(*flags, "--data_dir", data)
-    with pytest.raises(InputError, match="dev data differ: 19 rows of sts, not 20"):
+    other = train(*flags, "--data_dir", data, "--run_name", "other")
+    for extra in (["--ensemble"], ["--soup", "--greedy"]):
+        with pytest.raises(InputError, match="dev data differ: (19|20) rows of sts, not (20|19)"):
+            command(*extra, runs["a"], other, "--to", "mean")
+    shutil.copy(few_rows / path.name, path)
+    shutil.copy(data / "sst-sentiment-dev.csv", data / "sst-sentiment-test-student.csv")
+    other = train(*flags, "--data_dir", data, "--run_name", "third")
+    with pytest.raises(InputError, match="third: cannot be .*its test rows of sst have other ids"):
         command("--ensemble", runs["a"], other, "--to", "mean")
-    assert not (tmp_path / "mean").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "runs"]
 
 
 def test_a_full_disk_leaves_no_half_ensemble(runs, command, small_disk):
