@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from comparing.bootstrap import interval, resampled_scores
 from experiments.result_files import is_score
 from experiments.row_files import Row
 from options.task_table import built_in_tasks
-from tasks import Metrics, Task, mean_score
+from tasks import Metrics, mean_score
+from tasks.metrics import accuracy
 
-NUM_RESAMPLES = 2000
-CHUNK = 100  # resamples at once: 100 · N counts are in memory
 MEAN = "mean"  # stands for all tasks where a task's name is asked for
 
 
@@ -132,66 +132,18 @@ def resample(methods: dict[str, Method], labels: dict[str, np.ndarray]) -> None:
         runs = [run for run in every_run if name in run.predictions]
         if not runs:
             continue
-        predictions = np.stack([run.predictions[name] for run in runs])  # [K, N]
-        generator = np.random.default_rng([0, index])
-        chunks = [
-            resampled_metric(
-                task,
-                draw_counts(generator, CHUNK, predictions.shape[1]),
-                predictions,
-                labels.get(name),
-            )
-            for _ in range(NUM_RESAMPLES // CHUNK)
-        ]
-        for run, values in zip(runs, np.concatenate(chunks, axis=1)):
-            run.resampled[name] = values  # [R]
+        predictions = [run.predictions[name] for run in runs]
+        # Results keep of a class only whether it was right: what is predicted then is "right".
+        metric = task.metric if is_score(task) else accuracy
+        expected = labels[name] if is_score(task) else np.ones(len(predictions[0]))
+        resampled = resampled_scores(metric, predictions, expected, stream=index)  # [K, R]
+        for run, values in zip(runs, resampled):
+            run.resampled[name] = values
     for run in every_run:
         if MEAN in run.scores:
             run.resampled[MEAN] = np.mean(
                 [run.resampled[name] for name in built_in_tasks()], axis=0
             )
-
-
-def draw_counts(
-    generator: np.random.Generator, num_resamples: int, num_examples: int
-) -> np.ndarray:
-    """Return how often each resample, N draws with replacement, holds each example: [R, N]."""
-    drawn = generator.integers(num_examples, size=(num_resamples, num_examples))
-    drawn += np.arange(num_resamples)[:, None] * num_examples  # every resample has its own bins
-    counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_examples)
-    return counts.reshape(num_resamples, num_examples).astype(np.float64)
-
-
-def resampled_metric(
-    task: Task, counts: np.ndarray, predictions: np.ndarray, labels: np.ndarray | None
-) -> np.ndarray:
-    """Return the accuracy, or Pearson's r, of every run in every resample.
-
-    An undefined r, that of a constant, counts as 0.
-
-    Args:
-        task: the task, which decides the metric.
-        counts: how often each resample holds each example, [R, N].
-        predictions: as in `SeedRun`, [K, N].
-        labels: [N] if the task predicts scores, else None.
-
-    Returns:
-        [K, R].
-    """
-    num_examples = counts.shape[1]
-    if not is_score(task):
-        return predictions @ counts.T / num_examples
-    assert labels is not None, f"no labels of {task.name}"
-    # Centred first: the differences of sums below then lose no digits.
-    x = predictions - predictions.mean(axis=1, keepdims=True)  # [K, N]
-    y = labels - labels.mean()  # [N]
-    mean_x, mean_y = x @ counts.T / num_examples, counts @ y / num_examples  # [K, R], [R]
-    covariance = (x * y) @ counts.T / num_examples - mean_x * mean_y
-    variance = (x**2 @ counts.T / num_examples - mean_x**2) * (
-        counts @ y**2 / num_examples - mean_y**2
-    )
-    is_defined = variance > 1e-12  # below: rounding of a constant
-    return np.where(is_defined, covariance / np.sqrt(np.where(is_defined, variance, 1)), 0.0)
 
 
 class Difference(NamedTuple):
@@ -227,8 +179,3 @@ def own_interval(method: Method, name: str) -> tuple[float, float]:
     """Return the 95 % interval of a method's own score over dev examples, its seeds averaged."""
     runs = [method.runs[seed] for seed in method.seeds(name)]
     return interval(np.mean([run.resampled[name] for run in runs], axis=0))
-
-
-def interval(resampled: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percent quantiles of [R]."""
-    return np.quantile(resampled, 0.025).item(), np.quantile(resampled, 0.975).item()

@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from experiments.comparison import MEAN, Method, own_interval
 from experiments.row_files import BASELINE
 from options.task_table import built_in_tasks
-from runtime.files import atomic_write
+from reporting.figures import save_png
 
 # Where a label may stand around its point, in typographic points; the first free place is taken.
 LABEL_PLACES = [
@@ -42,7 +42,7 @@ def draw_scores(methods: list[Method], path: Path) -> None:
             xlim=(low.min() - margin, high.max() + margin),  # bars do not start at zero
             axisbelow=True,
         )
-    save(figure, path)
+    save_png(figure, path)
 
 
 def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> None:
@@ -70,7 +70,7 @@ def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> No
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # the layout has to stand before labels are measured
     place_labels(axes, points, [method.name for method in shown])
-    save(figure, path)
+    save_png(figure, path)
 
 
 def colors(methods: list[Method]) -> list[str]:
@@ -96,9 +96,3 @@ def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]
         taken.append(box)
         line = {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}
         axes.annotate("", point, offset, textcoords="offset points", arrowprops=line)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG that is the same for the same results."""
-    with atomic_write(path, "wb", make_parents=True) as file:
-        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})

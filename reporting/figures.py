@@ -1,10 +1,12 @@
-"""Figures of a task's dev predictions: a confusion matrix, or predicted over true scores."""
+"""Figures of a task's dev predictions, a confusion matrix or predicted over true scores; PNGs."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inputs.batches import Rows
+from runtime.files import atomic_write
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -64,3 +66,9 @@ def confusion_figure(
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
     figure.colorbar(image, label="share of the true class")
     return figure
+
+
+def save_png(figure: "matplotlib.figure.Figure", path: Path) -> None:
+    """Write a figure atomically, as a PNG that is the same for the same figure. Raises OSError."""
+    with atomic_write(path, "wb", make_parents=True) as file:
+        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})

@@ -1,12 +1,17 @@
-"""metrics.jsonl read back: every line is checked, because the file may be someone else's."""
+"""metrics.jsonl and metrics-<split>.json read back.
 
+Every value is checked, because the files may be someone else's.
+"""
+
+import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError
-from runtime.files import parse_json, read_text
-from tasks import KINDS
+from runtime.files import parse_json, read_json, read_text
+from tasks import KINDS, Metrics, Task
 
 LARGEST = sys.float_info.max
 JUDGES = {name for kind in KINDS.values() for name in kind.judges()}
@@ -65,9 +70,33 @@ def mistake(line: dict, last: int) -> str | None:
     if not isinstance(dev, dict):
         return f"dev is {dev!r}, expected the metrics of each task"
     for name, metrics in dev.items():
-        if not metrics or not is_numbers(metrics) or next(iter(metrics)) not in JUDGES:
+        if not is_metrics(metrics):
             return f"dev of {name!r} is {metrics!r}, expected the metrics of a task"
     return None
+
+
+def read_metrics(path: Path, tasks: Iterable[Task]) -> Metrics:
+    """Return the metrics of every task that a metrics-<split>.json holds, null as nan.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a task, or the metric that one is judged by.
+    """
+    found = read_json(path).get("metrics")
+    metrics: Metrics = {}
+    for task in tasks:
+        values: Any = found.get(task.name) if isinstance(found, dict) else None
+        if not is_metrics(values) or next(iter(values)) != task.metric_name:
+            raise InputError(
+                f"{path}: metrics of {task.name!r} are {values!r:.100}, expected "
+                f"{task.metric_name} and others; evaluate the run again"
+            )
+        metrics[task.name] = {name: math.nan if v is None else v for name, v in values.items()}
+    return metrics
+
+
+def is_metrics(values: Any) -> bool:
+    """Tell whether a value holds the metrics of a task, the one that it is judged by first."""
+    return is_numbers(values) and bool(values) and next(iter(values)) in JUDGES
 
 
 def is_numbers(values: object) -> bool:

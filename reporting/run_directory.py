@@ -2,17 +2,13 @@
 
 import errno
 import os
-import platform
 import secrets
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -22,6 +18,7 @@ from options.legal import contradiction_of
 from options.parsing import make_absolute
 from options.saved import check_saved_options, options_to_save
 from options.task_table import NAME as TABLE
+from reporting.run_record import run_record
 from runtime import workers
 from runtime.errors import InputError
 from runtime.files import (
@@ -35,8 +32,8 @@ from runtime.files import (
 )
 from runtime.locks import locked, reserved
 
-REPORTED_VERSIONS = ("torch", "numpy", "tokenizers", "safetensors", "scipy", "scikit-learn")
 LOCK_NAME = ".multitask-bert.lock"  # in a folder outside the run, while the run is at work
+SOUP = "soup"  # in args.json: which runs a run averages that was not trained
 MOVABLE = {"filepath": "checkpoints", "predictions_path": "predictions"}
 
 
@@ -133,10 +130,23 @@ def take_folder(folder: Path, flag: str, locks: ExitStack) -> None:
         raise InputError(f"{flag} {folder}: in use by another run; name another folder")
 
 
-def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> None:
+def make_run_dir(
+    args: Namespace,
+    config: BertConfig,
+    tokenizer: Tokenizer,
+    facts: dict | None = None,
+    add: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Make the directory with options, config, tasks and tokenizer, all or nothing.
 
     With a checkpoint, these files are all that `evaluation.load_run` needs. Worker 0 makes it.
+
+    Args:
+        args: the run's options.
+        config: of the encoder.
+        tokenizer: of the encoder.
+        facts: what args.json holds of this run alone.
+        add: writes more files into the folder, whose path it gets.
 
     Raises:
         OSError: the directory cannot be made.
@@ -148,10 +158,9 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise OSError(
-            f"{args.logdir}: no run directory can be made in it: {error.strerror}"
-        ) from None
-    contents = {"args.json": run_record(args), "config.json": config.to_dict()}
+        reason = f"no run directory can be made in it: {error.strerror}"
+        raise OSError(f"{args.logdir}: {reason}") from None
+    contents = {"args.json": run_record(args) | (facts or {}), "config.json": config.to_dict()}
     try:
         for folder in filter(None, (inside(getattr(args, name), args.run_dir) for name in MOVABLE)):
             (partial / folder).mkdir(parents=True, exist_ok=True)
@@ -160,6 +169,7 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
         for name, text in ((TABLE, args.table.text), ("tokenizer.json", tokenizer.to_str())):
             with atomic_write(partial / name) as file:
                 file.write(text)
+        add(partial)
         os.rename(partial, args.run_dir)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -170,36 +180,6 @@ def make_run_dir(args: Namespace, config: BertConfig, tokenizer: Tokenizer) -> N
         raise OSError(f"{args.run_dir}: cannot be made: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def run_record(args: Namespace) -> dict:
-    """Return what args.json holds."""
-    return {
-        "script": args.script,
-        "command_line": sys.argv,
-        "seed": args.seed,
-        "git_revision": git_revision(),
-        "versions": {"python": platform.python_version()} | package_versions(),
-        "options": options_to_save(args),
-    }
-
-
-def git_revision() -> str | None:
-    """Return the commit of this checkout, None outside one.
-
-    `-dirty` is added if files differ from the commit.
-    """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
-def package_versions() -> dict[str, str]:
-    """Return the installed versions of the packages that results depend on."""
-    return {name: version(name) for name in REPORTED_VERSIONS}
 
 
 def read_options(
@@ -295,9 +275,15 @@ def find_last(args: Namespace) -> Path | None:
     """Return the checkpoint that a resumed run continues from; None if it has not got so far.
 
     Raises:
-        InputError: it is gone although the run has results, on top of which it would start over.
+        InputError: it is gone although the run has results, on top of which it would start over; or
+            the run is an average of others, which was never trained.
     """
     last, run_dir = Path(args.filepath) / "last.pt", Path(args.run_dir)
+    if read_json(run_dir / "args.json").get(SOUP):
+        raise InputError(
+            f"{run_dir}: is an average of other runs, which has no training to resume; start a new "
+            f"run from its weights: --checkpoint {shlex.quote(str(last.with_name('best.pt')))}"
+        )
     if last.is_file():
         return last
     for result in (last.with_name("best.pt"), run_dir / "metrics.jsonl"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from options.parsing import parse_args
 from options.run_options import PARSERS
-from reporting.run_directory import git_revision, package_versions
+from reporting.run_record import git_revision, package_versions
 from runtime.errors import InputError, exit_status
 
 

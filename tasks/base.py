@@ -6,6 +6,7 @@ Axis letters: B batch, N examples, C outputs, or classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,6 +133,14 @@ class Task:
         """Return the probability [N] of the predicted value; None of a score."""
         found = self.probabilities(logits)
         return None if found is None else found.max(axis=1)
+
+    def average(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logits [N, C] of the mean of several models' probabilities, or scores.
+
+        Args:
+            outputs: the logits [N, C] of each model.
+        """
+        raise NotImplementedError
 
     def baseline(self, train_labels: np.ndarray, num_predictions: int) -> np.ndarray:
         """Predict what is most frequent in the training set, or its mean, for N examples."""

@@ -6,6 +6,7 @@ Axis letters: B batch, N examples, C outputs, or classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,18 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
+def log_mean(probabilities: list[np.ndarray]) -> np.ndarray:
+    """Return the logarithm of the mean of several arrays, -inf of 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.mean(probabilities, axis=0))
+
+
+def mean_bernoulli(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the logits [N, C] of the mean of the Bernoulli probabilities of logits [N, C]."""
+    exact = [logits.astype(np.float64) for logits in outputs]
+    return log_mean([sigmoid(x) for x in exact]) - log_mean([sigmoid(-x) for x in exact])
+
+
 class Classification(Task):
     """One of C classes: softmax, cross entropy, symmetric KL divergence."""
 
@@ -107,6 +120,10 @@ class Classification(Task):
 
         return torch.from_numpy(logits).softmax(dim=1).numpy()
 
+    def average(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logarithm of the mean softmax, [N, C]."""
+        return log_mean([self.probabilities(logits.astype(np.float64)) for logits in outputs])
+
 
 class Binary(Task):
     """Label 0 or 1 by one logit: binary cross entropy, Bernoulli's symmetric KL divergence."""
@@ -138,6 +155,10 @@ class Binary(Task):
         """Return the probabilities of labels 0 and 1, [N, 2]."""
         return np.concatenate([sigmoid(-logits), sigmoid(logits)], axis=1)
 
+    def average(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logit of the mean probability of label 1, [N, 1]."""
+        return mean_bernoulli(outputs)
+
 
 class Regression(Task):
     """A number in a range: mean squared error, squared difference."""
@@ -167,6 +188,10 @@ class Regression(Task):
 
     def probabilities(self, logits: np.ndarray) -> None:
         """Return None: a number has no probability."""
+
+    def average(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the mean of the predicted numbers, [N, 1]."""
+        return np.mean([self.decode(logits) for logits in outputs], axis=0)[:, None]
 
     def baseline(self, train_labels: np.ndarray, num_predictions: int) -> np.ndarray:
         """Predict the mean label of the training set for N examples."""
@@ -220,6 +245,10 @@ class Multilabel(Task):
     def probability(self, logits: np.ndarray) -> np.ndarray:
         """Return the probability [N] of exactly the predicted classes, taken as independent."""
         return sigmoid(np.abs(logits)).prod(axis=1)
+
+    def average(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logit of the mean probability of each class, [N, C]."""
+        return mean_bernoulli(outputs)
 
     def baseline(self, train_labels: np.ndarray, num_predictions: int) -> np.ndarray:
         """Predict the classes of more than half of the training examples, [N, C]."""

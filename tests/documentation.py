@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import compare
 import evaluation
 import train_multitask
 import train_multitask_pal
@@ -39,6 +40,7 @@ PLAIN_PARSERS = {
     "benchmarks.techniques": techniques.get_args_parser,
     "benchmarks.throughput": throughput.get_args_parser,
     "benchmarks.time_to_score": time_to_score.get_args_parser,
+    "compare.py": compare.get_args_parser,
     "evaluation.py": evaluation.get_args_parser,
     "experiments.report": report.get_args_parser,
     "experiments.dashboard": dashboard.get_args_parser,
@@ -144,6 +146,8 @@ def parse(kind: str, flags: list[str]) -> object:
     """Parse flags with the real parser of what they are for. Raises SystemExit for wrong ones."""
     if kind in TRAINING:
         return parse_args(TRAINING[kind](), flags)
+    if kind == "compare.py":  # whose flags exclude each other
+        return compare.parse_args(compare.get_args_parser(), flags)
     if kind in PLAIN_PARSERS:
         return PLAIN_PARSERS[kind]().parse_args(flags)
     if kind == "experiments.run":

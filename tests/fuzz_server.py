@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+import compare
 import evaluation
 import train_multitask
 import train_multitask_pal
@@ -61,6 +62,9 @@ def command(entry: str, words: list[str]) -> int:
         if entry == "evaluate":
             args = evaluation.get_args_parser().parse_args(words)
             return exit_status(lambda: evaluation.main(args))
+        if entry == "compare":
+            args = compare.parse_args(compare.get_args_parser(), words)
+            return exit_status(lambda: compare.main(args))
         script = train_multitask_pal if "--smoketest" in words else train_multitask
         args = parse_args(script.get_args_parser(), words)
         if entry == "search":  # up to the point where Ray would start

@@ -16,6 +16,7 @@ import pytest
 from documentation import README, ROOT, Command
 from every_kind import write_files
 
+import compare
 import evaluation
 import train_multitask
 from experiments import report
@@ -140,6 +141,8 @@ class Small:
         if "--resume" in flags:
             flags[flags.index("--resume") + 1] = str(self.run)
             return flags
+        if "--checkpoint" in flags:
+            flags[flags.index("--checkpoint") + 1] = str(self.run / "checkpoints" / "best.pt")
         for place, word in enumerate(flags):
             if word.startswith("@"):
                 (self.folder / "options.txt").write_text("--pooling max\n")
@@ -197,6 +200,15 @@ class Small:
             patch.setattr("sys.stdin", io.TextIOWrapper(raw))
             evaluation.main(args)
 
+    def compare(self, command: Command) -> None:
+        """Run it on one run in place of each that the page names, and keep what it writes here."""
+        args = compare.parse_args(compare.get_args_parser(), list(command.flags))
+        args.runs = [str(self.run)] * len(args.runs)
+        args.figure = str(self.folder / "curves.png")
+        args.to = args.to and str(self.folder / "average")
+        compare.main(args)
+        assert len(list(self.folder.iterdir())) == 1
+
     def run_experiment(self, command: Command) -> None:
         args, _ = experiments_run.parse(list(command.flags))
         flags = [(args.rows or ["joint"])[0], "--seeds", "1", *args.passed, *self.inputs]
@@ -236,6 +248,7 @@ class Small:
 # Every kind of command that runs offline. `tests/benchmarks` runs the benchmarks in the suite, and
 # `tests/experiments` the runner, which starts a process for each run.
 RUNS = dict.fromkeys(docs.TRAINING, Small.train) | {
+    "compare.py": Small.compare,
     "evaluation.py": Small.evaluate,
     "experiments.run": Small.run_experiment,
     "experiments.report": Small.write_page,

@@ -40,6 +40,7 @@ SIZES = "--num_batches_per_epoch 1 --batch_size 2 --epochs 1 --dev_samples 4 --n
 RESUME, EVALUATE = "--resume {run} --epochs 2", "--run {run}"
 LABEL = "--run {run} --task sst --input {data}/text"
 NEW = f"--model_name {{model}} --data_dir {{data}} --logdir {{logs}} --run_name new {SIZES}"
+COMPARE, SOUP = "{run} {run}", "--soup {run} --to {logs}/soup"
 JSON = [  # (folder, file, entry, command line)
     ("run", "args.json", "train", RESUME),
     ("run", "args.json", "evaluate", EVALUATE),
@@ -50,6 +51,8 @@ JSON = [  # (folder, file, entry, command line)
     ("run", "tokenizer.json", "evaluate", LABEL),
     ("run", "metrics.jsonl", "train", RESUME),
     ("run", "metrics-dev.json", "evaluate", EVALUATE),
+    *(("run", f"{name}.json", "compare", SOUP) for name in ("args", "config", "tokenizer")),
+    *(("run", name, "compare", COMPARE) for name in ("metrics.jsonl", "metrics-dev.json")),
     ("run", "search.json", "search", "--hpo_resume {run}"),
     ("run", "trials/000.json", "search", "--hpo_resume {run}"),
     ("run", "trials/000/args.json", "search", "--hpo_resume {run}"),
@@ -60,6 +63,7 @@ JSON = [  # (folder, file, entry, command line)
 CHECKPOINTS = [
     ("run", "checkpoints/last.pt", "train", RESUME),
     ("run", "checkpoints/best.pt", "evaluate", EVALUATE),
+    ("run", "checkpoints/best.pt", "compare", SOUP),
     ("run", "checkpoints/best.pt", "train", NEW + " --checkpoint {run}/checkpoints/best.pt"),
 ]
 FOLDERS = [
@@ -81,6 +85,10 @@ ROWS = [
     for skip in ("", " --skip_bad_rows")
 ]
 ROWS += [("data", "sts-similarity-dev.csv", "evaluate", EVALUATE + " --data_dir {data}")]
+ROWS += [
+    ("run", f"predictions/{task.stem}-dev-output.csv", "compare", COMPARE)
+    for task in TASKS.values()
+]
 WORDS = [("data", "flags", "train", NEW + " --smoketest @{data}/flags")]
 TABLE = {
     "json": JSON,

@@ -19,7 +19,7 @@ ROWS = (
     ("reporting",),
     ("engine", "training", "restoring"),
     ("search",),
-    ("evaluation",),
+    ("evaluation", "comparing", "compare"),
     ("train_multitask", "train_multitask_pal"),
     ("benchmarks", "experiments", "scripts"),
 )

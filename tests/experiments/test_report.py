@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from result_folder import LABELS, Folder, N, cells
 
+from comparing import bootstrap
 from experiments import comparison, report
 from experiments.result_files import encode_right, encode_scores
 from options.task_table import built_in_tasks
@@ -93,7 +94,7 @@ def slow_scores(run: comparison.SeedRun, rows: dict[str, list[int]]) -> dict[str
 def test_resampled_metrics_equal_those_of_repeated_rows(folder):
     run = random_methods(folder)["fast"].runs[2]
     for index, name in enumerate(TASKS):
-        counts = comparison.draw_counts(np.random.default_rng([0, index]), comparison.CHUNK, N)
+        counts = bootstrap.draw_counts(np.random.default_rng([0, index]), bootstrap.CHUNK, N)
         assert (counts.sum(axis=1) == N).all()
         for resample in range(25):
             rows = np.repeat(np.arange(N), counts[resample].astype(int)).tolist()
