@@ -40,14 +40,15 @@ def model_card(export: EncoderExport, name: str) -> str:
     record = read_json(source.directory / "args.json")
     base = base_model(source.args.model_name)
     licence = LICENCES.get(base or "", UNKNOWN)
+    rounding = "; the run itself predicts in bfloat16, which rounds" * bool(source.args.use_amp)
     parts = [
         front_matter(export, base, licence),
         f"# {cell(name)}",
         f"Exported by Multitask BERT for {export.library}. {' '.join(export.notes())}",
         "## Use",
         fenced(export.usage(name), "python"),
-        f"A row has at most {export.max_length} tokens; what is beyond is cut off. The numbers are "
-        "float32. A run in bfloat16 rounds, so its own predictions differ in the third digit.",
+        f"A row has at most {export.max_length} tokens; what is beyond is cut off. The weights are "
+        f"float32{rounding}.",
         "## Tasks and scores",
         tasks_table(source),
         "Scores are those of the best checkpoint, each by the metric that the task is judged by.",
@@ -97,14 +98,18 @@ def read_scores(source: Source, split: str) -> dict[str, str]:
     path = source.directory / f"metrics-{split}.json"
     if not path.is_file():
         return {}
-    metrics = read_json(path).get("metrics")
+    content = read_json(path)
+    metrics, num_rows = content.get("metrics"), content.get("num_rows")
     found: dict[str, str] = {}
     for name, task in source.args.tasks.items():
-        own = metrics.get(name, {}) if isinstance(metrics, dict) else None
-        score = own.get(task.metric_name) if isinstance(own, dict) else ""
+        if not isinstance(metrics, dict) or not isinstance(metrics.get(name, {}), dict):
+            raise InputError(f"{path}: metrics is {metrics!r:.80}, expected those of each task")
+        score = metrics.get(name, {}).get(task.metric_name)
         if not is_number(score, or_null=True):
-            raise InputError(f"{path}: holds no metrics of {name}; evaluate the run again")
-        found |= {name: f"{score:.4f}"} if score is not None else {}
+            raise InputError(f"{path}: {task.metric_name} of {name} is {score!r:.80}, no number")
+        rows = num_rows.get(name) if isinstance(num_rows, dict) else None
+        counted = f" ({rows:,} rows)" if type(rows) is int else ""
+        found |= {} if score is None else {name: f"{score:.4f}{counted}"}
     return found
 
 

@@ -111,11 +111,11 @@ class SentenceTransformerExport(EncoderExport):
         """Return what a reader of the model card should know."""
         args = self.source.args
         cosines = [t for t in args.tasks.values() if t.heads[args.pair_encoding] == "cosine"]
-        found = [
-            f"`{task.name}` is predicted as {task.label_range[0]:g} + "
-            f"{task.label_range[1] - task.label_range[0]:g} · cosine of the two vectors."
-            for task in cosines
-        ]
+        found = []
+        for task in cosines:
+            low, high = task.label_range
+            start = f"{low:g} + " if low else ""
+            found.append(f"`{task.name}` is {start}{high - low:g} · cosine of the two vectors.")
         if not cosines:
             found.append(
                 "The run was not trained on the cosine of two vectors (--pair_encoding bi), so the "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import evaluation
+import export
 import train_multitask
 import train_multitask_pal
 from benchmarks import (
@@ -40,6 +41,7 @@ PLAIN_PARSERS = {
     "benchmarks.throughput": throughput.get_args_parser,
     "benchmarks.time_to_score": time_to_score.get_args_parser,
     "evaluation.py": evaluation.get_args_parser,
+    "export.py": export.get_args_parser,
     "experiments.report": report.get_args_parser,
     "experiments.dashboard": dashboard.get_args_parser,
     "scripts.flag_tables": flag_tables.get_args_parser,
@@ -53,7 +55,7 @@ OTHERS = (
     "pytest",
 )
 # Commands of other programs, and those that need a network or a cluster.
-OUTSIDE = {"source", "tensorboard", "pre-commit", "squeue", "scancel", "srun", "ssh"}
+OUTSIDE = {"source", "tensorboard", "pre-commit", "squeue", "scancel", "srun", "ssh", "hf"}
 OUTSIDE |= {"setup_gwdg.sh", "nltk.downloader"}
 UNKNOWN = "unknown"
 PYTEST_OPTIONS = {"-k": 1, "-m": 1, "-rP": 0}  # and how many words follow each

@@ -17,6 +17,7 @@ from documentation import README, ROOT, Command
 from every_kind import write_files
 
 import evaluation
+import export
 import train_multitask
 from experiments import report
 from experiments import run as experiments_run
@@ -197,6 +198,13 @@ class Small:
             patch.setattr("sys.stdin", io.TextIOWrapper(raw))
             evaluation.main(args)
 
+    def export(self, command: Command) -> None:
+        """Export into this folder, without the upload."""
+        args = export.get_args_parser().parse_args(list(command.flags))
+        args.run, args.to, args.push = str(self.run), str(self.folder / args.to), None
+        export.main(args)
+        assert list((self.folder / args.to).rglob("README.md"))
+
     def run_experiment(self, command: Command) -> None:
         args, _ = experiments_run.parse(list(command.flags))
         flags = [(args.rows or ["joint"])[0], "--seeds", "1", *args.passed, *self.inputs]
@@ -237,6 +245,7 @@ class Small:
 # `tests/experiments` the runner, which starts a process for each run.
 RUNS = dict.fromkeys(docs.TRAINING, Small.train) | {
     "evaluation.py": Small.evaluate,
+    "export.py": Small.export,
     "experiments.run": Small.run_experiment,
     "experiments.report": Small.write_page,
     "scripts.flag_tables": Small.write_page,
