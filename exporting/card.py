@@ -22,7 +22,7 @@ LICENCES = {  # as the hub states them
     "bert-large-uncased": "apache-2.0",
     "roberta-base": "mit",
 }
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")  # a name without an owner and with a dot is a file
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a run names a local directory by its absolute path
 UNKNOWN = "unknown"
 
 

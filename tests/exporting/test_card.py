@@ -143,9 +143,10 @@ def test_code_blocks_end_where_they_should():
 def test_the_code_of_a_card_runs(finished_run, tmp_path, monkeypatch):
     source = source_of(finished_run)
     tasks = source.args.tasks
+    num_tokens = len(source.tokenizer.encode("a film to remember").ids)
     monkeypatch.chdir(tmp_path)
     for folder, export, name, shape in (
-        ("encoder", EncoderExport(source), "hidden_states", (1, 6, 32)),
+        ("encoder", EncoderExport(source), "hidden_states", (1, num_tokens, 32)),
         ("vectors", SentenceTransformerExport(source), "vectors", (2, 32)),
         ("sst", CrossEncoderExport(source, tasks["sst"]), "logits", (1, 5)),
         ("sts", CrossEncoderExport(source, tasks["sts"]), "logits", (1,)),

@@ -79,7 +79,7 @@ def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.requests, server.stored, server.refusal = [], {}, None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -138,10 +138,10 @@ def test_no_connection_is_one_line(tmp_path, hub, one_line):
     assert "--push me/model: not uploaded (ConnectError: " in one_line(push, tmp_path, "me/model")
 
 
-@pytest.mark.parametrize("repo_id", ["a/b/c", "-x", "a b", "me/..", "x" * 97])
+@pytest.mark.parametrize("repo_id", ["a/b/c", "x-", "a b", "me/..", "x" * 97])
 def test_a_wrong_name_is_noticed_first(tmp_path, repo_id, one_line):
     message = one_line(
-        lambda: export_and_push(tmp_path / "no run", tmp_path / "to", repo_id=f"{repo_id}")
+        lambda: export_and_push(tmp_path / "no run", tmp_path / "to", repo_id=repo_id)
     )
     assert message.startswith(f"--push {repo_id}: ")
     assert not (tmp_path / "to").exists()
