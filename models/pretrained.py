@@ -56,6 +56,17 @@ RENAMES = (
     (r"^pooler\.dense\.", "pooler."),
 )
 BUFFERS = ("position_ids", "token_type_ids")  # in older checkpoints; these are not weights
+# Replacements that turn our name of a parameter into the published one, applied in this order.
+PUBLISHED = (
+    (r"^layer\.", "encoder.layer."),
+    (r"attention\.(query|key|value)\.", r"attention.self.\1."),
+    (r"attention\.output\.", "attention.output.dense."),
+    (r"attention\.LayerNorm\.", "attention.output.LayerNorm."),
+    (r"intermediate\.", "intermediate.dense."),
+    (r"(\d)\.output\.", r"\1.output.dense."),
+    (r"(\d)\.LayerNorm\.", r"\1.output.LayerNorm."),
+    (r"^pooler\.", "pooler.dense."),
+)
 
 
 def load_pretrained(name_or_dir: Path | str, local_files_only: bool = False) -> BertModel:
@@ -166,6 +177,13 @@ def load_config(directory: Path) -> BertConfig:
 def rename(name: str) -> str:
     """Return our name of a published parameter."""
     for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def published_name(name: str) -> str:
+    """Return the published name of one of our parameters, without `bert.` or `roberta.`."""
+    for pattern, replacement in PUBLISHED:
         name = re.sub(pattern, replacement, name)
     return name
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import compare
 import evaluation
+import export
 import train_multitask
 import train_multitask_pal
 from benchmarks import (
@@ -42,6 +43,7 @@ PLAIN_PARSERS = {
     "benchmarks.time_to_score": time_to_score.get_args_parser,
     "compare.py": compare.get_args_parser,
     "evaluation.py": evaluation.get_args_parser,
+    "export.py": export.get_args_parser,
     "experiments.report": report.get_args_parser,
     "experiments.dashboard": dashboard.get_args_parser,
     "scripts.flag_tables": flag_tables.get_args_parser,
@@ -55,7 +57,7 @@ OTHERS = (
     "pytest",
 )
 # Commands of other programs, and those that need a network or a cluster.
-OUTSIDE = {"source", "tensorboard", "pre-commit", "squeue", "scancel", "srun", "ssh"}
+OUTSIDE = {"source", "tensorboard", "pre-commit", "squeue", "scancel", "srun", "ssh", "hf"}
 OUTSIDE |= {"setup_gwdg.sh", "nltk.downloader"}
 UNKNOWN = "unknown"
 PYTEST_OPTIONS = {"-k": 1, "-m": 1, "-rP": 0}  # and how many words follow each

@@ -18,6 +18,7 @@ from every_kind import write_files
 
 import compare
 import evaluation
+import export
 import train_multitask
 from experiments import report
 from experiments import run as experiments_run
@@ -209,6 +210,13 @@ class Small:
         compare.main(args)
         assert len(list(self.folder.iterdir())) == 1
 
+    def export(self, command: Command) -> None:
+        """Export into this folder, without the upload."""
+        args = export.get_args_parser().parse_args(list(command.flags))
+        args.run, args.to, args.push = str(self.run), str(self.folder / args.to), None
+        export.main(args)
+        assert list((self.folder / args.to).rglob("README.md"))
+
     def run_experiment(self, command: Command) -> None:
         args, _ = experiments_run.parse(list(command.flags))
         flags = [(args.rows or ["joint"])[0], "--seeds", "1", *args.passed, *self.inputs]
@@ -250,6 +258,7 @@ class Small:
 RUNS = dict.fromkeys(docs.TRAINING, Small.train) | {
     "compare.py": Small.compare,
     "evaluation.py": Small.evaluate,
+    "export.py": Small.export,
     "experiments.run": Small.run_experiment,
     "experiments.report": Small.write_page,
     "scripts.flag_tables": Small.write_page,

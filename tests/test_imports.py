@@ -19,7 +19,8 @@ ROWS = (
     ("reporting",),
     ("engine", "training", "restoring"),
     ("search",),
-    ("evaluation", "comparing", "compare"),
+    ("exporting",),
+    ("evaluation", "comparing", "compare", "export"),
     ("train_multitask", "train_multitask_pal"),
     ("benchmarks", "experiments", "scripts"),
 )

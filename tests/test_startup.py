@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("train_multitask.py", "train_multitask_pal.py", "evaluation.py", "compare.py")
+SCRIPTS = (
+    "train_multitask.py",
+    "train_multitask_pal.py",
+    "evaluation.py",
+    "compare.py",
+    "export.py",
+)
 # Each takes a tenth of a second or more.
 SLOW = {"torch", "transformers", "tokenizers", "scipy", "sklearn", "pandas", "huggingface_hub"}
 SLOW |= {"tensorboard", "matplotlib", "ray", "optuna", "spacy", "nltk", "torchjd"}

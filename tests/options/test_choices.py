@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+import exporting
 import inputs.batches
 import models.features
 import models.pretrained
@@ -15,6 +16,7 @@ REGISTRIES = {
     "PAIR_ENCODINGS": inputs.batches,
     "TRAIN_MODES": models.features,
     "FEATURES": models.features,
+    "FORMATS": exporting,
     "POOLINGS": models.features,
     "HUB_IDS": models.pretrained,
     "OPTIMIZERS": optimizers,

@@ -94,6 +94,7 @@ def test_training_and_evaluation_need_no_extra_package(tiny_model, tmp_path):
         "train_multitask_pal.py --help",
         f"train_multitask.py --smoketest {flags}",
         f"evaluation.py --run {tmp_path / 'a'}",
+        f"export.py --run {tmp_path / 'a'} --to {tmp_path / 'b'} --format sentence-transformers",
     ]
     code = WITHOUT_EXTRAS.format(commands=[command.split() for command in commands])
     done = subprocess.run(
