@@ -9,9 +9,11 @@ ALBERT, which widen them afterwards.
 """
 
 import re
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -37,6 +39,7 @@ class TransformersEncoder(Encoder):
     """
 
     config: TransformersConfig
+    embeddings: Any  # a module, whose attributes depend on the type of the model
 
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__()
@@ -147,16 +150,15 @@ class Finished(nn.Module):
 
 def build_model(config: TransformersConfig) -> "PreTrainedModel":
     """Build a model of transformers with random weights, in float32."""
-    import torch
     from transformers import AutoModel  # slow to import, and only these encoders need it
 
-    model: PreTrainedModel = AutoModel.from_config(
+    build: Callable[..., PreTrainedModel] = AutoModel.from_config
+    return build(
         config.build(),
         attn_implementation=config.architecture.attention,
         dtype=torch.float32,
         trust_remote_code=False,
     )
-    return model
 
 
 def replace_dropout(model: nn.Module) -> None:

@@ -99,12 +99,13 @@ def one_of(*values: Any) -> Check:
     )
 
 
-def words(*known: str) -> Check:
-    """Return a check for a list of known words, or a text that joins them with |."""
+def words(*known: str, is_joined: bool = False) -> Check:
+    """Return a check for a list of known words; with `is_joined`, | may join them to a text."""
 
     def holds(value: Any) -> bool:
-        parts = value.lower().split("|") if isinstance(value, str) else value
-        return isinstance(parts, list) and all(part in known for part in parts)
+        if is_joined and isinstance(value, str):
+            value = [part.strip() for part in value.lower().split("|")]
+        return isinstance(value, list) and all(part in known for part in value)
 
     return Check(holds, f"a list of {', '.join(known)}")
 
@@ -129,9 +130,12 @@ def checks() -> dict[str, Check]:
     names = [name for kind in ARCHITECTURES.values() for name in kind.hidden_dropout]
     names += [kind.attention_dropout for kind in ARCHITECTURES.values()]
     return sizes | {
-        **{theirs: sizes[own] for own, theirs in ARCHITECTURES["distilbert"].names.items()
-           if own in sizes},
-        **{name: share for name in [*names, "layer_norm_eps", "norm_eps", "initializer_range"]},
+        **{
+            theirs: sizes[own]
+            for own, theirs in ARCHITECTURES["distilbert"].names.items()
+            if own in sizes
+        },
+        **{name: share for name in [*names, "layer_norm_eps", "norm_eps"]},
         **{name: activation for name in ("hidden_act", "hidden_activation", "activation")},
         "type_vocab_size": integer(0, MAX_SIZES["type_vocab_size"]),
         "embedding_size": integer(1, width),
@@ -153,8 +157,8 @@ def checks() -> dict[str, Check]:
         # DeBERTa.
         **{name: truth for name in ("relative_attention", "position_biased_input")},
         "share_att_key": truth,
-        "pos_att_type": words("c2p", "p2c"),
-        "norm_rel_ebd": words("none", "layer_norm"),
+        "pos_att_type": words("c2p", "p2c", is_joined=True),
+        "norm_rel_ebd": one_of("none", "layer_norm"),
         "max_relative_positions": integer(-1, places),
         "position_buckets": integer(-1, places),
         "conv_kernel_size": integer(0, 99),
@@ -235,8 +239,8 @@ def build_config(model_type: str, **values: Any) -> "PreTrainedConfig":
     try:
         return AutoConfig.for_model(model_type, **(dict.fromkeys(SPECIALS) | values))
     except Exception as error:  # its checks share no base class
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"transformers refuses it: {reason[0]}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"transformers refuses it: {reason:.200}") from None
 
 
 def check_together(config: TransformersConfig, theirs: "PreTrainedConfig") -> None:
@@ -245,19 +249,15 @@ def check_together(config: TransformersConfig, theirs: "PreTrainedConfig") -> No
     Raises:
         ValueError: they do not.
     """
-    given = {"layer_types": None, "num_hidden_groups": 1, "conv_kernel_size": 1, "conv_groups": 1}
-    given |= {"position_buckets": -1, "max_relative_positions": -1}
-    values = {name: getattr(theirs, name, default) for name, default in given.items()}
-    head_size = config.hidden_size // config.num_attention_heads
-    distance = values["max_relative_positions"]
+    distance = getattr(theirs, "max_relative_positions", -1)
     distance = config.max_position_embeddings if distance < 1 else distance
-    buckets = values["position_buckets"]
+    buckets = getattr(theirs, "position_buckets", -1)
+    head_size = config.hidden_size // config.num_attention_heads
     wrong = {
         "max_position_embeddings": config.max_tokens < 1,
-        "num_hidden_groups": values["num_hidden_groups"] > config.num_hidden_layers,
-        "conv_kernel_size": values["conv_kernel_size"] not in (0, *range(1, 100, 2)),
-        "conv_groups": config.hidden_size % values["conv_groups"] != 0,
-        "layer_types": len(values["layer_types"] or ()) not in (0, config.num_hidden_layers),
+        "num_hidden_groups": getattr(theirs, "num_hidden_groups", 1) > config.num_hidden_layers,
+        "conv_kernel_size": getattr(theirs, "conv_kernel_size", 0) not in (0, *range(1, 100, 2)),
+        "conv_groups": config.hidden_size % getattr(theirs, "conv_groups", 1) != 0,
         # Positions turn pairs of a head's numbers.
         "num_attention_heads": config.model_type == "modernbert" and head_size % 2 != 0,
         # Half of the buckets are for near tokens, the other half for those up to the distance.

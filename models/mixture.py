@@ -51,9 +51,10 @@ class MixtureEncoder(Encoder):
         self.gate_sum = nn.Buffer(torch.zeros(NUM_EXPERTS, dtype=torch.float64))
         self.gate_count = nn.Buffer(torch.zeros((), dtype=torch.float64))
 
-    def encoders(self) -> list[nn.Module]:
+    def encoders(self) -> list[Encoder]:
         """Return the experts, then the gate's encoder."""
-        return [*self.experts, self.gate]
+        inner = (module for module in self.modules() if module is not self)
+        return [module for module in inner if isinstance(module, Encoder)]
 
     def embed(
         self,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -35,6 +36,9 @@ CONFIGS = {
     "distilbert": {},
 }
 TYPES = tuple(CONFIGS)
+# For tests of every type, of which the fast ones take the two that differ most from BERT.
+FAST = ("modernbert", "deberta-v2")
+SOME = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TYPES]
 
 
 def write_checkpoint(model_type: str, directory: Path, words: list[str]) -> None:
