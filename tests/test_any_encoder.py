@@ -76,7 +76,7 @@ TECHNIQUES = [
 ]
 MORE = [
     "--task_scheduler joint --log_conflicts --loss_weighting uncertainty",
-    "--task_scheduler joint --loss_weighting gradnorm --train_mode single_layers --layers 1 2",
+    "--task_scheduler joint --loss_weighting gradnorm --train_mode single_layers",
     "--projection pcgrad --extension bilstm --use_amp",
     "--projection mgda --pooling max --pair_encoding bi",
     "--extension hierarchical --segment_length 6 --use_smart_regularization",
