@@ -37,7 +37,7 @@ from datasets import is_visible, load_data, tokenize
 from engine import evaluate, predict_logits
 from inputs.batches import Rows
 from models import MultitaskBert, build_model
-from models.bert import BertModel
+from models.auto import new_encoder
 from models.pretrained import load_config, load_tokenizer
 from models.weight_file import check_size
 from options.resolving import resolve_model_options
@@ -117,7 +117,7 @@ def load_run(
     tokenizer = load_tokenizer(directory, config)
     args.use_gpu = torch.device(device).type != "cpu"  # this device, not that of the training
     resolve_model_options(args, config)
-    model = build_model(args, BertModel(config))
+    model = build_model(args, new_encoder(config))
     checkpoint.load_weights(best, model, args.fingerprint, state)
     return model.to(device).eval(), tokenizer, args
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from torch import nn
 
+from models.auto import TransformersEncoder
 from models.bert import BertModel, Encoder
 from models.features import FEATURES, POOLINGS, TRAIN_MODES, Features
 from models.heads import HEADS
@@ -17,7 +18,7 @@ from tasks import Task
 __all__ = ["FEATURES", "HEADS", "POOLINGS", "TRAIN_MODES", "MultitaskBert", "build_model"]
 
 
-def build_model(args: Namespace, encoder: BertModel) -> MultitaskBert:
+def build_model(args: Namespace, encoder: BertModel | TransformersEncoder) -> MultitaskBert:
     """Build the model that the options describe.
 
     New weights are drawn from torch's default generator. What the options freeze does not require
@@ -37,7 +38,7 @@ def build_model(args: Namespace, encoder: BertModel) -> MultitaskBert:
     return MultitaskBert(build_encoder(args, encoder), features, heads, args.pair_encoding, pals)
 
 
-def build_encoder(args: Namespace, encoder: BertModel) -> Encoder:
+def build_encoder(args: Namespace, encoder: BertModel | TransformersEncoder) -> Encoder:
     """Freeze the encoder, attach tag embeddings and wrap it, as the options say."""
     if args.option == "pretrain":
         encoder.requires_grad_(False)
@@ -45,7 +46,7 @@ def build_encoder(args: Namespace, encoder: BertModel) -> Encoder:
             if isinstance(module, nn.LayerNorm):  # as is usual for adapters, trained beside them
                 module.requires_grad_(True)
     if args.additional_input:
-        encoder.embeddings.tag_embeddings = TagEmbeddings(encoder.config.hidden_size)
+        encoder.embeddings.tag_embeddings = TagEmbeddings(encoder.embedding_size)
     wrapped: Encoder = MixtureEncoder(encoder, args.seed) if args.combined_models else encoder
     if args.extension == "hierarchical":
         wrapped = HierarchicalEncoder(wrapped, args.pooling)

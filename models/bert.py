@@ -12,7 +12,7 @@ Axis letters: B batch, L tokens, H hidden.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,7 @@ class BertConfig:
             num_attention_heads; or hidden_act or model_type is unknown.
     """
 
+    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -81,7 +82,7 @@ class BertConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}"
             )
-        for name, known in (("hidden_act", tuple(ACTIVATIONS)), ("model_type", MODEL_TYPES)):
+        for name, known in (("hidden_act", tuple(ACTIVATIONS)), ("model_type", self.model_types)):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} is {value!r}, known: {', '.join(known)}")
@@ -102,14 +103,14 @@ class BertConfig:
         return asdict(self)
 
     @property
-    def max_tokens(self) -> int:
-        """The largest number of tokens in a row, limited by the position embeddings.
+    def first_position(self) -> int:
+        """The position of a row's first token. RoBERTa counts from pad_token_id + 1."""
+        return self.pad_token_id + 1 if self.model_type == "roberta" else 0
 
-        RoBERTa counts positions from pad_token_id + 1 and never uses the embeddings before that.
-        """
-        if self.model_type == "roberta":
-            return self.max_position_embeddings - self.pad_token_id - 1
-        return self.max_position_embeddings
+    @property
+    def max_tokens(self) -> int:
+        """The largest number of tokens in a row, limited by the position embeddings."""
+        return self.max_position_embeddings - self.first_position
 
 
 class BertOutput(NamedTuple):
@@ -204,6 +205,14 @@ class Encoder(nn.Module, ABC):
             embeddings = self.embed(input_ids, attention_mask, token_type_ids)
         return self.encode(embeddings, attention_mask, residual, output_hidden_states)
 
+    def check_length(self, input_ids: Tensor) -> None:
+        """Raise ValueError if input_ids [B, L] are longer than the encoder's positions."""
+        if input_ids.shape[1] > self.config.max_tokens:
+            raise ValueError(
+                f"{input_ids.shape[1]} tokens, but this encoder has positions for "
+                f"{self.config.max_tokens}"
+            )
+
 
 class BertEmbeddings(nn.Module):
     """Sum of word, position and token type embeddings, then LayerNorm and dropout.
@@ -222,7 +231,7 @@ class BertEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.tag_embeddings: nn.Module | None = None
-        self.first_position = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+        self.first_position = config.first_position
 
     def forward(
         self, input_ids: Tensor, token_type_ids: Tensor | None, tag_ids: Tensor | None
@@ -292,6 +301,11 @@ class BertModel(Encoder):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         init_weights(self, config.initializer_range)
 
+    @property
+    def embedding_size(self) -> int:
+        """The width of the word embeddings."""
+        return self.config.hidden_size
+
     def embed(
         self,
         input_ids: Tensor,
@@ -300,11 +314,7 @@ class BertModel(Encoder):
         tag_ids: Tensor | None = None,
     ) -> Tensor:
         """Return the embeddings [B, L, H]; see `Encoder.embed`."""
-        if input_ids.shape[1] > self.config.max_tokens:
-            raise ValueError(
-                f"{input_ids.shape[1]} tokens, but this encoder has positions for "
-                f"{self.config.max_tokens}"
-            )
+        self.check_length(input_ids)
         embeddings: Tensor = self.embeddings(input_ids, token_type_ids, tag_ids)
         return embeddings
 

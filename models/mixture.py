@@ -8,6 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from models.auto import TransformersEncoder
 from models.bert import BertModel, BertOutput, Encoder, Residual
 
 NUM_EXPERTS = 3
@@ -33,7 +34,7 @@ class MixtureEncoder(Encoder):
         seed: of the noise and of W.
     """
 
-    def __init__(self, encoder: BertModel, seed: int = 0) -> None:
+    def __init__(self, encoder: BertModel | TransformersEncoder, seed: int = 0) -> None:
         super().__init__()
         self.config = encoder.config
         self.experts = nn.ModuleList(copy.deepcopy(encoder) for _ in range(NUM_EXPERTS))
@@ -50,9 +51,10 @@ class MixtureEncoder(Encoder):
         self.gate_sum = nn.Buffer(torch.zeros(NUM_EXPERTS, dtype=torch.float64))
         self.gate_count = nn.Buffer(torch.zeros((), dtype=torch.float64))
 
-    def encoders(self) -> list[BertModel]:
+    def encoders(self) -> list[Encoder]:
         """Return the experts, then the gate's encoder."""
-        return [module for module in self.modules() if isinstance(module, BertModel)]
+        inner = (module for module in self.modules() if module is not self)
+        return [module for module in inner if isinstance(module, Encoder)]
 
     def embed(
         self,

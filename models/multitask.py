@@ -188,7 +188,11 @@ def group_name(name: str) -> str:
     """Return the group of a shared parameter.
 
     Examples: encoder.layer.3.output.bias is in layer.3, encoder.experts.1.layer.3.output.bias in
-    experts.1.layer.3, and every parameter of the features in features.
+    experts.1.layer.3, and every parameter of the features in features. In encoders of transformers,
+    encoder.model.encoder.layer.3.output.dense.bias is in layer.3, too.
     """
-    own = r"((?:experts\.\d+\.|gate\.)?(?:layer\.\d+|\w+))"
-    return re.sub(rf"(?:encoder\.(?:inner\.)?)?{own}.*", r"\1", name)
+    expert, theirs = r"(experts\.\d+\.|gate\.)?", r"(?:model\.(?:encoder\.|transformer\.)?)?"
+    match = re.match(rf"(?:encoder\.(?:inner\.)?)?{expert}{theirs}(?:layers?\.(\d+)|(\w+))", name)
+    assert match is not None, f"{name} is no parameter of a model"
+    wrapper, layer, other = match.groups(default="")
+    return wrapper + (f"layer.{layer}" if layer else other)

@@ -12,7 +12,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
-from models.bert import BertConfig, BertModel
+from models.auto import TransformersEncoder, new_encoder, rename_published
+from models.auto_config import ARCHITECTURES, TransformersConfig
+from models.bert import MODEL_TYPES, BertConfig, BertModel
 from models.tokenizer_checks import check_structure, check_tokenizer
 from models.weight_file import encoder_shapes, read_weights
 from runtime.errors import InputError
@@ -36,6 +38,7 @@ HUB_IDS = {
 }
 HUB_FILES = ["config.json", "*.safetensors", "tokenizer*.json", "vocab.*", "merges.txt"]
 FILES = "expected tokenizer.json, vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa)"
+WORD_PIECE = ("bert", "electra", "distilbert")  # model types with BERT's tokenizer
 OTHER_NAME = f"use --model_name {BUNDLED}, whose weights are installed, or name a local directory"
 
 # config.json has to state these. A wrong number of heads would change no shape, so a default of
@@ -69,7 +72,9 @@ PUBLISHED = (
 )
 
 
-def load_pretrained(name_or_dir: Path | str, local_files_only: bool = False) -> BertModel:
+def load_pretrained(
+    name_or_dir: Path | str, local_files_only: bool = False
+) -> BertModel | TransformersEncoder:
     """Return an encoder with published weights, in float32.
 
     Args:
@@ -153,7 +158,7 @@ def find_bundled() -> Path:
 
 
 def load_config(directory: Path) -> BertConfig:
-    """Read config.json.
+    """Read config.json. Its model_type decides whether the encoder is our own or transformers'.
 
     Raises:
         InputError: the file cannot be read, describes another architecture, or holds a value that
@@ -161,14 +166,21 @@ def load_config(directory: Path) -> BertConfig:
     """
     path = directory / "config.json"
     values = read_json(path, MIB)
-    if values.get("model_type") == "roberta":
+    model_type = values.get("model_type", "bert")
+    if model_type == "roberta":
         values.setdefault("pad_token_id", 1)
     try:
+        if model_type not in (*MODEL_TYPES, *ARCHITECTURES):
+            known = ", ".join(dict.fromkeys((*MODEL_TYPES, *ARCHITECTURES)))
+            raise ValueError(f"model_type is {model_type!r:.80}, known: {known}")
+        names = {} if model_type in MODEL_TYPES else ARCHITECTURES[model_type].names
         for name in REQUIRED:
-            if name not in values:
-                raise ValueError(f"{name} is missing")
+            if names.get(name, name) not in values:
+                raise ValueError(f"{names.get(name, name)} is missing")
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise ValueError("position_embedding_type is not 'absolute', the only known one")
+        if model_type not in MODEL_TYPES:
+            return TransformersConfig.from_dict(values)
         return BertConfig.from_dict(values)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
@@ -188,7 +200,7 @@ def published_name(name: str) -> str:
     return name
 
 
-def load_encoder(directory: Path, config: BertConfig) -> BertModel:
+def load_encoder(directory: Path, config: BertConfig) -> BertModel | TransformersEncoder:
     """Build the encoder with the published weights of a directory, in float32.
 
     A missing pooler keeps its random initial weights. Unexpected weights, for example those of a
@@ -204,12 +216,13 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel:
     """
     path = directory / "model.safetensors"
     shapes = encoder_shapes(config)
-    weights, others = read_weights(path, shapes, rename)
+    is_ours = not isinstance(config, TransformersConfig)
+    weights, others = read_weights(path, shapes, rename if is_ours else rename_published)
     missing = [name for name in shapes if name not in weights]
-    fatal = [name for name in missing if not name.startswith("pooler.")]
+    fatal = [name for name in missing if "pooler." not in name]
     if fatal:
         raise InputError(f"{path}: {len(fatal)} weights are missing, the first is {fatal[0]}")
-    encoder = BertModel(config)
+    encoder = new_encoder(config)
     # Copying into our float32 parameters converts any published precision.
     encoder.load_state_dict(weights, strict=False)
     unexpected = [name for name in others if not name.endswith(BUFFERS)]
@@ -223,8 +236,8 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel:
 def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
     """Load the fast tokenizer of a checkpoint, with padding and truncation turned off.
 
-    Reads tokenizer.json, or if there is none, vocab.txt (BERT) or vocab.json and merges.txt
-    (RoBERTa).
+    Reads tokenizer.json, or if there is none, vocab.txt (BERT and those with its tokenizer) or
+    vocab.json and merges.txt (RoBERTa).
 
     Args:
         directory: holds these files.
@@ -243,9 +256,14 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
         elif config.model_type == "roberta":
             path = directory / "vocab.json"
             tokenizer = roberta_tokenizer(directory)
-        else:
+        elif config.model_type in WORD_PIECE:
             path = directory / "vocab.txt"
             tokenizer = bert_tokenizer(directory)
+        else:
+            raise InputError(
+                f"{path}: missing, and {config.model_type} has no other; load the tokenizer with "
+                "transformers' AutoTokenizer, and write it there with save_pretrained"
+            )
         tokenizer.no_padding()
         tokenizer.no_truncation()
         check_tokenizer(path, tokenizer, config)

@@ -7,7 +7,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.bert import BertConfig, BertModel
+from models.auto import new_encoder
+from models.bert import BertConfig
 from runtime.errors import InputError, is_out_of_memory
 from runtime.files import MAX_WEIGHT_BYTES, MIB, check_regular
 
@@ -18,7 +19,7 @@ Shape = tuple[int, ...]
 def encoder_shapes(config: BertConfig) -> dict[str, Shape]:
     """Return the name and shape of every weight of an encoder, which is not allocated."""
     with torch.device("meta"):
-        return {name: tuple(w.shape) for name, w in BertModel(config).state_dict().items()}
+        return {name: tuple(w.shape) for name, w in new_encoder(config).state_dict().items()}
 
 
 def read_weights(

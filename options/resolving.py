@@ -8,12 +8,13 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from datasets import default_data_dir, has_files, task_file, training_digests
+from models.auto_config import TransformersConfig
 from models.bert import BertConfig
 from models.compiled import check_compiler
 from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
-from options.legal import contradiction_of, needs_gradients
+from options.legal import contradiction_of, needs_gradients, refused_by_encoder
 from options.packages import check_packages, check_tagger
 from options.task_table import file_options
 from runtime.device import gpu_type, has_native_bfloat16
@@ -58,6 +59,10 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
 def resolve_model_options(args: Namespace, config: BertConfig) -> None:
     """Fill in and check the options that evaluation needs too, in place. Raises InputError."""
     check_tagger(args)
+    if isinstance(config, TransformersConfig):
+        message = refused_by_encoder(args, config.model_type)
+        if message is not None:
+            raise InputError(message)
     is_cut = args.extension == "hierarchical"  # into segments: these alone have to fit
     check_length("max_length", args.max_length, config, is_checked=not is_cut)
     check_length("segment_length", args.segment_length, config, is_checked=is_cut)

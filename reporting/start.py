@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torch import nn
 
+from models.auto import TransformersEncoder, new_encoder
 from models.bert import BertConfig, BertModel
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
 from models.weight_file import check_size
@@ -51,11 +52,11 @@ class Start:
     locks: ExitStack
     anchor: int | None
 
-    def build_encoder(self) -> BertModel:
+    def build_encoder(self) -> BertModel | TransformersEncoder:
         """Return the encoder with published weights, or with fresh ones that `last` replaces."""
         if self.last is not None:
             check_size(self.config, self.source / "config.json", [self.last])
-            return BertModel(self.config)
+            return new_encoder(self.config)
         return load_encoder(self.source, self.config)
 
     def write_directory(self, model: nn.Module) -> None:

@@ -12,6 +12,7 @@ import offline  # noqa: F401
 import pytest
 import torch
 from small_wordnet import no_wordnet, tiny_wordnet  # noqa: F401
+from tiny_checkpoints import write_checkpoint
 from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
@@ -46,17 +47,21 @@ def float32() -> Iterator[None]:
         yield
 
 
-def sample_vocabulary() -> list[str]:
-    """Special tokens, letters as pieces, and the words of the sample's training files."""
+def sample_words() -> list[str]:
+    """The words of the sample's training files."""
     words: dict[str, None] = {}
     for task in TASKS.values():
         for example in read_examples(SAMPLE / f"{task.stem}-train.csv", task):
             words |= dict.fromkeys(" ".join(example.texts).lower().split())
-    words = dict.fromkeys(word for word in words if word.isalpha() and word.isascii())
+    return [word for word in words if word.isalpha() and word.isascii()]
+
+
+def sample_vocabulary() -> list[str]:
+    """Special tokens, letters as pieces, and the words of the sample."""
     letters = [chr(code) for code in range(33, 127)]
     pieces = [f"##{letter}" for letter in letters]
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    return list(dict.fromkeys(specials + letters + pieces + list(words)))
+    return list(dict.fromkeys(specials + letters + pieces + sample_words()))
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +93,20 @@ def some_rows(tmp_path_factory) -> Path:
         lines = path.read_bytes().splitlines(keepends=True)[: 1 + count]
         (directory / path.name).write_bytes(b"".join(lines))
     return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """tiny_checkpoint(model_type) -> a directory with a random encoder of that type."""
+    made: dict[str, Path] = {}
+
+    def make(model_type: str) -> Path:
+        if model_type not in made:
+            made[model_type] = tmp_path_factory.mktemp(model_type)
+            write_checkpoint(model_type, made[model_type], sample_words())
+        return made[model_type]
+
+    return make
 
 
 @pytest.fixture
