@@ -12,11 +12,13 @@ Axis letters: B batch, L tokens, H hidden.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.attention import Dropout, SelfAttention, attention_bias, init_weights
 
@@ -141,9 +143,11 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         config: shape of the encoder. A wrapper has the config of the encoder inside it.
+        adapted_maps: the last part of the names of the linear maps that LoRA adapts.
     """
 
     config: BertConfig
+    adapted_maps: tuple[str, ...] = ("query", "value")
 
     @abstractmethod
     def embed(
@@ -178,6 +182,13 @@ class Encoder(nn.Module, ABC):
 
         The other arguments are those of `forward`.
         """
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only the layers' inputs for a backward pass, which computes the rest again.
+
+        Gradients stay the same, dropout included. It is called before an encoder is wrapped.
+        """
+        raise NotImplementedError
 
     def forward(
         self,
@@ -290,7 +301,12 @@ class BertModel(Encoder):
         self.embeddings = BertEmbeddings(config)
         self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.is_recomputed = False
         init_weights(self, config.initializer_range)
+
+    def checkpoint_gradients(self) -> None:
+        """Let backward passes compute the layers again; see `Encoder.checkpoint_gradients`."""
+        self.is_recomputed = True
 
     def embed(
         self,
@@ -316,12 +332,18 @@ class BertModel(Encoder):
         output_hidden_states: bool = False,
     ) -> BertOutput:
         """Run layers and pooler; see `Encoder.encode`."""
-        x = embeddings  # [B, L, H]
-        bias = attention_bias(attention_mask)  # [B, 1, 1, L]
+        x, bias = embeddings, attention_bias(attention_mask)  # [B, L, H] and [B, 1, 1, L]
         hidden_states = [x] if output_hidden_states else []
-        for i, layer in enumerate(self.layer):
+
+        def run(i: int, x: Tensor) -> Tensor:
             extra = None if residual is None else residual(i, x, attention_mask)
-            x = layer(x, bias, extra)
+            states: Tensor = self.layer[i](x, bias, extra)
+            return states
+
+        if self.is_recomputed and torch.is_grad_enabled():
+            run = partial(checkpoint, run, use_reentrant=False)
+        for i in range(len(self.layer)):
+            x = run(i, x)
             if output_hidden_states:
                 hidden_states.append(x)
         pooler_output = torch.tanh(self.pooler(x[:, 0]))  # first token: [B, L, H] -> [B, H]

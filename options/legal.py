@@ -174,6 +174,47 @@ CONTRADICTIONS = (
         "--combined_models has four encoders, and --use_pal works with one; drop one",
     ),
     Contradiction(
+        "--lora_rank 4 --use_pal",
+        lambda a: a.lora_rank is not None and a.use_pal,
+        "--lora_rank and --use_pal are two ways to adapt one encoder; drop one",
+    ),
+    Contradiction(
+        "--lora_rank 4 --option pretrain",
+        lambda a: a.lora_rank is not None and a.option == "pretrain",
+        "--lora_rank freezes the encoder itself, all but its low-rank updates; drop --option "
+        "pretrain",
+    ),
+    Contradiction(
+        "--lora_rank 4 --combined_models",
+        lambda a: a.lora_rank is not None and a.combined_models,
+        "--combined_models has four encoders, and --lora_rank works with one; drop one",
+    ),
+    Contradiction(
+        "--lora_rank 4 --lora_per_task --task sst",
+        lambda a: a.lora_per_task and num_trained(a) < 2,
+        "--lora_per_task tells several tasks apart; drop it, or train on more tasks",
+    ),
+    Contradiction(
+        "--lora_rank 4 --lora_per_task --projection pcgrad",
+        lambda a: a.lora_per_task and not trains_features(a) and needs_gradients(a),
+        "--lora_per_task leaves no shared parameters, so --projection, --log_conflicts and "
+        "--loss_weighting gradnorm or famo have no gradients; drop one",
+    ),
+    Contradiction(
+        "--option pretrain --gradient_checkpointing",
+        lambda a: a.gradient_checkpointing
+        and a.option == "pretrain"
+        and not (a.use_pal or a.additional_input or a.unfreeze_interval),
+        "--gradient_checkpointing saves what a backward pass through the encoder needs, and "
+        "--option pretrain has none; drop one",
+    ),
+    Contradiction(
+        "--compile --gradient_checkpointing",
+        lambda a: a.compile and a.gradient_checkpointing,
+        "--gradient_checkpointing repeats a forward pass with the same dropout masks, which "
+        "compiled layers do not keep; drop one",
+    ),
+    Contradiction(
         "--combined_models --option pretrain",
         lambda a: a.combined_models and a.option == "pretrain",
         "--combined_models starts from equal encoders, which --option pretrain would keep equal; "
@@ -278,6 +319,8 @@ NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
         ),
         "gradnorm_alpha": ("--loss_weighting gradnorm", lambda a: a.loss_weighting == "gradnorm"),
         "pal_size": ("--use_pal", lambda a: a.use_pal),
+        "lora_alpha": ("--lora_rank", lambda a: a.lora_rank is not None),
+        "lora_per_task": ("--lora_rank", lambda a: a.lora_rank is not None),
         "layers": ("--train_mode single_layers", lambda a: a.train_mode == "single_layers"),
         "segment_length": ("--extension hierarchical", lambda a: a.extension == "hierarchical"),
         "unfreeze_interval": ("--option pretrain", lambda a: a.option == "pretrain"),
