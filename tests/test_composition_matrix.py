@@ -1,7 +1,7 @@
-"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs}: legal or refused.
+"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs, LoRA}: legal or refused.
 
-Every combination of the first three is legal or refused as `is_legal` says, a second statement of
-the rules beside options/legal.py. The fast tests train combinations that together hold every legal
+Every combination of all but the optimizer is legal or refused as `is_legal` says, a second
+statement of the rules beside options/legal.py. The fast tests train combinations that together hold every legal
 pair of values; the slow ones train all.
 """
 
@@ -31,7 +31,9 @@ ONE_TASK = next(iter(TASKS))
 SCHEDULERS = [name for name in TASK_SCHEDULERS if name not in TASKS] + [ONE_TASK]
 SAMPLED = ("random", "pal", "temperature")
 FEW_PROJECTIONS = ("none", "pcgrad", "vaccine", "mgda")  # the others are trained with one setting
-EXTRAS = ("", "smart", "pal", "smart pal")
+LORA = {"lora": "--lora_rank 4 ", "own": "--lora_rank 4 --lora_per_task "}
+EXTRAS = ("", "smart", "pal", "smart pal", "lora", "smart lora", "own", "smart own")
+REFUSED_EXTRAS = ("pal lora", "pal own")
 
 
 class Combination(NamedTuple):
@@ -51,13 +53,22 @@ class Combination(NamedTuple):
             flags += "--combine_strategy encourage --batches_per_update 4 "
         flags += "--use_smart_regularization --smart_mu 1 " if "smart" in self.extra else ""
         flags += "--use_pal " if "pal" in self.extra else ""
+        flags += "".join(LORA.get(word, "") for word in self.extra.split())
         return flags + ("--hess_interval 2" if self.optimizer == "sophiah" else "")
 
 
 def is_legal(case: Combination) -> bool:
-    """The rules: several tasks need each other, and two weightings need all in one update."""
+    """The rules: several tasks need each other, and two weightings need all in one update.
+
+    PALs and LoRA exclude each other, and adapters of each task leave nothing that is shared.
+    """
+    own = "own" in case.extra.split()
+    if case.extra in REFUSED_EXTRAS:
+        return False
+    if own and (case.projection != "none" or case.weighting in ("gradnorm", "famo")):
+        return False
     if case.scheduler == ONE_TASK:
-        return case.projection == "none" and case.weighting == "none"
+        return case.projection == "none" and case.weighting == "none" and not own
     has_all = case.scheduler == "joint" or case.projection != "none"
     return has_all or case.weighting not in ("gradnorm", "famo")
 
@@ -90,7 +101,7 @@ FEW += [Combination("joint", key, "none") for key in PROJECTIONS if key not in F
 
 def test_every_combination_is_legal_or_refused_by_the_table():
     parser = get_args_parser()
-    axes = (SCHEDULERS, PROJECTIONS, LOSS_WEIGHTINGS)
+    axes = (SCHEDULERS, PROJECTIONS, LOSS_WEIGHTINGS, ["adamw"], [*EXTRAS, *REFUSED_EXTRAS])
     for case in starmap(Combination, product(*axes)):
         flags = case.flags
         args = parser.parse_args(flags.split())
@@ -136,6 +147,9 @@ def train_two(tiny_model, few_rows, tmp_path_factory):
             name.split(".")[0] for name, p in after.items() if not torch.equal(p, before[name])
         }
         assert moved == {"encoder", "heads"} | ({"pals"} if "pal" in case.extra else set())
+        frozen = {name for name, p in after.items() if not p.requires_grad}
+        assert bool(frozen) == ("lora" in case.flags)
+        assert all(torch.equal(after[name], before[name]) for name in frozen)
         names = set(TASKS) if case.weighting != "none" else set()
         assert training.loss_weighting.logged.keys() == names
 
