@@ -170,8 +170,8 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--combined_models --use_pal",
-        lambda a: a.combined_models and a.use_pal,
-        "--combined_models has four encoders, and --use_pal works with one; drop one",
+        lambda a: a.combined_models and (a.use_pal or a.lora_rank is not None),
+        "--combined_models has four encoders; --use_pal and --lora_rank work with one; drop one",
     ),
     Contradiction(
         "--lora_rank 4 --use_pal",
@@ -183,11 +183,6 @@ CONTRADICTIONS = (
         lambda a: a.lora_rank is not None and a.option == "pretrain",
         "--lora_rank freezes the encoder itself, all but its low-rank updates; drop --option "
         "pretrain",
-    ),
-    Contradiction(
-        "--lora_rank 4 --combined_models",
-        lambda a: a.lora_rank is not None and a.combined_models,
-        "--combined_models has four encoders, and --lora_rank works with one; drop one",
     ),
     Contradiction(
         "--lora_rank 4 --lora_per_task --task sst",
@@ -207,6 +202,11 @@ CONTRADICTIONS = (
         and not (a.use_pal or a.additional_input or a.unfreeze_interval),
         "--gradient_checkpointing saves what a backward pass through the encoder needs, and "
         "--option pretrain has none; drop one",
+    ),
+    Contradiction(
+        "--lora_rank 4 --lora_per_task --compile",
+        lambda a: a.lora_per_task and a.compile,
+        "--lora_per_task would compile the layers for every task anew; drop it or --compile",
     ),
     Contradiction(
         "--compile --gradient_checkpointing",

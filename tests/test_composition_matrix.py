@@ -1,8 +1,8 @@
-"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs, LoRA}: legal or refused.
+"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs, LoRA}: legal or not.
 
 Every combination of all but the optimizer is legal or refused as `is_legal` says, a second
-statement of the rules beside options/legal.py. The fast tests train combinations that together hold every legal
-pair of values; the slow ones train all.
+statement of the rules beside options/legal.py. The fast tests train combinations that together hold
+every legal pair of values; the slow ones train all.
 """
 
 from collections.abc import Iterator
@@ -60,8 +60,11 @@ class Combination(NamedTuple):
 def is_legal(case: Combination) -> bool:
     """The rules: several tasks need each other, and two weightings need all in one update.
 
-    PALs and LoRA exclude each other, and adapters of each task leave nothing that is shared.
+    FAMO and SophiaH exclude each other, and so do PALs and LoRA. Adapters of each task leave
+    nothing that is shared.
     """
+    if case.weighting == "famo" and case.optimizer == "sophiah":
+        return False
     own = "own" in case.extra.split()
     if case.extra in REFUSED_EXTRAS:
         return False
@@ -112,7 +115,7 @@ def test_every_combination_is_legal_or_refused_by_the_table():
 
 def test_the_few_hold_every_pair_of_the_many():
     assert set().union(*map(pairs, ALL)) <= set().union(*map(pairs, FEW))
-    assert len(FEW) < 60
+    assert len(FEW) < 70
 
 
 @pytest.fixture(scope="module")
