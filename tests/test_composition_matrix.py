@@ -19,7 +19,7 @@ from optimizers import LOSS_WEIGHTINGS, OPTIMIZERS, PROJECTIONS
 from optimizers.aggregators import AGGREGATORS
 from options.legal import contradiction_of
 from options.parsing import parse_args
-from options.task_table import built_in_tasks
+from options.task_table import built_in_table, built_in_tasks
 from reporting.start import open_run
 from task_schedulers import TASK_SCHEDULERS
 from train_multitask_pal import get_args_parser
@@ -108,7 +108,7 @@ def test_every_combination_is_legal_or_refused_by_the_table():
     for case in starmap(Combination, product(*axes)):
         flags = case.flags
         args = parser.parse_args(flags.split())
-        args.task_weights, args.given, args.tasks = {}, [], TASKS
+        args.task_weights, args.given, args.tasks, args.table = {}, [], TASKS, built_in_table()
         message = contradiction_of(args)
         assert (message is None) == is_legal(case), (flags, message)
 
