@@ -35,7 +35,7 @@ FORMAT = "multitask-bert-result-1"
 # Recorded also where they are not given: later defaults must not mix with today's.
 SIZES = {
     *("model_name", "epochs", "samples_per_epoch", "num_batches_per_epoch", "batch_size"),
-    *("max_length", "lr", "dev_samples"),
+    *("max_length", "lr", "dev_samples", "use_amp"),
 }
 # These change no score. What is in the data files is in the fingerprint.
 NEUTRAL = {

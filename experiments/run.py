@@ -35,6 +35,7 @@ from experiments.result_files import (
 from experiments.row_files import Row, read_rows
 from options.parsing import ArgumentParser, parse_args
 from options.types import count
+from runtime.device import gpu_type, has_native_bfloat16
 from runtime.errors import InputError, exit_status
 from runtime.files import read_json, write_json
 from runtime.interrupts import StopSignal, caught_signals
@@ -281,6 +282,9 @@ def parse(argv: list[str]) -> tuple[Namespace, Namespace]:
     if shared.tasks_file is not None:
         parser.error("--tasks: the tables compare methods on the built-in tasks; drop it")
     shared.data_dir = shared.data_dir or str(default_data_dir(shared.tasks.values()))
+    if shared.use_amp is None:  # each machine has its default, and scores depend on it
+        shared.use_amp = has_native_bfloat16(gpu_type() if shared.use_gpu else "cpu")
+        args.passed.append("--use_amp" if shared.use_amp else "--no_use_amp")
     # Given again on resume, as they may differ from machine to machine.
     args.passed_on_resume = ["--data_dir", shared.data_dir, *["--use_gpu"] * shared.use_gpu]
     return args, shared

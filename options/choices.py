@@ -6,11 +6,13 @@ so they are written once: there, as the keys of a dict or as a tuple.
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from runtime.startup import ROOT
 
 
+@cache
 def assignments(module: str) -> tuple[dict[str, ast.expr], dict[str, str]]:
     """Return what a module assigns at its top level, and which module each import comes from."""
     path = Path(ROOT, *module.split("."))

@@ -136,7 +136,8 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         help="start from the weights of a best.pt or last.pt",
     )
 
-    add = parser.add_argument_group("training").add_argument
+    training = parser.add_argument_group("training")
+    add = training.add_argument
     add("--epochs", type=positive_int, default=2, help="number of epochs; see --samples_per_epoch")
     add(
         "--samples_per_epoch",
@@ -236,14 +237,14 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         action="store_true",
         help="train on CUDA, or on a Mac's MPS; an error without either; off: on the CPU",
     )
-    amp = parser.add_mutually_exclusive_group()
-    amp.add_argument(
+    precision = training.add_mutually_exclusive_group()
+    precision.add_argument(
         "--use_amp",
         action="store_true",
         default=None,
         help="compute in bfloat16; unset: where the device multiplies it natively",
     )
-    amp.add_argument(
+    precision.add_argument(
         "--no_use_amp",
         dest="use_amp",
         action="store_false",

@@ -1,6 +1,8 @@
 """Fixtures: a tiny BERT checkpoint as transformers writes it, and the generated sample files."""
 
+import os
 import shutil
+import signal
 import subprocess
 from argparse import Namespace
 from collections.abc import Iterator
@@ -25,6 +27,14 @@ SAMPLE = ROOT / "data" / "sample"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+    os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
+    # A shell that starts the tests in the background may ignore these, and a run would, too.
+    for signum, handler in (signal.SIGINT, signal.default_int_handler), (
+        signal.SIGHUP,
+        signal.SIG_DFL,
+    ):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
     tqdm.monitor_interval = 0  # its thread would get the signals that a test holds back
 
 
@@ -69,9 +79,20 @@ def tiny_model(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def some_rows(tmp_path_factory) -> Path:
+    """The nine files with 120 rows each for training, forty for dev and for test."""
+    directory = tmp_path_factory.mktemp("some-rows")
+    for path in SAMPLE.glob("*.csv"):
+        count = 120 if path.stem.endswith("-train") else 40
+        lines = path.read_bytes().splitlines(keepends=True)[: 1 + count]
+        (directory / path.name).write_bytes(b"".join(lines))
+    return directory
+
+
 @pytest.fixture
-def parse(tiny_model, tmp_path):
-    """Options of an entry script from flags, on the tiny encoder and the sample, in tmp_path."""
+def parse(tiny_model, some_rows, tmp_path):
+    """Options of an entry script from flags, on the tiny encoder and some rows, in tmp_path."""
     import train_multitask
     import train_multitask_pal
     from options.parsing import parse_args
@@ -80,8 +101,9 @@ def parse(tiny_model, tmp_path):
         is_pal = flags[:1] == ("train_multitask_pal.py",)
         flags = flags[is_pal:]
         get_args_parser = (train_multitask_pal if is_pal else train_multitask).get_args_parser
-        defaults = ["--model_name", tiny_model, "--data_dir", SAMPLE, "--logdir", tmp_path / "runs"]
-        resumed = "--resume" in flags or "--hpo_resume" in flags or "--hpo_resume" in flags
+        defaults = ["--model_name", tiny_model, "--data_dir", some_rows]
+        defaults += ["--logdir", tmp_path / "runs"]
+        resumed = "--resume" in flags or "--hpo_resume" in flags
         return parse_args(
             get_args_parser(), [str(f) for f in [*(defaults * (not resumed)), *flags]]
         )
@@ -106,13 +128,13 @@ def train(parse):
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny_model, tmp_path_factory) -> Path:
+def finished_run(tiny_model, some_rows, tmp_path_factory) -> Path:
     """A run of one short epoch on the tiny encoder; shared, so look but do not touch."""
     import train_multitask
     from options.parsing import parse_args
 
     logdir = tmp_path_factory.mktemp("finished")
-    flags = f"--model_name {tiny_model} --data_dir {SAMPLE} --logdir {logdir} --run_name done"
+    flags = f"--model_name {tiny_model} --data_dir {some_rows} --logdir {logdir} --run_name done"
     flags += " --num_batches_per_epoch 2 --batch_size 4 --epochs 1 --dev_samples 8 --no_tensorboard"
     train_multitask.main(parse_args(train_multitask.get_args_parser(), flags.split()))
     return logdir / "done"

@@ -54,10 +54,25 @@ def combinations() -> list[str]:
     return result
 
 
-@pytest.mark.parametrize("flags", combinations())
+FAST = (
+    "--task_scheduler joint --projection none",
+    "--task_scheduler pal --projection vaccine --batches_per_update 5 --combine_strategy force",
+)
+
+
+def some_fast(lines: list[str]) -> list:
+    """Mark all lines slow but those of FAST."""
+    assert set(FAST) <= set(lines)
+    return [line if line in FAST else pytest.param(line, marks=pytest.mark.slow) for line in lines]
+
+
+@pytest.mark.parametrize("flags", some_fast(combinations()))
 @pytest.mark.parametrize("optimizer", ["adamw", "sophiah --hess_interval 2"])
 def test_every_combination_trains_what_it_should(flags, optimizer, run_pal, tiny_model, capsys):
-    """Each test runs four times: without and with SMART, without and with PALs."""
+    """Each test runs four times: without and with SMART, without and with PALs.
+
+    tests/test_composition_matrix.py trains the same values, in pairs, without a whole run.
+    """
     before = load_pretrained(str(tiny_model)).state_dict()
     for smart, pals in product(("", "--use_smart_regularization --smart_mu 1"), ("", "--use_pal")):
         extra = f"{smart} {pals}"

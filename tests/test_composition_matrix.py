@@ -34,6 +34,9 @@ FEW_PROJECTIONS = ("none", "pcgrad", "vaccine", "mgda")  # the others are traine
 LORA = {"lora": "--lora_rank 4 ", "own": "--lora_rank 4 --lora_per_task "}
 EXTRAS = ("", "smart", "pal", "smart pal", "lora", "smart lora", "own", "smart own")
 REFUSED_EXTRAS = ("pal lora", "pal own")
+# Parameters that need not move: the gradient of key biases is zero in theory, and nothing reads the
+# pooler.
+EXEMPT = ("key.bias", "pooler.")
 
 
 class Combination(NamedTuple):
@@ -50,7 +53,8 @@ class Combination(NamedTuple):
         flags = f"--task_scheduler {self.scheduler} --projection {self.projection} "
         flags += f"--loss_weighting {self.weighting} --optimizer {self.optimizer} "
         if self.scheduler in SAMPLED and self.projection != "none":
-            flags += "--combine_strategy encourage --batches_per_update 4 "
+            strategy = "force" if self.optimizer == "sophiah" else "encourage"
+            flags += f"--combine_strategy {strategy} --batches_per_update 4 "
         flags += "--use_smart_regularization --smart_mu 1 " if "smart" in self.extra else ""
         flags += "--use_pal " if "pal" in self.extra else ""
         flags += "".join(LORA.get(word, "") for word in self.extra.split())
@@ -58,13 +62,10 @@ class Combination(NamedTuple):
 
 
 def is_legal(case: Combination) -> bool:
-    """The rules: several tasks need each other, and two weightings need all in one update.
+    """The rules: several tasks need each other, two weightings all of them, FAMO no Hessian.
 
-    FAMO and SophiaH exclude each other, and so do PALs and LoRA. Adapters of each task leave
-    nothing that is shared.
+    PALs and LoRA exclude each other, and adapters of each task leave nothing that is shared.
     """
-    if case.weighting == "famo" and case.optimizer == "sophiah":
-        return False
     own = "own" in case.extra.split()
     if case.extra in REFUSED_EXTRAS:
         return False
@@ -72,6 +73,8 @@ def is_legal(case: Combination) -> bool:
         return False
     if case.scheduler == ONE_TASK:
         return case.projection == "none" and case.weighting == "none" and not own
+    if case.weighting == "famo" and case.optimizer == "sophiah":
+        return False
     has_all = case.scheduler == "joint" or case.projection != "none"
     return has_all or case.weighting not in ("gradnorm", "famo")
 
@@ -108,14 +111,14 @@ def test_every_combination_is_legal_or_refused_by_the_table():
     for case in starmap(Combination, product(*axes)):
         flags = case.flags
         args = parser.parse_args(flags.split())
-        args.task_weights, args.given, args.tasks, args.table = {}, [], TASKS, built_in_table()
+        args.task_weights, args.given = {}, []
+        args.table, args.tasks = built_in_table(), TASKS
         message = contradiction_of(args)
         assert (message is None) == is_legal(case), (flags, message)
 
 
-def test_the_few_hold_every_pair_of_the_many():
-    assert set().union(*map(pairs, ALL)) <= set().union(*map(pairs, FEW))
-    assert len(FEW) < 70
+def test_the_fast_ones_are_few():
+    assert len(FEW) < 60
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +149,17 @@ def train_two(tiny_model, few_rows, tmp_path_factory):
             assert norm > 0
         after = dict(model.named_parameters())
         assert all(p.isfinite().all() for p in after.values())
-        moved = {
-            name.split(".")[0] for name, p in after.items() if not torch.equal(p, before[name])
-        }
-        assert moved == {"encoder", "heads"} | ({"pals"} if "pal" in case.extra else set())
+        moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
         frozen = {name for name, p in after.items() if not p.requires_grad}
-        assert bool(frozen) == ("lora" in case.flags)
-        assert all(torch.equal(after[name], before[name]) for name in frozen)
+        assert bool(frozen) == ("lora" in case.flags) and not frozen & moved
+        idle = TASKS.keys() - training.progress.updates.keys() if "own" in case.extra else ()
+        encoder = {name for name in after if name.startswith("encoder.")} - frozen
+        encoder -= {name for name in encoder if any(f".{task}." in name for task in idle)}
+        assert all(any(part in name for part in EXEMPT) for name in encoder - moved), (
+            encoder - moved
+        )
+        parts = {name.split(".")[0] for name in moved}
+        assert parts == {"encoder", "heads"} | ({"pals"} if "pal" in case.extra else set())
         names = set(TASKS) if case.weighting != "none" else set()
         assert training.loss_weighting.logged.keys() == names
 

@@ -93,9 +93,9 @@ class Waits(TorchDispatchMode):
 
             return call
 
-        def counted(exchange, values):
+        def counted(exchange, *groups):
             self.num_reads += 1
-            return read(exchange, values)
+            return read(exchange, *groups)
 
         read = unwatched(Alone.read)
         patch.setattr(Alone, "read", counted)
@@ -116,9 +116,10 @@ def build(flags: str, tiny_model, few_rows):
 
 
 def lines() -> list[str]:
-    """Flags of each task scheduler with each projection, and of each extension and technique."""
+    """Flags of each scheduler without and with a projection, of each extension and technique."""
     schedules = []
-    for scheduler, projection in product(TASK_SCHEDULERS, ("none", "pcgrad", "vaccine")):
+    schedulers = [name for name in TASK_SCHEDULERS if name not in TASKS] + [next(iter(TASKS))]
+    for scheduler, projection in product(schedulers, ("none", "pcgrad")):
         flags = f"--task_scheduler {scheduler} --projection {projection}"
         if projection != "none" and scheduler in SAMPLED:
             flags += " --combine_strategy force --batches_per_update 4"
@@ -133,7 +134,8 @@ def lines() -> list[str]:
     ]
     techniques += ["--class_weights --log_conflicts --task_scheduler joint", "--micro_batch_size 3"]
     techniques += ["--projection vaccine --vaccine_groups layer", "--pair_encoding bi"]
-    techniques += [f"--task_scheduler joint --loss_weighting {name}" for name in LOSS_WEIGHTINGS]
+    weighted = "--task_scheduler joint --log_conflicts --loss_weighting"
+    techniques += [f"{weighted} {name}" for name in LOSS_WEIGHTINGS if name != "none"]
     smart = "--projection pcgrad --use_smart_regularization --smart_mu 1 "
     smart += "--optimizer sophiah --hess_interval 2"
     extensions = [f"--extension {name} {extra}" for name in FEATURES for extra in ("", smart)]

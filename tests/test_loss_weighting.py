@@ -1,6 +1,4 @@
-"""Loss weightings in whole runs: the optimizer's group, the log, FAMO's second pass, host reads."""
-
-from collections import Counter
+"""Loss weightings in whole runs: the optimizer's group, the log, FAMO's second pass."""
 
 import pytest
 import torch
@@ -162,32 +160,10 @@ def test_famo_prefers_the_task_that_an_update_has_helped_least(build):
     for _ in range(5):
         famo.move(torch.tensor([0.5, 0.9, 1.1]))
     logits = famo.logits.tolist()
-    assert logits == sorted(logits)
+    assert logits[0] < logits[1] < logits[2]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_an_update_reads_the_device_once(build, monkeypatch, name):
-    """What would wait for a GPU is called as often as without a weighting, but for the one read."""
-    calls = Counter()
-    for method in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "cpu"):
-        original = getattr(torch.Tensor, method)
-
-        def counting(self, *args, method=method, original=original, **options):
-            calls[method] += 1
-            return original(self, *args, **options)
-
-        monkeypatch.setattr(torch.Tensor, method, counting)
-    counts = []
-    for flags in ("--log_conflicts", f"--loss_weighting {name} --log_conflicts"):
-        training = build(flags)
-        make_updates(training, 1)
-        calls.clear()
-        make_updates(training, 3)
-        counts.append(dict(calls))
-    assert counts[0] == counts[1] and counts[0]["tolist"] == 3
-
-
-@pytest.mark.parametrize("name", ["uncertainty", "famo"])
+@pytest.mark.parametrize("name", [pytest.param("uncertainty", marks=pytest.mark.slow), "famo"])
 def test_the_weights_of_every_update_are_in_tensorboard(train, tmp_path, name):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

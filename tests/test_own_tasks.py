@@ -17,6 +17,7 @@ from options.task_table import BUILT_IN
 from reporting.run_directory import read_options
 from runtime.errors import InputError
 from search import tune
+from search.report import write_best
 from train_multitask import main
 
 SMALL = "--num_batches_per_epoch 3 --batch_size 4 --dev_samples 8 --no_tensorboard".split()
@@ -220,9 +221,11 @@ def test_a_search_carries_its_table(own, parse):
     args = parse(*flags_of(own), "--hpo", "--run_name", "search", "--task", "topics")
     args, directory = tune.new_search(args)
     assert (directory / "tasks.toml").read_text() == TABLE
-    assert args.tasks_file == str(directory / "tasks.toml")
     (own / "own.toml").unlink()
     again = parse("--hpo_resume", directory)
     found, _ = tune.resumed_search(again)
     assert list(found.tasks) == ["topics"] and found.table.text == TABLE
+    write_best(directory / "best.txt", found, {"lr": 1e-4})
+    best = parse(f"@{directory / 'best.txt'}")
+    assert best.tasks == found.tasks and best.lr == 1e-4
     assert list(again.tasks) == ["grammar", "topics"]

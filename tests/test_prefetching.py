@@ -126,7 +126,9 @@ def forced(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("stop", [3, 4, 8])
+@pytest.mark.parametrize(
+    "stop", [3, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (4, 8))]
+)
 def test_a_run_that_prefetches_and_is_resumed_ends_as_one_that_does_not(
     train, monkeypatch, request, few_rows, stop
 ):

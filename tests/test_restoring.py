@@ -225,7 +225,7 @@ def test_smart_of_an_earlier_version_is_restored_with_other_noise(runs, tmp_path
 
 
 def test_sophia_of_another_kind_of_device_is_restored_with_another_u(runs, tmp_path):
-    """A GPU's generator has 16 bytes. Every worker goes on with the same numbers."""
+    """A GPU's generator has 16 bytes. Every worker continues with the same numbers."""
     training, state = runs["sophia"]
     state = changed(state, "optimizer/generator", torch.arange(16).byte())
     checkpoint.save(tmp_path / "last.pt", state)

@@ -254,14 +254,23 @@ def wait_for(process: subprocess.Popen, start: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weighting", ["none", "uncertainty", "gradnorm", "famo"])
-def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train, weighting):
+@pytest.mark.parametrize(
+    "technique",
+    [
+        "none --no_use_amp",
+        "none --use_amp --task_scheduler round_robin --projection vaccine",
+        *(f"{name} --no_use_amp" for name in ("uncertainty", "gradnorm", "famo")),
+    ],
+)
+def test_killed_processes_resume_to_the_same_bits(
+    tmp_path, tiny_model, some_rows, train, technique
+):
     """Real processes, killed within an epoch: kill -9 loses only time, SIGTERM loses nothing."""
-    whole = train(*JOINT, weighting, *SIZES, "--save_every", "2", "--run_name", "whole")
+    own = [*JOINT, *technique.split(), *SIZES, "--save_every", "2", "--run_name", "whole"]
+    whole = train(*own)
     logdir = tmp_path / "killed"
-    flags = ["--model_name", tiny_model, "--data_dir", ROOT / "data" / "sample"]
-    flags += [*JOINT[1:], weighting, *SIZES, "--save_every", "2"]
-    flags += ["--logdir", logdir, "--run_name", "whole"]
+    flags = ["--model_name", tiny_model, "--data_dir", some_rows]
+    flags += [*own[1:], "--logdir", logdir]
     run = logdir / "whole"
     with run_script(*flags) as process:
         wait_for(process, "epoch 1/3")
@@ -278,45 +287,6 @@ def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, train, w
     assert process.returncode == 0
     for one, other in zip(final_state(whole), final_state(run)):
         assert_same(one, other)
-
-
-@pytest.fixture
-def handler():
-    """A function that sets the handler of a signal and restores the old one after the test."""
-    previous = {}
-
-    def install(signum, new):
-        previous.setdefault(signum, signal.signal(signum, new))
-
-    yield install
-    for signum, old in previous.items():
-        signal.signal(signum, old)
-
-
-def on_signal(*args):
-    raise AssertionError("this handler was to be replaced")
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
-def test_a_signal_stops_after_the_update_and_restores_the_handlers(handler, name):
-    signum = signal.Signals[name]
-    handler(signum, on_signal)
-    with interrupts.stop_on_signals("this command") as stop:
-        stop.check()
-        os.kill(os.getpid(), signum)
-        message = f"stopped by {name}; saved; resume with: this command"
-        with pytest.raises(interrupts.Interrupted, match=message) as caught:
-            stop.check()
-    assert caught.value.signum == signum
-    assert signal.getsignal(signum) is on_signal
-
-
-def test_a_signal_that_was_ignored_from_the_start_stays_so(handler):
-    """Under nohup, a run outlives its terminal."""
-    handler(signal.SIGHUP, signal.SIG_IGN)
-    with interrupts.stop_on_signals("this command") as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        stop.check()
 
 
 def test_events_after_the_checkpoint_are_void(train, stop_after, tmp_path):

@@ -120,7 +120,7 @@ def test_single_task_training_reads_and_trains_that_task_alone(train, data_copy)
     [
         (["--samples_per_epoch", 40], 5, 120),  # 3 · 40 examples in updates of 3 · 8
         (["--num_batches_per_epoch", 3], 3, 72),
-        (["--batch_size", 100], 10, 3000),  # all training rows of the sample
+        (["--batch_size", 100], 2, 360),  # all training rows
     ],
 )
 def test_how_long_an_epoch_is(train, flags, updates, examples):

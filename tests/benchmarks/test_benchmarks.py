@@ -101,6 +101,7 @@ def test_throughput_of_one_precision_alone_does_not_compare_defaults(table):
     assert [line.split()[0] for line in lines[3:]] == ["float32", "float32", "(a)", "float32"]
 
 
+@pytest.mark.slow
 def test_throughput_prints_the_memory_after_more_and_more_updates(table):
     first, second, header, *lines = table(throughput, "--rows 8 --batch_size 4 --memory 26")
     assert second == "resident MiB of our loop, batch 4"
@@ -195,6 +196,7 @@ def test_parallel_compares_two_processes_with_one(words, capsys):
     assert all(ratio > 0 for ratio in numbers(line[24:35]) + numbers(line[49:]))
 
 
+@pytest.mark.slow
 def test_waiting_compares_settings_alone_and_beside_another_process(words, capsys):
     flags = "--rounds 1 --updates 1 --batch_size 4 --settings".split()
     waiting.main(waiting.parse([*words, *flags, "one thread", "not at all"]))

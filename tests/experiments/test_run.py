@@ -14,6 +14,7 @@ from small_rows import ROOT, ROW_TEXTS, read_result, words, write_rows
 
 from experiments import result_files, run
 from experiments.row_files import read_row, read_rows
+from runtime.device import has_native_bfloat16
 from runtime.errors import InputError
 
 
@@ -68,11 +69,14 @@ def test_other_settings_or_data_give_another_key(few_rows, tiny_model, tmp_path)
     same = key("joint --epochs 2 --use_amp --seeds 1")
     assert key("turns --use_amp --save_every 3 --epochs 2", other) == same
     assert key("--use_amp") == same  # two epochs are the default
-    changed = [key("--use_amp --epochs 3"), key(""), key("--use_amp --task_weights sst=2")]
+    others = ("--use_amp --epochs 3", "--no_use_amp", "--use_amp --task_weights sst=2")
+    changed = [key(flags) for flags in others]
     with open(other / "sts-similarity-train.csv", "ab") as file:
         file.write(b"x\ta\tb\t1.0\r\n")
     changed.append(key("--use_amp", other))
     assert len({same, *changed}) == 5
+    own = "--use_amp" if has_native_bfloat16("cpu") else "--no_use_amp"
+    assert key("") == key(own)
 
 
 def plan_runs(place: Path, model: Path, data: Path, flags: str) -> list[run.Run]:

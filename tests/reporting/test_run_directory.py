@@ -160,6 +160,14 @@ def test_what_a_killed_process_left_is_removed_on_resume(train):
     assert not left.exists()
 
 
+def test_a_run_of_an_older_version_gets_its_table_on_resume(train):
+    run = train(*SIZES, "--run_name", "a")
+    table = (run / "tasks.toml").read_text()
+    (run / "tasks.toml").unlink()
+    train("--resume", run, "--epochs", 3)
+    assert (run / "tasks.toml").read_text() == table
+
+
 def test_a_folder_in_another_run_is_refused_also_before_its_first_checkpoint(train, tmp_path):
     run = train(*SIZES, "--run_name", "a")
     shutil.rmtree(run / "checkpoints")

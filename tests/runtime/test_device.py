@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from reporting import run_log
 from runtime import device, startup
 from runtime.errors import InputError
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 # AMD?, AVX512?, AVX512_BF16?, AMX?; are float32 products given to oneDNN, is bfloat16 native
 CPUS = [
@@ -52,11 +54,19 @@ def resolved(parse, tiny_model):
 
     def resolve(*flags: object):
         args = parse(*flags)
-        config = BertConfig.from_dict(json.loads((tiny_model / "config.json").read_text()))
-        resolving.resolve_model_options(args, config)
+        resolving.resolve_model_options(args, config_of(tiny_model))
         return args
 
     return resolve
+
+
+def config_of(model: Path) -> BertConfig:
+    return BertConfig.from_dict(json.loads((model / "config.json").read_text()))
+
+
+def run_python(code: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
 
 
 @pytest.mark.parametrize("is_amd, avx512, bfloat16, amx, is_onednn, is_native", CPUS)
@@ -91,7 +101,7 @@ def test_the_product_of_this_machine_is_exact():
         "connect(use_gpu=False)\n"
         "assert product_error() < MAX_ERROR, product_error()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -120,13 +130,26 @@ def test_a_mac_has_its_own_gpu(monkeypatch):
         device.select_device(use_gpu=True)
 
 
-@pytest.mark.parametrize(
-    "flags", [["--combined_models"], ["--projection", "pcgrad"], ["--use_smart_regularization"]]
-)
-def test_what_a_mac_cannot_do_is_one_line(monkeypatch, resolved, flags):
+TRAINED_IN_FLOAT64 = [
+    ["--projection", "pcgrad"],
+    ["--task_scheduler", "joint", "--log_conflicts"],
+    ["--task_scheduler", "joint", "--loss_weighting", "famo"],
+    ["--use_smart_regularization"],
+]
+
+
+@pytest.mark.parametrize("flags", [["--combined_models"], *TRAINED_IN_FLOAT64], ids=" ".join)
+def test_what_a_mac_cannot_do_is_one_line(monkeypatch, parse, tiny_model, flags):
     monkeypatch.setattr(resolving, "gpu_type", lambda: "mps")
-    with pytest.raises(InputError, match=f"{flags[0]} needs float64, which MPS lacks"):
-        resolved("train_multitask_pal.py", *flags, "--use_gpu")
+    args = parse("train_multitask_pal.py", *flags, "--use_gpu")
+    with pytest.raises(InputError, match="needs float64, which MPS lacks"):
+        resolving.resolve_options(args, config_of(tiny_model))
+
+
+@pytest.mark.parametrize("flags", TRAINED_IN_FLOAT64, ids=" ".join)
+def test_a_mac_evaluates_what_it_cannot_train(monkeypatch, resolved, flags):
+    monkeypatch.setattr(resolving, "gpu_type", lambda: "mps")
+    resolved("train_multitask_pal.py", *flags, "--use_gpu")
 
 
 @pytest.mark.parametrize("is_native", [True, False])
@@ -174,7 +197,5 @@ def test_spinning_is_bounded_unless_the_environment_says_otherwise(variables, ex
     """In a process of its own, by what torch's OpenMP is going to read."""
     environment = {name: value for name, value in os.environ.items() if name not in SPINNING}
     code = "import os, runtime.startup; print(os.environ.get('GOMP_SPINCOUNT'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment | variables, capture_output=True, text=True
-    )
+    done = run_python(code, env=environment | variables)
     assert done.stdout.strip() == str(expected)

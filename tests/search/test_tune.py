@@ -128,6 +128,7 @@ def test_a_search_with_a_killed_trial_ends_with_table_figures_options_and_best_r
     assert len(trials) == 4 and not any((trial / "checkpoints").exists() for trial in trials)
 
 
+@pytest.mark.slow
 def test_without_a_single_epoch_there_is_no_best(search, tmp_path):
     """A task weight that is too large for float32 makes every loss infinite."""
     done = search("--hpo --hpo_only --hpo_trials 2 --run_name s --task_weights sst=1e39")
