@@ -37,14 +37,13 @@ from datasets import is_visible, load_data, tokenize
 from engine import evaluate, predict_logits
 from inputs.batches import Rows
 from models import MultitaskBert, build_model
-from models.auto import new_encoder
 from models.pretrained import load_config, load_tokenizer
-from models.weight_file import check_size
 from options.resolving import resolve_model_options
 from reporting.figures import dev_figures
 from reporting.outputs import redirect, write_outputs
 from reporting.run_directory import read_options
 from reporting.run_log import RunLog
+from reporting.start import saved_encoder
 from reporting.summary import baselines, count_parameters, format_table, print_end
 from runtime import checkpoint
 from runtime.device import connect
@@ -113,11 +112,11 @@ def load_run(
     args = read_options(directory, given, needed=("filepath",))
     config, best = load_config(directory), Path(args.filepath) / "best.pt"
     state = checkpoint.load(best)
-    check_size(config, directory / "config.json", [best])
+    encoder = saved_encoder(args, config, directory / "config.json", best)
     tokenizer = load_tokenizer(directory, config)
     args.use_gpu = torch.device(device).type != "cpu"  # this device, not that of the training
     resolve_model_options(args, config)
-    model = build_model(args, new_encoder(config))
+    model = build_model(args, encoder)
     checkpoint.load_weights(best, model, args.fingerprint, state)
     return model.to(device).eval(), tokenizer, args
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.setup import seconds_of
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from runtime.device import FLOAT32, has_native_bfloat16, use_fastest_float32
 from runtime.errors import InputError
 

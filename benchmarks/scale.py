@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.setup import load_rows, open_arm, run_benchmark, shared_parser
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.features import Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert

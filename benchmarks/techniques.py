@@ -59,6 +59,10 @@ ARMS = {  # name -> flags, whether conflicts are logged
     "pcgrad, smart": (f"--projection pcgrad {SMART}", False),
     "vaccine, sophiah, pal": ("--projection vaccine --optimizer sophiah --use_pal", False),
     "gradnorm, pcgrad": ("--loss_weighting gradnorm --projection pcgrad", False),
+    "lora": ("--task_scheduler joint --lora_rank 8", False),
+    "lora per task": ("--task_scheduler joint --lora_rank 8 --lora_per_task", False),
+    "pcgrad, lora": ("--projection pcgrad --lora_rank 8", False),
+    "gradient checkpointing": ("--task_scheduler joint --gradient_checkpointing", False),
 }
 ARMS |= {name: (f"{WEIGHTING} {name}", False) for name in LOSS_WEIGHTINGS if name != "none"}
 ARMS |= {name: (f"--projection {name}", False) for name in AGGREGATORS}

@@ -25,7 +25,7 @@ from comparing.finished import FinishedRun
 from datasets import load_data
 from engine import evaluate
 from evaluation import load_run
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from models.pretrained import load_config, load_tokenizer
 from reporting.outputs import write_outputs
 from reporting.run_directory import SOUP, make_run_dir

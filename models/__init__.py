@@ -9,6 +9,7 @@ from models.bert import BertModel, Encoder
 from models.features import FEATURES, POOLINGS, TRAIN_MODES, Features
 from models.heads import HEADS
 from models.hierarchical import HierarchicalEncoder
+from models.lora import LowRankAdapters
 from models.mixture import MixtureEncoder
 from models.multitask import MultitaskBert
 from models.pal import ProjectedAttentionLayers
@@ -35,11 +36,23 @@ def build_model(args: Namespace, encoder: BertModel | TransformersEncoder) -> Mu
         name: ProjectedAttentionLayers(config, args.pal_size)
         for name in (args.tasks if args.use_pal else ())
     }
-    return MultitaskBert(build_encoder(args, encoder), features, heads, args.pair_encoding, pals)
+    adapters = build_adapters(args, encoder)
+    whole = build_encoder(args, encoder)
+    return MultitaskBert(whole, features, heads, args.pair_encoding, pals, adapters)
+
+
+def build_adapters(args: Namespace, encoder: Encoder) -> LowRankAdapters | None:
+    """Attach low-rank adapters to the encoder and freeze the rest of it, if the options say so."""
+    if args.lora_rank is None:
+        return None
+    names = args.tasks if args.lora_per_task else ()
+    return LowRankAdapters(encoder, args.lora_rank, args.lora_alpha, names)
 
 
 def build_encoder(args: Namespace, encoder: BertModel | TransformersEncoder) -> Encoder:
     """Freeze the encoder, attach tag embeddings and wrap it, as the options say."""
+    if args.gradient_checkpointing:
+        encoder.checkpoint_gradients()
     if args.option == "pretrain":
         encoder.requires_grad_(False)
         for module in encoder.modules() if args.use_pal else ():

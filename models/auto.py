@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from models.attention import Dropout
 from models.auto_config import TransformersConfig
-from models.bert import BertConfig, BertModel, BertOutput, Encoder, Residual
+from models.bert import BertModel, BertOutput, Encoder, Residual
+from models.bert_config import BertConfig
 from runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class TransformersEncoder(Encoder):
     def embedding_size(self) -> int:
         """E."""
         return self.word_embeddings.embedding_dim
+
+    @property
+    def adapted_maps(self) -> tuple[str, ...]:
+        """The last part of the names of the query and value maps."""
+        return self.config.architecture.query_value
 
     @property
     def layer(self) -> nn.Module:
@@ -120,8 +126,8 @@ class TransformersEncoder(Encoder):
         hidden_states = tuple(output.hidden_states) if output_hidden_states else ()
         return BertOutput(x, x[:, 0] if pooled is None else pooled, hidden_states, attention_mask)
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Compute the states inside a layer again in the backward pass, instead of keeping them.
+    def checkpoint_gradients(self) -> None:
+        """Keep only the layers' inputs for a backward pass; see `Encoder.checkpoint_gradients`.
 
         Raises:
             InputError: transformers cannot do this for models of this type.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from models.bert import ACTIVATIONS, MAX_SIZES, BertConfig
+from models.bert_config import ACTIVATIONS, MAX_SIZES, BertConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -23,6 +23,8 @@ class Architecture(NamedTuple):
         layers: the place of its list of layers; None if the layers share their weights.
         takes_types: whether it has embeddings of token types.
         first_position: of the positions of a row; earlier ones are not used.
+        query_value: the last part of the names of its query and value maps; none where one map is
+            both.
         attention: which of transformers' attention functions it has.
         names: field of `BertConfig` -> its key in config.json, where that differs.
     """
@@ -32,6 +34,7 @@ class Architecture(NamedTuple):
     layers: str | None = "encoder.layer"
     takes_types: bool = True
     first_position: int = 0
+    query_value: tuple[str, ...] = ("query", "value")
     attention: str = "sdpa"
     names: dict[str, str] = {}
 
@@ -42,10 +45,13 @@ ARCHITECTURES = {
         attention_dropout="attention_dropout",
         layers="layers",
         takes_types=False,
+        query_value=(),
         names={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
     ),
-    "deberta-v2": Architecture(attention="eager"),
-    "mpnet": Architecture(takes_types=False, first_position=2, attention="eager"),
+    "deberta-v2": Architecture(query_value=("query_proj", "value_proj"), attention="eager"),
+    "mpnet": Architecture(
+        takes_types=False, first_position=2, query_value=("q", "v"), attention="eager"
+    ),
     "electra": Architecture(),
     "albert": Architecture(layers=None),
     "distilbert": Architecture(
@@ -53,6 +59,7 @@ ARCHITECTURES = {
         attention_dropout="attention_dropout",
         layers="transformer.layer",
         takes_types=False,
+        query_value=("q_lin", "v_lin"),
         names={
             "hidden_size": "dim",
             "num_hidden_layers": "n_layers",

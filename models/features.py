@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.attention import attention_bias
-from models.bert import BertAttention, BertConfig, BertOutput
+from models.bert import BertAttention, BertOutput
+from models.bert_config import BertConfig
 
 LSTM_SIZE = 128  # per direction
 CNN_SIZE, CNN_KERNEL, CNN_LAYERS = 512, 5, 3

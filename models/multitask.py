@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
+from typing import Any
 
 from torch import Tensor, nn
 
 from models.bert import Encoder
 from models.features import Features
 from models.hierarchical import HierarchicalEncoder
+from models.lora import LowRankAdapters, merged
 from models.mixture import MixtureEncoder
 from tasks import Batch, Task
 
@@ -39,6 +41,7 @@ class MultitaskBert(nn.Module):
         heads: Mapping[str, nn.Module],
         pair_encoding: str = "cross",
         pals: Mapping[str, nn.Module] | None = None,
+        adapters: LowRankAdapters | None = None,
     ) -> None:
         super().__init__()
         self.pair_encoding = pair_encoding
@@ -46,6 +49,14 @@ class MultitaskBert(nn.Module):
         self.features = features
         self.heads = nn.ModuleDict(heads)
         self.pals = nn.ModuleDict(pals or {})
+        self.adapters = adapters
+        self.base_names: frozenset[str] = frozenset()
+        if adapters is not None:
+            frozen = (n for n, p in encoder.named_parameters("encoder") if not p.requires_grad)
+            self.base_names = frozenset(frozen)
+            # torch does not annotate these two.
+            self.register_state_dict_post_hook(drop_base)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_post_hook(keep_base)  # type: ignore[no-untyped-call]
         self.train()
 
     def train(self, mode: bool = True) -> "MultitaskBert":
@@ -88,6 +99,8 @@ class MultitaskBert(nn.Module):
         """
         if "states" in batch:
             return batch["states"], batch.get("states_mask")
+        if self.adapters is not None:
+            self.adapters.choose(task.name)
         known = {}
         if isinstance(self.encoder, HierarchicalEncoder) and "lengths" in batch:
             known = {"num_segments": int(batch["lengths"].sum())}  # lengths are on the CPU
@@ -137,6 +150,10 @@ class MultitaskBert(nn.Module):
         """
         return {"gate": mixture.take_gate_means() for mixture in self.mixtures()}
 
+    def merged_encoder(self, task: Task) -> Encoder:
+        """Return a plain copy of the encoder as the task uses it, its adapters merged."""
+        return merged(self.encoder, task.name)
+
     def unfreeze_layer(self, number: int) -> list[nn.Parameter]:
         """Train one layer of the encoder, and return its parameters that were frozen.
 
@@ -160,6 +177,7 @@ class MultitaskBert(nn.Module):
             if name.startswith(("encoder.", "features."))
             and ".pooler." not in name
             and p.requires_grad
+            and self.adapter_owner(name) is None
         ]
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -167,9 +185,15 @@ class MultitaskBert(nn.Module):
         return [p for _, p in self.named_shared_parameters()]
 
     def task_parameters(self, task: Task) -> list[nn.Parameter]:
-        """Return the trainable parameters of the task's own head and projected attention layers."""
+        """Return the trainable parameters of the task's own head, attention layers and adapter."""
         modules = [parts[task.name] for parts in (self.heads, self.pals) if parts]
-        return [p for module in modules for p in module.parameters() if p.requires_grad]
+        own = [p for module in modules for p in module.parameters() if p.requires_grad]
+        named = self.encoder.named_parameters("encoder")
+        return own + [p for name, p in named if self.adapter_owner(name) == task.name]
+
+    def adapter_owner(self, name: str) -> str | None:
+        """Return the task whose adapter a parameter of this name is; None if it is no task's."""
+        return None if self.adapters is None else self.adapters.owner(name)
 
     def parameter_groups(self) -> dict[str, slice]:
         """Return which slice of the shared vector [P] belongs to which part of the model.
@@ -182,6 +206,19 @@ class MultitaskBert(nn.Module):
             sizes[group_name(name)] += p.numel()
         ends = accumulate(sizes.values())
         return {group: slice(end - size, end) for (group, size), end in zip(sizes.items(), ends)}
+
+
+def drop_base(model: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    """Leave the frozen weights under the adapters out of a state that is being saved."""
+    assert isinstance(model, MultitaskBert), f"a hook of a model, not of a {type(model).__name__}"
+    for name in model.base_names:
+        del state[prefix + name]
+
+
+def keep_base(model: nn.Module, keys: Any) -> None:
+    """Do not miss the frozen weights under the adapters in a state that is being loaded."""
+    assert isinstance(model, MultitaskBert), f"a hook of a model, not of a {type(model).__name__}"
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in model.base_names]
 
 
 def group_name(name: str) -> str:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import SelfAttention, attention_bias, init_weights
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 
 NUM_HEADS = 6
 INITIAL_STD = 0.02

@@ -14,7 +14,8 @@ from tokenizers.models import BPE, WordPiece
 
 from models.auto import TransformersEncoder, new_encoder, rename_published
 from models.auto_config import ARCHITECTURES, TransformersConfig
-from models.bert import MODEL_TYPES, BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import MODEL_TYPES, BertConfig
 from models.tokenizer_checks import check_structure, check_tokenizer
 from models.weight_file import encoder_shapes, read_weights
 from runtime.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from runtime.errors import InputError
 
 MAX_GROWTH = 64  # bytes after normalizing, per byte of a text; RoBERTa's own is 2

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.auto import new_encoder
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from runtime.errors import InputError, is_out_of_memory
 from runtime.files import MAX_WEIGHT_BYTES, MIB, check_regular
 

@@ -189,11 +189,11 @@ def default_lr(option: str, hidden_size: int, optimizer: str = "adamw") -> float
     """Return the learning rate of a run without --lr.
 
     Args:
-        option: what is trained, `pretrain` or `finetune`.
+        option: what is trained, `pretrain`, `finetune` or, with low-rank adapters, `lora`.
         hidden_size: H of the encoder; narrow encoders take a larger rate.
         optimizer: a key of `OPTIMIZERS`.
     """
-    if option == "pretrain":
+    if option in ("pretrain", "lora"):
         return 1e-3 * LR_FACTORS[optimizer]
     return (2e-4 if hidden_size < 768 else 3e-5) * LR_FACTORS[optimizer]
 

@@ -113,7 +113,8 @@ class Smart(Replay):
         self.noise_std, self.step_size = noise_std, step_size
         self.seed, self.num_rows = seed, 0
         # Frozen parameters are included: they may be unfrozen later and need their average then.
-        weights = model.named_parameters() if mu else ()
+        # Those under adapters never are.
+        weights = [(n, p) for n, p in model.named_parameters() if mu and n not in model.base_names]
         self.average = {name: p.detach().float().clone() for name, p in weights}  # θ̃
 
     def logits(self, task: Task, batch: Batch) -> Tensor:

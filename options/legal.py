@@ -170,8 +170,49 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--combined_models --use_pal",
-        lambda a: a.combined_models and a.use_pal,
-        "--combined_models has four encoders, and --use_pal works with one; drop one",
+        lambda a: a.combined_models and (a.use_pal or a.lora_rank is not None),
+        "--combined_models has four encoders; --use_pal and --lora_rank work with one; drop one",
+    ),
+    Contradiction(
+        "--lora_rank 4 --use_pal",
+        lambda a: a.lora_rank is not None and a.use_pal,
+        "--lora_rank and --use_pal are two ways to adapt one encoder; drop one",
+    ),
+    Contradiction(
+        "--lora_rank 4 --option pretrain",
+        lambda a: a.lora_rank is not None and a.option == "pretrain",
+        "--lora_rank freezes the encoder itself, all but its low-rank updates; drop --option "
+        "pretrain",
+    ),
+    Contradiction(
+        "--lora_rank 4 --lora_per_task --task sst",
+        lambda a: a.lora_per_task and num_trained(a) < 2,
+        "--lora_per_task tells several tasks apart; drop it, or train on more tasks",
+    ),
+    Contradiction(
+        "--lora_rank 4 --lora_per_task --projection pcgrad",
+        lambda a: a.lora_per_task and not trains_features(a) and needs_gradients(a),
+        "--lora_per_task leaves no shared parameters, so --projection, --log_conflicts and "
+        "--loss_weighting gradnorm or famo have no gradients; drop one",
+    ),
+    Contradiction(
+        "--option pretrain --gradient_checkpointing",
+        lambda a: a.gradient_checkpointing
+        and a.option == "pretrain"
+        and not (a.use_pal or a.additional_input or a.unfreeze_interval),
+        "--gradient_checkpointing saves what a backward pass through the encoder needs, and "
+        "--option pretrain has none; drop one",
+    ),
+    Contradiction(
+        "--lora_rank 4 --lora_per_task --compile",
+        lambda a: a.lora_per_task and a.compile,
+        "--lora_per_task would compile the layers for every task anew; drop it or --compile",
+    ),
+    Contradiction(
+        "--compile --gradient_checkpointing",
+        lambda a: a.compile and a.gradient_checkpointing,
+        "--gradient_checkpointing repeats a forward pass with the same dropout masks, which "
+        "compiled layers do not keep; drop one",
     ),
     Contradiction(
         "--combined_models --option pretrain",
@@ -278,6 +319,8 @@ NEEDS: dict[str, tuple[str, Callable[[Namespace], object]]] = (
         ),
         "gradnorm_alpha": ("--loss_weighting gradnorm", lambda a: a.loss_weighting == "gradnorm"),
         "pal_size": ("--use_pal", lambda a: a.use_pal),
+        "lora_alpha": ("--lora_rank", lambda a: a.lora_rank is not None),
+        "lora_per_task": ("--lora_rank", lambda a: a.lora_rank is not None),
         "layers": ("--train_mode single_layers", lambda a: a.train_mode == "single_layers"),
         "segment_length": ("--extension hierarchical", lambda a: a.extension == "hierarchical"),
         "unfreeze_interval": ("--option pretrain", lambda a: a.option == "pretrain"),
@@ -301,6 +344,8 @@ NOT_WRAPPED: dict[str, tuple[str, tuple[str, ...]]] = {
     "use_pal": ("projected attention layers lie inside the layers of our own encoder", ()),
     "compile": ("only the layers of our own encoder are compiled", ()),
     "unfreeze_interval": ("all layers share their weights", ("albert",)),
+    "lora_rank": ("one map of a layer gives query, key and value", ("modernbert",)),
+    "gradient_checkpointing": ("transformers has none for it", ("mpnet", "albert")),
 }
 
 

@@ -20,6 +20,7 @@ def check_packages(args: Namespace) -> None:
         ("--hpo", args.hpo, ("ray", "optuna")),
         ("--hpo_resume", args.hpo_resume is not None, ("ray", "optuna")),
         ("--augment", args.augment > 0, ("nltk",)),
+        ("--lora_rank", args.lora_rank is not None, ("peft",)),
     ]
     if args.projection in AGGREGATORS:
         packages = ("torchjd", *AGGREGATORS[args.projection].packages)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from datasets import default_data_dir, has_files, task_file, training_digests
 from models.auto_config import TransformersConfig
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from models.compiled import check_compiler
 from models.features import default_layers
 from models.pal import default_pal_size
@@ -45,7 +45,8 @@ def resolve_options(args: Namespace, config: BertConfig) -> None:
     if args.compile:
         check_compiler(args.use_gpu)
     if args.lr is None:
-        args.lr = default_lr(args.option, config.hidden_size, args.optimizer)
+        trained = args.option if args.lora_rank is None else "lora"
+        args.lr = default_lr(trained, config.hidden_size, args.optimizer)
     if args.smoketest and args.resume is None:  # a saved run has these sizes already
         shrink(args)
     digests = training_digests(args)
@@ -73,6 +74,9 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
             f"--pal_size is {args.pal_size}, wider than the encoder's {config.hidden_size}; the "
             "projected attention is meant to be narrower"
         )
+    if args.lora_rank is not None:
+        check_lora_rank(args.lora_rank, config.hidden_size)
+        args.lora_alpha = args.lora_alpha or float(args.lora_rank)
     if args.train_mode == "single_layers":
         args.layers = args.layers or default_layers(config.num_hidden_layers)
         check_layers(args.layers, config.num_hidden_layers)
@@ -200,6 +204,15 @@ def check_length(name: str, length: int, config: BertConfig, is_checked: bool) -
     if is_checked and length > config.max_tokens:
         raise InputError(
             f"--{name} is {length}, but this encoder has positions for {config.max_tokens}"
+        )
+
+
+def check_lora_rank(rank: int, hidden_size: int) -> None:
+    """Raise InputError unless adapters are narrower than the maps that they change."""
+    if rank >= hidden_size:
+        raise InputError(
+            f"--lora_rank is {rank}, expected less than the encoder's {hidden_size}; the paper "
+            "takes 8"
         )
 
 

@@ -163,6 +163,12 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         "the whole batch",
     )
     add(
+        "--gradient_checkpointing",
+        action="store_true",
+        help="keep only the inputs of the encoder's layers for the backward pass, which computes "
+        "the rest again: less memory, the same gradients, more time",
+    )
+    add(
         "--task_weights",
         nargs="+",
         type=partial(task_weight, tasks),
@@ -180,7 +186,7 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         "--lr",
         type=positive_float,
         help="peak learning rate; unset: 2e-4 for encoders narrower than 768, else 3e-5; "
-        "1e-3 with --option pretrain; a quarter of it with --optimizer sophiah",
+        "1e-3 with --option pretrain or --lora_rank; a quarter of it with --optimizer sophiah",
     )
     add(
         "--rho",

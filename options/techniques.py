@@ -1,4 +1,4 @@
-"""The options of the techniques: task schedulers, gradient surgery, loss weightings, SMART, PALs.
+"""The options of the techniques: task schedulers, surgery, loss weightings, SMART, PALs, LoRA.
 
 `train_multitask_pal.py` offers them; `train_multitask.py` fixes them to their defaults, but for the
 task scheduler, which is `joint` there. So each default is written once, here.
@@ -19,6 +19,7 @@ from options.types import (
     multiple_of_six,
     non_negative_float,
     positive_float,
+    positive_int,
     rate,
 )
 
@@ -121,6 +122,23 @@ def add_technique_options(parser: ArgumentParser, task_names: Iterable[str] = ()
         type=multiple_of_six,
         help="width of these layers; unset: 6 · round(34 · H / 768), 204 at BERT-base as in the "
         "paper",
+    )
+    add = parser.add_argument_group("low-rank adapters").add_argument
+    add(
+        "--lora_rank",
+        type=positive_int,
+        help="freeze the encoder and train updates of this rank of its queries and values; unset: "
+        "off (paper: 8)",
+    )
+    add(
+        "--lora_alpha",
+        type=positive_float,
+        help="the updates are multiplied by X / --lora_rank; unset: the rank, so by 1",
+    )
+    add(
+        "--lora_per_task",
+        action="store_true",
+        help="give every task updates of its own; off: the tasks share them",
     )
     add = parser.add_argument_group("SMART regularization").add_argument
     add("--use_smart_regularization", action="store_true", help="add a smoothness penalty")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from options.legal import contradiction_of
 from options.parsing import make_absolute
 from options.saved import check_saved_options, options_to_save

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from models.auto import TransformersEncoder, new_encoder
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
 from models.weight_file import check_size
 from options.parsing import make_absolute
@@ -53,10 +54,9 @@ class Start:
     anchor: int | None
 
     def build_encoder(self) -> BertModel | TransformersEncoder:
-        """Return the encoder with published weights, or with fresh ones that `last` replaces."""
+        """Return the encoder with published weights, or one for the weights in `last`."""
         if self.last is not None:
-            check_size(self.config, self.source / "config.json", [self.last])
-            return new_encoder(self.config)
+            return saved_encoder(self.args, self.config, self.source / "config.json", self.last)
         return load_encoder(self.source, self.config)
 
     def write_directory(self, model: nn.Module) -> None:
@@ -81,6 +81,35 @@ class Start:
                 f"{self.args.run_dir}: moved or removed while the run was at work, so the run "
                 "stops; if it was moved, resume it from its new place"
             )
+
+
+def saved_encoder(
+    args: Namespace, config: BertConfig, config_path: Path, checkpoint: Path
+) -> BertModel | TransformersEncoder:
+    """Return an encoder whose weights a run's checkpoint replaces.
+
+    Under --lora_rank it replaces those that are trained. The others are the published ones, which
+    the run reads again.
+
+    Args:
+        args: the run's options.
+        config: the run's own.
+        config_path: where it comes from, for an error message.
+        checkpoint: best.pt or last.pt.
+
+    Raises:
+        InputError: the config and the checkpoint do not fit, or the published weights are gone.
+    """
+    if args.lora_rank is None:
+        check_size(config, config_path, [checkpoint])
+        return new_encoder(config)
+    try:
+        return load_encoder(find_checkpoint(args.model_name, args.local_files_only), config)
+    except InputError as error:
+        raise InputError(
+            f"{checkpoint}: holds what --lora_rank trained, and the rest of the encoder cannot be "
+            f"read: {error}"
+        ) from None
 
 
 @contextmanager

@@ -111,6 +111,27 @@ def test_every_part_of_the_encoder_is_trained(tiny_checkpoint, run, model_type, 
                 assert moved.isfinite().all() and moved.any(), name
 
 
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "deberta-v2",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in TYPES if name != "modernbert"),
+    ],
+)
+def test_adapters_are_trained_and_nothing_else_of_the_encoder(tiny_checkpoint, run, model_type):
+    directory = tiny_checkpoint(model_type)
+    flags = "--lora_rank 2 --projection pcgrad --lr 1e-2 --scheduler none "
+    flags += "--gradient_checkpointing" if model_type not in ("mpnet", "albert") else ""
+    trained = run(directory, flags)
+    state = checkpoint.load(trained / "checkpoints" / "last.pt")["model"]
+    adapters = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    assert adapters and all("lora_" in name for name in adapters)
+    assert all(tensor.any() for name, tensor in adapters.items() if "lora_B" in name)
+    saved = json.loads((trained / "metrics-dev.json").read_text())
+    evaluation.evaluate_run(str(trained), "dev", None, "cpu")
+    assert json.loads((trained / "metrics-dev.json").read_text()) == saved
+
+
 def test_layers_are_unfrozen_from_the_top(tiny_checkpoint, run):
     directory = tiny_checkpoint("modernbert")
     flags = "--option pretrain --unfreeze_interval 1 --epochs 3 --lr 1e-2 --scheduler none"
@@ -143,6 +164,8 @@ def test_layers_are_unfrozen_from_the_top(tiny_checkpoint, run):
             "--option pretrain --unfreeze_interval 1 --epochs 2",
             "--unfreeze_interval does not go with an encoder of type albert: all layers share",
         ),
+        ("modernbert", "--lora_rank 2", "--lora_rank does not go with .* modernbert: one map"),
+        ("mpnet", "--gradient_checkpointing", "--gradient_checkpointing does .* transformers has"),
         ("modernbert", "--max_length 131", "--max_length is 131, .* has positions for 130"),
         ("mpnet", "--max_length 129", "--max_length is 129, .* has positions for 128"),
     ],

@@ -1,8 +1,8 @@
-"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs}: legal or refused.
+"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs, LoRA}: legal or not.
 
-Every combination of the first three is legal or refused as `is_legal` says, a second statement of
-the rules beside options/legal.py. The fast tests train combinations that together hold every legal
-pair of values; the slow ones train all.
+Every combination of all but the optimizer is legal or refused as `is_legal` says, a second
+statement of the rules beside options/legal.py. The fast tests train combinations that together hold
+every legal pair of values; the slow ones train all.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,9 @@ ONE_TASK = next(iter(TASKS))
 SCHEDULERS = [name for name in TASK_SCHEDULERS if name not in TASKS] + [ONE_TASK]
 SAMPLED = ("random", "pal", "temperature")
 FEW_PROJECTIONS = ("none", "pcgrad", "vaccine", "mgda")  # the others are trained with one setting
-EXTRAS = ("", "smart", "pal", "smart pal")
+LORA = {"lora": "--lora_rank 4 ", "own": "--lora_rank 4 --lora_per_task "}
+EXTRAS = ("", "smart", "pal", "smart pal", "lora", "smart lora", "own", "smart own")
+REFUSED_EXTRAS = ("pal lora", "pal own")
 # Parameters that need not move: the gradient of key biases is zero in theory, and nothing reads the
 # pooler.
 EXEMPT = ("key.bias", "pooler.")
@@ -55,13 +57,22 @@ class Combination(NamedTuple):
             flags += f"--combine_strategy {strategy} --batches_per_update 4 "
         flags += "--use_smart_regularization --smart_mu 1 " if "smart" in self.extra else ""
         flags += "--use_pal " if "pal" in self.extra else ""
+        flags += "".join(LORA.get(word, "") for word in self.extra.split())
         return flags + ("--hess_interval 2" if self.optimizer == "sophiah" else "")
 
 
 def is_legal(case: Combination) -> bool:
-    """The rules: several tasks need each other, two weightings all of them, FAMO no Hessian."""
+    """The rules: several tasks need each other, two weightings all of them, FAMO no Hessian.
+
+    PALs and LoRA exclude each other, and adapters of each task leave nothing that is shared.
+    """
+    own = "own" in case.extra.split()
+    if case.extra in REFUSED_EXTRAS:
+        return False
+    if own and (case.projection != "none" or case.weighting in ("gradnorm", "famo")):
+        return False
     if case.scheduler == ONE_TASK:
-        return case.projection == "none" and case.weighting == "none"
+        return case.projection == "none" and case.weighting == "none" and not own
     if case.weighting == "famo" and case.optimizer == "sophiah":
         return False
     has_all = case.scheduler == "joint" or case.projection != "none"
@@ -96,7 +107,7 @@ FEW += [Combination("joint", key, "none") for key in PROJECTIONS if key not in F
 
 def test_every_combination_is_legal_or_refused_by_the_table():
     parser = get_args_parser()
-    axes = (SCHEDULERS, PROJECTIONS, LOSS_WEIGHTINGS)
+    axes = (SCHEDULERS, PROJECTIONS, LOSS_WEIGHTINGS, ["adamw"], [*EXTRAS, *REFUSED_EXTRAS])
     for case in starmap(Combination, product(*axes)):
         flags = case.flags
         args = parser.parse_args(flags.split())
@@ -139,7 +150,11 @@ def train_two(tiny_model, few_rows, tmp_path_factory):
         after = dict(model.named_parameters())
         assert all(p.isfinite().all() for p in after.values())
         moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
-        encoder = {name for name in after if name.startswith("encoder.")}
+        frozen = {name for name, p in after.items() if not p.requires_grad}
+        assert bool(frozen) == ("lora" in case.flags) and not frozen & moved
+        idle = TASKS.keys() - training.progress.updates.keys() if "own" in case.extra else ()
+        encoder = {name for name in after if name.startswith("encoder.")} - frozen
+        encoder -= {name for name in encoder if any(f".{task}." in name for task in idle)}
         assert all(any(part in name for part in EXEMPT) for name in encoder - moved), (
             encoder - moved
         )

@@ -129,6 +129,8 @@ def lines() -> list[str]:
         "--use_smart_regularization --smart_mu 1",
         "--optimizer sophiah --hess_interval 2",
         "--use_pal",
+        "--lora_rank 4 --projection pcgrad",
+        "--lora_rank 4 --lora_per_task --gradient_checkpointing",
     ]
     techniques += ["--class_weights --log_conflicts --task_scheduler joint", "--micro_batch_size 3"]
     techniques += ["--projection vaccine --vaccine_groups layer", "--pair_encoding bi"]

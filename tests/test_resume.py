@@ -81,6 +81,8 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*JOINT, "dwa", "--micro_batch_size", "3"],
         [*JOINT, "gradnorm"],
         [*JOINT, "famo", *SMART[1:]],
+        [*SMART, "--lora_rank", "4", "--projection", "pcgrad", "--gradient_checkpointing"],
+        [*PAL, "--lora_rank", "4", "--lora_per_task", "--task_scheduler", "random", "--use_amp"],
         *(pytest.param([*JOINT, *end.split()], marks=pytest.mark.slow) for end in SLOW),
     ],
     ids=" ".join,

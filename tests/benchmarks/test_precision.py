@@ -10,7 +10,7 @@ from benchmarks import precision, throughput
 from benchmarks.arms import OurArm, ReferenceArm
 from benchmarks.precision import Precision
 from benchmarks.setup import load_rows, open_arm, silent_log
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from runtime import device
 from runtime.errors import InputError
 

@@ -14,7 +14,8 @@ from tokenizers import ByteLevelBPETokenizer, processors
 
 from inputs import tags
 from inputs.tags import STRIDE, TextTags, tag_texts
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.pretrained import load_config, load_tokenizer
 from models.tag_embeddings import NER_LABELS, POS_TAGS, TagEmbeddings
 from runtime.errors import InputError

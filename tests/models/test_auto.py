@@ -192,12 +192,12 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_checkpoint, model_type)
     batch = encode(load_tokenizer(directory, config), config, TEXTS)
     if model_type in ("mpnet", "albert"):
         with pytest.raises(InputError, match=f"none for {model_type}; drop it"):
-            encoder.enable_gradient_checkpointing()
+            encoder.checkpoint_gradients()
         return
     results, counts = [], []
     for is_enabled in (False, True):
         if is_enabled:
-            encoder.enable_gradient_checkpointing()
+            encoder.checkpoint_gradients()
         torch.manual_seed(0)
         encoder.zero_grad()
         count, output = num_kept(lambda: encoder(**batch, output_hidden_states=True))

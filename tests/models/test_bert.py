@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models.attention import attention_bias
-from models.bert import MODEL_TYPES, BertConfig, BertLayer, BertModel
+from models.bert import BertLayer, BertModel
+from models.bert_config import MODEL_TYPES, BertConfig
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from models.attention import Dropout
-from models.bert import ACTIVATIONS
+from models.bert_config import ACTIVATIONS
 from models.pretrained import (
     find_checkpoint,
     load_config,

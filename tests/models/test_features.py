@@ -8,7 +8,8 @@ from torch import nn
 
 from inputs.batches import PAIR_ENCODINGS
 from models import FEATURES, POOLINGS, TRAIN_MODES, build_model
-from models.bert import BertConfig, BertModel, BertOutput
+from models.bert import BertModel, BertOutput
+from models.bert_config import BertConfig
 from models.features import Features
 from options.task_table import built_in_tasks
 

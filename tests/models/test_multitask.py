@@ -9,7 +9,8 @@ import train_multitask
 from inputs.batches import PAIR_ENCODINGS
 from models import POOLINGS, build_model
 from models.attention import Dropout
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.heads import HEADS
 from options.task_table import built_in_tasks
 

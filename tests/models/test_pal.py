@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.features import Features
 from models.heads import ClassifyHead
 from models.multitask import MultitaskBert

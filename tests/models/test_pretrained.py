@@ -10,7 +10,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from models import pretrained, weight_file
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.pretrained import load_config, load_encoder, load_pretrained
 from models.weight_file import check_size, encoder_shapes
 

@@ -6,7 +6,7 @@ import os
 import pytest
 from tokenizers import Tokenizer
 
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from models.pretrained import load_config, load_tokenizer
 from models.tokenizer_checks import check_structure, growth_of, steps_of
 

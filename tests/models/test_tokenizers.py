@@ -8,7 +8,7 @@ import transformers
 from tokenizers import ByteLevelBPETokenizer
 
 from inputs.batches import TokenizedTask
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from models.pretrained import find_checkpoint, load_config, load_tokenizer
 from options.task_table import built_in_tasks
 from tasks import Example

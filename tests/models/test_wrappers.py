@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.hierarchical import HierarchicalEncoder
 from models.mixture import MixtureEncoder
 from models.multitask import group_name

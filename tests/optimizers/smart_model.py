@@ -2,7 +2,8 @@
 
 import torch
 
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.features import Features
 from models.heads import HEADS
 from models.multitask import MultitaskBert

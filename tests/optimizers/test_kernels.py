@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from models.features import FEATURES
 from optimizers.kernels import cudnn_switches, rounds_float32
 from optimizers.sophia import SophiaH

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.bert import BertConfig, BertModel
+from models.bert import BertModel
+from models.bert_config import BertConfig
 from models.features import Features
 from models.heads import ClassifyHead
 from models.multitask import MultitaskBert

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.bert import BertConfig
+from models.bert_config import BertConfig
 from options import resolving
 from reporting import run_log
 from runtime import device, startup

@@ -40,6 +40,8 @@ CASES = {
     "pal": (PAL, "--use_pal --task_scheduler pal --projection pcgrad --combine_strategy force "
             "--batches_per_update 5 --batch_size 3"),
     "uncertainty": (PAL, "--loss_weighting uncertainty --micro_batch_size 3"),
+    "lora": (PAL, f"--lora_rank 4 --projection vaccine {SMART} --micro_batch_size 3"),
+    "lora_per_task": (PAL, "--lora_rank 4 --lora_per_task --gradient_checkpointing --batch_size 5"),
     "all": (PAL, f"--use_pal --projection vaccine --optimizer sophiah {SMART} --batch_size 5"),
 }  # fmt: skip
 SLOW_CASES = {  # on the bundled encoder alone
