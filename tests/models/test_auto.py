@@ -141,7 +141,8 @@ def test_bundled_weights_equal_our_own_encoder():
         gradients.append(embeddings.grad)
     for one, other in zip(*states, strict=True):
         assert (one - other)[real[:, : one.shape[1]]].abs().max() <= 1e-5
-    assert (gradients[0] - gradients[1])[real].abs().max() <= 1e-5
+    scale = gradients[0].abs().max().clamp(min=1)
+    assert (gradients[0] - gradients[1])[real].abs().max() / scale <= 1e-5
     theirs = {
         pretrained.rename(name.removeprefix("model.")): p.grad
         for name, p in wrapped.named_parameters()
