@@ -18,6 +18,7 @@ ROWS = (
     ("options",),
     ("reporting",),
     ("engine", "training", "restoring"),
+    ("predicting",),
     ("search",),
     ("evaluation",),
     ("train_multitask", "train_multitask_pal"),
