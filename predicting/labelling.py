@@ -65,7 +65,7 @@ def label_file(args: Namespace, device: torch.device | str) -> None:
         columns = column_names(rows, tasks, args.probabilities)
         bar = progress_bar("predict", total and total * len(tasks), 0, "prediction")
         with bar, open_output(args.output) as write:
-            num_rows = label(run, rows, tasks, columns, write, bar)
+            num_rows = label(run, rows, tasks, columns, write, WINDOW_ROWS, bar)
     if args.output is not None:
         print(f"{num_rows:,} rows written to {args.output}")
 
@@ -76,6 +76,7 @@ def label(
     tasks: Mapping[str, Task],
     columns: Mapping[str, Sequence[str]],
     write: Callable[[str], object],
+    window_rows: int,
     bar: tqdm | None = None,
 ) -> int:
     """Predict all rows, write each with its new cells, and return how many there are.
@@ -86,6 +87,7 @@ def label(
         tasks: name -> task whose texts the rows have.
         columns: task name -> names of its new cells, as `column_names` returns them.
         write: takes a part of the output.
+        window_rows: rows that are in memory, and predicted, together.
         bar: advanced by every row and task.
 
     Raises:
@@ -93,7 +95,7 @@ def label(
     """
     header = rows.header([name for names in columns.values() for name in names])
     num_rows, source = 0, iter(rows)
-    while window := list(islice(source, WINDOW_ROWS)):
+    while window := list(islice(source, window_rows)):
         cells: list[dict[str, object]] = [{} for _ in window]
         for name, task in tasks.items():
             examples = [Example("", rows.texts(row, task), None) for row in window]

@@ -150,21 +150,17 @@ def test_equal_columns_of_several_tasks_are_told_apart():
     }
 
 
-def test_few_rows_are_read_ahead_of_what_is_written(run, monkeypatch):
+def test_few_rows_are_read_ahead_of_what_is_written(run):
     """So memory does not grow with the file."""
-    monkeypatch.setattr(labelling, "WINDOW_ROWS", 4)
     read: list[int] = []
     lines = (read.append(number) or (number, "a film") for number in range(1, 22))
-    rows = PlainLines("rows", lines, ("sentence",))
-    seen = []
-    num_rows = label(
-        run,
-        rows,
-        {"sst": TASKS["sst"]},
-        {"sst": ["Predicted", "Probability"]},
-        lambda text: seen.append((len(read), text.count("\n"))),
-    )
-    assert num_rows == 21
+    rows, tasks = PlainLines("rows", lines, ("sentence",)), {"sst": TASKS["sst"]}
+    seen: list[tuple[int, int]] = []
+
+    def write(text: str) -> None:
+        seen.append((len(read), text.count("\n")))
+
+    assert label(run, rows, tasks, {"sst": ["Predicted", "Probability"]}, write, 4) == 21
     assert seen == [(4, 5), (8, 4), (12, 4), (16, 4), (20, 4), (21, 1)]  # first with the header
 
 
