@@ -80,8 +80,9 @@ class PlainLines:
         return delimited([*self.columns, *names], "\t") + "\n"
 
     def written(self, row: Row, cells: Mapping[str, object]) -> str:
-        """Return a row with more cells as one line."""
-        return row.text + "\t" + delimited(cells.values(), "\t") + "\n"
+        """Return a row with more cells as one line, quoted where a text begins with a quote."""
+        texts = [delimited([t], "\t") if t.startswith('"') else t for t in row.cells.values()]
+        return "\t".join([*texts, delimited(cells.values(), "\t")]) + "\n"
 
 
 class Table:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from every_kind import DEGREES, MULTILABEL, NAMED_BINARY
+from tqdm import tqdm
 
 import evaluation
 from evaluation import load_run
@@ -89,6 +90,11 @@ def test_standard_input_is_labelled_by_every_task_of_one_text(labelled, run):
     assert line.startswith("très bien\t")
 
 
+def test_plain_lines_become_a_table_that_can_be_read(labelled):
+    lines = labelled("-", '"so" it is\nthe "so"\n')
+    assert [line.partition("\t")[0] for line in lines[1:]] == ['"""so"" it is"', 'the "so"']
+
+
 def test_every_task_whose_columns_are_there_labels_a_table(labelled, run):
     content = "id\tsentence\tsentence1\tsentence2\n"
     content += "".join(f'{n}\t"{a}"\t{a}\t{b}\n' for n, (a, b) in enumerate(PAIRS))
@@ -160,7 +166,9 @@ def test_few_rows_are_read_ahead_of_what_is_written(run):
     def write(text: str) -> None:
         seen.append((len(read), text.count("\n")))
 
-    assert label(run, rows, tasks, {"sst": ["Predicted", "Probability"]}, write, 4) == 21
+    bar = tqdm(file=io.StringIO())
+    assert label(run, rows, tasks, {"sst": ["Predicted", "Probability"]}, write, 4, bar) == 21
+    assert bar.n == 21
     assert seen == [(4, 5), (8, 4), (12, 4), (16, 4), (20, 4), (21, 1)]  # first with the header
 
 
@@ -169,6 +177,7 @@ def test_few_rows_are_read_ahead_of_what_is_written(run):
     [
         ("text.txt", "a\rb\n", "", "text.txt:1: a carriage return in 'a.rb'; remove it"),
         ("text.txt", "a\n\u200b\n", "", "text.txt:2: 1 sentences in .*, expected 1"),
+        ("text.txt", 9 * "a\n" + "\u200b\n", "", "text.txt:10: 1 sentences in .*, expected 1"),
         ("text.txt", "a\n\nb\n", "", "text.txt:2: 1 sentences in '', expected 1, .* not empty"),
         ("text.txt", "", "", "text.txt: it is empty, expected one example per line"),
         ("text.txt", "\n\n", "", "text.txt: it is empty, expected one example per line"),
