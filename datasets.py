@@ -135,19 +135,27 @@ def find_columns(
 
 
 def split_record(line: bytes, num_columns: int) -> list[str]:
+    """Return the cells of one record. Raises ValueError as `decode_line` and `split_text` do."""
+    return split_text(decode_line(line), num_columns)
+
+
+def decode_line(line: bytes) -> str:
+    """Return a line as text. Raises ValueError if it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad_byte = line[error.start : error.start + 1]
+        raise ValueError(f"byte {error.start + 1} is {bad_byte!r}, expected UTF-8 text") from None
+
+
+def split_text(text: str, num_columns: int) -> list[str]:
     """Return the cells of one record.
 
     A quote that does not close on its line is taken literally if the number of columns fits then.
 
     Raises:
-        ValueError: the line is not UTF-8, its quotes are wrong, or it has another number of
-            columns.
+        ValueError: its quotes are wrong, or it has another number of columns.
     """
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        bad_byte = line[error.start : error.start + 1]
-        raise ValueError(f"byte {error.start + 1} is {bad_byte!r}, expected UTF-8 text") from None
     cells = text.split("\t")
     # `csv` refuses a CR outside quotes, which could be the line end of another system.
     if "\r" in text or any(cell.startswith('"') for cell in cells):

@@ -8,10 +8,12 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from inputs.batches import Rows
 from models import MultitaskBert
@@ -246,17 +248,29 @@ def predict_logits(
     use_amp: bool = False,
     check: Callable[[], None] = lambda: None,
     name: str = "rows",
+    batch_size: int = EVALUATION_BATCH_SIZE,
+    bar: tqdm | None = None,
 ) -> np.ndarray:
     """Return logits [N, C] of all rows, or of the given ones, in their order.
 
-    The arguments are those of `evaluate`; `name` stands before the progress bar.
+    Args:
+        model: the model.
+        data: rows of one task.
+        rows: numbers of rows; None for all.
+        use_amp: compute in bfloat16.
+        check: called after every batch; it may raise to stop.
+        name: stands before the progress bar.
+        batch_size: rows per batch, which are of similar length.
+        bar: advanced by the rows of every batch, and left open; None for a bar of its own.
     """
     rows = np.arange(len(data)) if rows is None else rows
     device = next(model.parameters()).device
     model.eval()
     logits = np.zeros((len(data), data.task.num_outputs), dtype=np.float32)
-    chunks = data.chunks(EVALUATION_BATCH_SIZE, rows)
-    with progress_bar(name, len(rows), 0, "example") as bar:
+    chunks = data.chunks(batch_size, rows)
+    with (
+        nullcontext(bar) if bar is not None else progress_bar(name, len(rows), 0, "example")
+    ) as bar:
         for number in exchange().share_out(len(chunks), check):
             batch = to_device(data.batch(chunks[number]), device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):

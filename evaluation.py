@@ -1,14 +1,14 @@
-"""Evaluate a finished run, or label new text with it.
+"""Evaluate a finished run, label new text with it, or calibrate its probabilities.
 
     python evaluation.py --run runs/joint --split dev
     python evaluation.py --run runs/joint --data_dir other_data     # to runs/joint/on-other_data
-    python evaluation.py --run runs/joint --task sst --input sentences.txt
+    python evaluation.py --run runs/joint --input rows.jsonl --output labelled.jsonl
     echo "a film to remember" | python evaluation.py --run runs/joint --task sst --input -
+    python evaluation.py --run runs/joint --calibrate
 
 `--run` alone rewrites metrics-<split>.json and the prediction files from the run's best checkpoint.
-With `--data_dir` or `--output`, they go to a folder of their own. `--input` labels new text, one
-sentence per line or two separated by a tab, and prints TSV with the probability of what is
-predicted (a score has none).
+With `--data_dir` or `--output`, they go to a folder of their own. `--input` labels the rows of a
+file, and `--calibrate` fits the temperatures of which its probabilities follow.
 """
 
 import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imports
@@ -29,27 +29,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-from datasets import is_visible, load_data, tokenize
-from engine import evaluate, predict_logits
+from datasets import load_data
+from engine import evaluate
 from inputs.batches import Rows
-from models import MultitaskBert, build_model
-from models.pretrained import load_config, load_tokenizer
-from options.resolving import resolve_model_options
+from predicting.calibration import calibrate_run
+from predicting.labelling import label_file
+from predicting.run import load_run
 from reporting.figures import dev_figures
 from reporting.outputs import redirect, write_outputs
-from reporting.run_directory import read_options
 from reporting.run_log import RunLog
-from reporting.start import saved_encoder
 from reporting.summary import baselines, count_parameters, format_table, print_end
 from runtime import checkpoint
 from runtime.device import connect
 from runtime.errors import InputError
-from runtime.files import MAX_DATA_BYTES, MIB, make_folder, read_bytes, read_json
-from tasks import Example, Task, mean_score, scores
+from runtime.files import make_folder, read_json
+from tasks import mean_score, scores
 from training import Training
 
 
@@ -92,35 +88,6 @@ def finish(
     print_end(args, best["epoch"], metrics["dev"], baseline, shares)
 
 
-def load_run(
-    directory: Path | str,
-    device: torch.device | str = "cpu",
-    filepath: str | None = None,
-) -> tuple[MultitaskBert, Tokenizer, Namespace]:
-    """Return the best model of a run, in eval mode, its tokenizer and its options.
-
-    Args:
-        directory: of the run.
-        device: where the model goes.
-        filepath: the folder of the checkpoints, for a run that keeps them elsewhere.
-
-    Raises:
-        InputError: this is no directory of a run, or its checkpoint does not fit.
-    """
-    directory = Path(directory)
-    given = {} if filepath is None else {"filepath": filepath}
-    args = read_options(directory, given, needed=("filepath",))
-    config, best = load_config(directory), Path(args.filepath) / "best.pt"
-    state = checkpoint.load(best)
-    encoder = saved_encoder(args, config, directory / "config.json", best)
-    tokenizer = load_tokenizer(directory, config)
-    args.use_gpu = torch.device(device).type != "cpu"  # this device, not that of the training
-    resolve_model_options(args, config)
-    model = build_model(args, encoder)
-    checkpoint.load_weights(best, model, args.fingerprint, state)
-    return model.to(device).eval(), tokenizer, args
-
-
 def evaluate_run(
     run: str,
     split: str,
@@ -145,8 +112,9 @@ def evaluate_run(
         InputError: the run cannot be read, lacks a task, or the results would replace others.
         OSError: the results cannot be written.
     """
-    model, tokenizer, args = load_run(run, device, filepath)
-    args.tasks = chosen_tasks(args, task_names)
+    found = load_run(run, device, filepath, is_calibrated=False)
+    model, args = found.model, found.args
+    args.tasks = found.chosen(task_names)
     facts: dict[str, object] = {"num_parameters": count_parameters(model)}
     if data_dir is not None or output is not None:
         redirect(args, split, data_dir, output)
@@ -158,7 +126,7 @@ def evaluate_run(
             make_folder(Path(args.predictions_path))
     if args.smoketest:
         warnings.warn("the run is a --smoketest: only its few rows are evaluated", stacklevel=1)
-    data = load_data(args, tokenizer, model.encoder.config.pad_token_id, (split,))[split]
+    data = load_data(args, found.tokenizer, found.pad_token_id, (split,))[split]
     metrics, predictions = evaluate(model, data, use_amp=args.use_amp, split=split)
     print(
         format_table(metrics, split=split)
@@ -178,91 +146,13 @@ def known_conflicts(path: Path) -> dict[str, object]:
     return {"conflicts": known["conflicts"]} if "conflicts" in known else {}
 
 
-def chosen_tasks(args: Namespace, names: list[str] | None) -> dict[str, Task]:
-    """Return the run's tasks of these names, all for None. Raises InputError if it lacks one."""
-    for name in names or ():
-        if name not in args.tasks:
-            raise InputError(f"--task {name}: this run was trained on {', '.join(args.tasks)}")
-    return {name: task for name, task in args.tasks.items() if names is None or name in names}
-
-
-def label_text(
-    run: str,
-    task_name: str,
-    path: str,
-    device: torch.device | str,
-    filepath: str | None = None,
-    all_probabilities: bool = False,
-) -> None:
-    """Label new text, one example per line, and print it as TSV.
-
-    A score has no probability. `all_probabilities` adds a column for every class.
-    """
-    model, tokenizer, args = load_run(run, device, filepath)
-    task = chosen_tasks(args, [task_name])[task_name]
-    examples = read_text(path, task)
-    pad_token_id = model.encoder.config.pad_token_id
-    data = tokenize(args, task, examples, tokenizer, pad_token_id, are_tags_kept=False)
-    logits = predict_logits(model, data, use_amp=args.use_amp)
-    columns = [[*example.texts] for example in examples]
-    header = [*task.text_columns, task.prediction_column]
-    for row, prediction in zip(columns, task.written(task.decode(logits))):
-        row.append(prediction)
-    probability, probabilities = task.probability(logits), task.probabilities(logits)
-    if probability is not None and probabilities is not None:
-        header.append("Probability")
-        parts = [probability[:, None]]
-        if all_probabilities:
-            header += [f"Probability_{task.class_label(c)}" for c in range(task.num_classes)]
-            parts.append(probabilities)
-        for row, values in zip(columns, np.concatenate(parts, axis=1)):
-            row += [f"{value:.4f}" for value in values]
-    print("\t".join(header))
-    for row in columns:
-        print("\t".join(map(str, row)))
-
-
-def read_text(path: str, task: Task) -> list[Example]:
-    """Read examples from a text file or, for `-`, standard input.
-
-    Raises:
-        InputError: the file is missing, empty or not UTF-8, or a line holds another number of
-            sentences than the task takes; the message names the line.
-    """
-    name = "standard input" if path == "-" else path
-    hint = "name the text to label with --input, - for standard input"
-    if path == "-":
-        raw = sys.stdin.buffer.read(MAX_DATA_BYTES + 1)
-    else:
-        raw = read_bytes(path, MAX_DATA_BYTES, hint)
-    if len(raw) > MAX_DATA_BYTES:
-        raise InputError(f"{name}: has more than {MAX_DATA_BYTES / MIB:,.0f} MiB; give it in parts")
-    try:
-        content = raw.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: byte {error.start + 1} is not UTF-8 text") from None
-    if not raw:
-        raise InputError(f"{name}: it is empty, expected one example per line")
-    examples = []
-    for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
-        texts = tuple(line.split("\t"))
-        if "\r" in line:
-            raise InputError(f"{name}:{number}: a carriage return in {line[:80]!r}; remove it")
-        if len(texts) != len(task.text_columns) or not all(map(is_visible, texts)):
-            raise InputError(
-                f"{name}:{number}: {len(texts)} sentences in {line[:80]!r}, expected "
-                f"{len(task.text_columns)}, separated by tabs and not empty"
-            )
-        examples.append(Example(str(number), texts, None))
-    return examples
-
-
 def main(args: Namespace) -> None:
-    """Label --input, or evaluate the run on a split."""
+    """Label --input, calibrate the run, or evaluate it on a split."""
     device = connect(args.use_gpu)
     if args.input is not None:
-        task, path = args.task[0], args.input
-        label_text(args.run, task, path, device, args.filepath, args.probabilities)
+        label_file(args, device)
+    elif args.calibrate:
+        calibrate_run(args.run, args.data_dir, device, args.filepath, args.task)
     else:
         evaluate_run(
             args.run, args.split, args.data_dir, device, args.output, args.filepath, args.task
@@ -270,4 +160,5 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(lambda: main(ARGS), is_output_needed=ARGS.input is not None))
+    is_result = ARGS.input is not None and ARGS.output is None  # what goes to standard output
+    sys.exit(exit_status(lambda: main(ARGS), is_output_needed=is_result))

@@ -25,12 +25,11 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from evaluation import chosen_tasks, load_run
 from exporting import FORMATS, CrossEncoderExport, EncoderExport, SentenceTransformerExport
 from exporting.card import model_card
 from exporting.directory import check_free, new_directory
 from exporting.hub import check_repo_id, push
-from exporting.source import Source
+from predicting.run import Run, load_run
 from runtime.errors import InputError
 from runtime.files import atomic_write
 from runtime.interrupts import StopSignal, caught_signals
@@ -47,8 +46,8 @@ def main(args: Namespace) -> None:
     check_free(target)  # before the run is loaded, as the name of the repository
     if args.push is not None:
         check_repo_id(args.push)
-    model, tokenizer, options = load_run(args.run, filepath=args.filepath)
-    exports = build_exports(args, Source(Path(args.run), model, tokenizer, options))
+    run = load_run(args.run, filepath=args.filepath, is_calibrated=False)
+    exports = build_exports(args, run)
     for export in exports.values():
         export.check()
     stop = StopSignal("nothing was written")
@@ -66,7 +65,7 @@ def main(args: Namespace) -> None:
         print(f"uploaded to {push(target, args.push)}")
 
 
-def build_exports(args: Namespace, source: Source) -> dict[str, EncoderExport]:
+def build_exports(args: Namespace, source: Run) -> dict[str, EncoderExport]:
     """Return what to write, by its place in the target: one export, or one for each head.
 
     Raises:
@@ -77,7 +76,7 @@ def build_exports(args: Namespace, source: Source) -> dict[str, EncoderExport]:
     if args.format != CrossEncoderExport.name:
         return {"": FORMATS[args.format](source)}
     names = None if args.task is None else [args.task]
-    tasks = chosen_tasks(source.args, names)
+    tasks = source.chosen(names)
     if len(tasks) == 1:
         return {"": CrossEncoderExport(source, task) for task in tasks.values()}
     if args.push is not None:

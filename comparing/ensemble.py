@@ -13,8 +13,8 @@ import torch
 from comparing.finished import DevRows, FinishedRun, difference_of_tasks, obstacle
 from datasets import load_data
 from engine import predict_logits
-from evaluation import load_run
 from inputs.batches import Rows
+from predicting.run import load_run
 from reporting.outputs import write_outputs
 from runtime.errors import InputError
 from runtime.files import atomic_folder, write_json
@@ -93,7 +93,8 @@ def load_outputs(
     outputs: dict[tuple[str, str], list[np.ndarray]],
 ) -> dict[str, dict[str, Rows]]:
     """Add the logits [N, C] of a run to those of each split and task; return its rows."""
-    model, tokenizer, args = load_run(run.path, device)
+    found = load_run(run.path, device, is_calibrated=False)
+    model, tokenizer, args = found.model, found.tokenizer, found.args
     data = load_data(args, tokenizer, model.encoder.config.pad_token_id, splits)
     for split, of_split in data.items():
         for name, rows in of_split.items():

@@ -24,9 +24,9 @@ from comparing.ensemble import check_same_rows, check_same_tasks, splits_of
 from comparing.finished import FinishedRun
 from datasets import load_data
 from engine import evaluate
-from evaluation import load_run
 from models.bert_config import BertConfig
 from models.pretrained import load_config, load_tokenizer
+from predicting.run import load_run
 from reporting.outputs import write_outputs
 from reporting.run_directory import SOUP, make_run_dir
 from reporting.summary import count_parameters
@@ -81,7 +81,7 @@ def make_soup(
     average = Average(trial.model.state_dict(), first)
     best = trial.dev_mean(average) if is_greedy else -math.inf
     for run in others:
-        larger = average.with_run(load_run(run.path)[0].state_dict(), run)
+        larger = average.with_run(load_run(run.path, is_calibrated=False).model.state_dict(), run)
         if is_greedy:
             mean = trial.dev_mean(larger)
             verdict = "kept" if mean >= best else "left out"
@@ -110,7 +110,8 @@ class Trial:
     def __init__(
         self, run: FinishedRun, splits: tuple[str, ...], device: torch.device | str
     ) -> None:
-        self.model, self.tokenizer, self.args = load_run(run.path, device)
+        found = load_run(run.path, device, is_calibrated=False)
+        self.model, self.tokenizer, self.args = found.model, found.tokenizer, found.args
         pad_token_id = self.model.encoder.config.pad_token_id
         self.data = load_data(self.args, self.tokenizer, pad_token_id, splits)
 

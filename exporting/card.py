@@ -8,8 +8,8 @@ from typing import Any
 
 from exporting.encoder import EncoderExport
 from exporting.markdown import cell, fenced, table
-from exporting.source import Source
 from models.pretrained import BUNDLED, HUB_IDS
+from predicting.run import Run
 from reporting.metrics_file import is_number
 from runtime.errors import InputError
 from runtime.files import read_json
@@ -77,7 +77,7 @@ def front_matter(export: EncoderExport, base: str | None, licence: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def tasks_table(source: Source) -> str:
+def tasks_table(source: Run) -> str:
     """Return the tasks of the run, with their scores where the run has them."""
     splits = {split: read_scores(source, split) for split in SPLITS if split != "train"}
     splits = {split: found for split, found in splits.items() if found}
@@ -89,7 +89,7 @@ def tasks_table(source: Source) -> str:
     return table(["task", "kind", "texts", "metric", *splits], rows)
 
 
-def read_scores(source: Source, split: str) -> dict[str, str]:
+def read_scores(source: Run, split: str) -> dict[str, str]:
     """Return the score of each task on a split; nothing if the run has no metrics of it.
 
     Raises:
@@ -113,7 +113,7 @@ def read_scores(source: Source, split: str) -> dict[str, str]:
     return found
 
 
-def data_table(source: Source) -> str:
+def data_table(source: Run) -> str:
     """Return which files the tasks were trained on; a digest tells whether one has the same."""
     rows = []
     for task in source.args.tasks.values():
@@ -123,7 +123,7 @@ def data_table(source: Source) -> str:
 
 
 def training_rows(
-    source: Source, record: dict[str, Any], base: str | None, licence: str
+    source: Run, record: dict[str, Any], base: str | None, licence: str
 ) -> list[list[object]]:
     """Return what the card says of the training, one row for each fact."""
     args = source.args

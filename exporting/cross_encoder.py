@@ -10,8 +10,8 @@ from torch import nn
 
 from exporting.markdown import cell
 from exporting.sentence_transformer import Module, SentenceTransformerExport
-from exporting.source import Source
 from models.heads import ClassifyHead
+from predicting.run import Run
 from tasks import KINDS, Task
 
 IDENTITY = "torch.nn.modules.linear.Identity"
@@ -37,7 +37,7 @@ class CrossEncoderExport(SentenceTransformerExport):
     model_type = "CrossEncoder"
     settings = {"activation_fn": IDENTITY}  # without it, a single logit passes a sigmoid
 
-    def __init__(self, source: Source, task: Task) -> None:
+    def __init__(self, source: Run, task: Task) -> None:
         super().__init__(source)
         self.task = task
 

@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exporting.source import ENCODER_OBSTACLES, Obstacle, Source
+from exporting.obstacles import ENCODER_OBSTACLES, Obstacle
 from models.bert import BertModel
 from models.pretrained import published_name
 from models.weight_file import encoder_shapes
+from predicting.run import Run
 from runtime.errors import InputError
 from runtime.files import atomic_write, write_json
 
@@ -41,7 +42,7 @@ class EncoderExport:
     pipeline_tag = "feature-extraction"
     obstacles: tuple[Obstacle, ...] = ENCODER_OBSTACLES
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Run) -> None:
         self.source = source
 
     @property

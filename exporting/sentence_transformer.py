@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from exporting.encoder import EncoderExport, write_weights
-from exporting.source import ENCODER_OBSTACLES, VECTOR_OBSTACLES, Source
+from exporting.obstacles import ENCODER_OBSTACLES, VECTOR_OBSTACLES
+from predicting.run import Run
 from runtime.files import atomic_write, write_json
 
 # Our pooling -> its key in the config of the module Pooling, in the form that every version reads.
@@ -56,7 +57,7 @@ class SentenceTransformerExport(EncoderExport):
     settings = {"similarity_fn_name": "cosine"}
     obstacles = ENCODER_OBSTACLES + VECTOR_OBSTACLES
 
-    def __init__(self, source: Source, is_normalized: bool = False) -> None:
+    def __init__(self, source: Run, is_normalized: bool = False) -> None:
         super().__init__(source)
         self.is_normalized = is_normalized
 

@@ -5,7 +5,13 @@ from argparse import Namespace
 from options.parsing import ArgumentParser
 from options.types import printable
 
-DESCRIPTION = "Evaluate a finished run, or label new text with it."
+DESCRIPTION = "Evaluate a finished run, label new text with it, or calibrate its probabilities."
+FORMATS = {  # of --input -> ends of the names of such files
+    "tsv": (".tsv",),
+    "csv": (".csv",),
+    "jsonl": (".jsonl", ".ndjson"),
+    "lines": (".txt", ""),
+}
 
 
 def get_args_parser() -> ArgumentParser:
@@ -18,10 +24,11 @@ def get_args_parser() -> ArgumentParser:
     add("--data_dir", type=printable, help="evaluate on the files there; unset: as the run")
     add(
         "--output",
-        metavar="DIR",
+        metavar="PATH",
         type=printable,
         help="folder of metrics and predictions; unset: the run's own, or with --data_dir a "
-        "folder on-<its name> in the run",
+        "folder on-<its name> in the run. With --input, the file of the labelled rows; unset: "
+        "standard output",
     )
     add(
         "--filepath",
@@ -33,13 +40,31 @@ def get_args_parser() -> ArgumentParser:
         "--task",
         nargs="+",
         metavar="NAME",
-        help="tasks to evaluate, or the one that labels --input; unset: all of the run",
+        help="tasks to evaluate or to calibrate, or those that label --input; unset: all of the "
+        "run, of which those label --input whose text columns are there",
     )
-    add("--input", type=printable, metavar="FILE", help="text to label, - for standard input")
+    add(
+        "--input",
+        type=printable,
+        metavar="FILE",
+        help="rows to label, with columns named as in the tasks' files, or plain lines; - for "
+        "standard input",
+    )
+    add(
+        "--format",
+        choices=list(FORMATS),
+        help="what is in --input; unset: what its name ends in, lines for standard input",
+    )
     add(
         "--probabilities",
         action="store_true",
-        help="print the probability of every class for --input, not of the predicted one alone",
+        help="write the probability of every class for --input, not of the predicted one alone",
+    )
+    add(
+        "--calibrate",
+        action="store_true",
+        help="fit the temperature of every task with classes on dev and keep it in the run, whose "
+        "probabilities then follow it",
     )
     add(
         "--use_gpu",
@@ -52,16 +77,22 @@ def get_args_parser() -> ArgumentParser:
 def parse_args(parser: ArgumentParser, argv: list[str] | None = None) -> Namespace:
     """Return the options of this command; contradictions end in `parser.error`."""
     args = parser.parse_args(argv)
-    if args.input is not None and len(args.task or ()) != 1:
-        parser.error("--input needs one --task, which labels it")
-    if args.input is None and args.probabilities:
-        parser.error("--probabilities does nothing without --input; add that, or drop it")
-    if args.input is None and args.task and not (args.data_dir or args.output):
+    if args.input is not None and args.calibrate:
+        parser.error("--calibrate fits on dev, and --input labels new text; give one of them")
+    for name in ("probabilities", "format"):
+        if args.input is None and getattr(args, name):
+            parser.error(f"--{name} does nothing without --input; add that, or drop it")
+    if args.input is not None and args.data_dir is not None:
+        parser.error("--input names what is labelled; drop --data_dir")
+    if args.calibrate and args.output is not None:
+        parser.error("--calibrate keeps what it fits in the run; drop --output")
+    if (args.calibrate or args.input is not None) and args.split != "dev":
+        what = "--input is of no split" if args.input is not None else "--calibrate fits on dev"
+        parser.error(f"{what}; drop --split")
+    is_evaluation = args.input is None and not args.calibrate
+    if is_evaluation and args.task and not (args.data_dir or args.output):
         parser.error(
             "--task evaluates some tasks, whose results would replace those of all; name a folder "
             "for them with --output"
         )
-    for name in ("data_dir", "output"):
-        if args.input is not None and getattr(args, name) is not None:
-            parser.error(f"--input labels new text on standard output; drop --{name}")
     return args

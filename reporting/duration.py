@@ -11,12 +11,12 @@ WARM_UP_UPDATES = 3  # of these, which are slower than the rest
 FORWARD_SHARE = 1 / 3  # of an example's training time that its evaluation takes
 
 
-def progress_bar(description: str, total: int, done: int, unit: str) -> tqdm:
+def progress_bar(description: str, total: int | None, done: int, unit: str) -> tqdm:
     """Return a bar on stderr, which stays quiet where stderr is no terminal.
 
     Args:
         description: stands before the bar.
-        total: number of steps.
+        total: number of steps; None if it is not known.
         done: steps that are done already.
         unit: what a step is called.
     """

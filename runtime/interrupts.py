@@ -62,6 +62,14 @@ class StopSignal:
             raise Interrupted(f"stopped by {name}; {self.message}", signum)
 
 
+class StopAtOnce(StopSignal):
+    """Stops where a signal finds the process, because there is nothing to save."""
+
+    def receive(self, signum: int, frame: object) -> None:
+        """Handle a signal. Raises Interrupted."""
+        raise Interrupted(f"stopped by {signal.Signals(signum).name}; {self.message}", signum)
+
+
 @contextmanager
 def caught_signals(stop: StopSignal) -> Iterator[None]:
     """Let `stop` receive the signals inside the block.

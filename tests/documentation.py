@@ -15,6 +15,7 @@ import train_multitask_pal
 from benchmarks import (
     frozen,
     growth,
+    labelling,
     parallel,
     scale,
     techniques,
@@ -37,6 +38,7 @@ TRAINING = {
 PLAIN_PARSERS = {
     "benchmarks.frozen": frozen.get_args_parser,
     "benchmarks.growth": growth.get_args_parser,
+    "benchmarks.labelling": labelling.get_args_parser,
     "benchmarks.scale": scale.get_args_parser,
     "benchmarks.techniques": techniques.get_args_parser,
     "benchmarks.throughput": throughput.get_args_parser,

@@ -195,6 +195,8 @@ class Small:
     def evaluate(self, command: Command) -> None:
         args = evaluation.get_args_parser().parse_args(list(command.flags))
         args.run = str(self.run)
+        if args.output is not None:
+            args.output = str(self.folder / Path(args.output).name)
         sentence = re.match('echo "(.*)"', command.text)
         with pytest.MonkeyPatch.context() as patch:
             raw = io.BytesIO(sentence[1].encode() + b"\n" if sentence else b"")
@@ -296,9 +298,10 @@ def test_every_command_runs_in_a_small_form(
     run(small, command)
 
 
-def test_python_examples_of_the_readme_run(run_copy, tmp_path, monkeypatch):
-    examples = [block for block in docs.blocks(README, "python") if block.startswith("from ")]
-    assert examples
+def test_python_examples_run(run_copy, tmp_path, monkeypatch):
+    blocks = [block for page in docs.PAGES for block in docs.blocks(page, "python")]
+    examples = [block for block in blocks if block.startswith("from evaluation ")]
+    assert len(examples) == 2
     shutil.copytree(run_copy, tmp_path / "runs" / "first")
     monkeypatch.chdir(tmp_path)
     for example in examples:

@@ -1,11 +1,9 @@
 """The evaluation command: repeat metrics and predictions of a run, and label new text."""
 
 import csv
-import io
 import json
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -46,7 +44,7 @@ def test_rewrites_the_same_metrics_and_predictions(run_copy, capsys):
 
 def test_metrics_are_those_of_the_prediction_file(run_copy):
     metrics = json.loads((run_copy / "metrics-dev.json").read_text())["metrics"]
-    _, _, args = load_run(run_copy)
+    args = load_run(run_copy).args
     for task in TASKS.values():
         path = run_copy / "predictions" / f"{task.stem}-dev-output.csv"
         with path.open(newline="", encoding="utf-8") as file:
@@ -147,19 +145,6 @@ def test_the_file_of_a_single_task_is_named(train, few_rows, some_rows):
     assert files["sts"] == str(some_rows / "sts-similarity-dev.csv")
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a\rb\n", "text:1: a carriage return in"),
-        ("\u200b\n", "text:1: 1 sentences in"),
-    ],
-)
-def test_text_that_cannot_stand_in_a_row_is_refused(run_copy, tmp_path, text, message):
-    (tmp_path / "text").write_bytes(text.encode())
-    with pytest.raises(InputError, match=message):
-        command("--run", run_copy, "--task", "sst", "--input", tmp_path / "text")
-
-
 def test_a_smoketest_run_is_evaluated_on_all_rows_of_other_data(train, data_copy, capsys):
     run = train("--smoketest", "--no_tensorboard")
     with pytest.warns(UserWarning, match="only its few rows are evaluated"):
@@ -181,7 +166,8 @@ def test_the_scores_of_a_read_only_run_are_printed(run_copy, small_disk, capsys)
 
 def test_predictions_come_in_the_rows_order_whatever_the_batches(run_copy, monkeypatch):
     """Rows are batched by length, which changes neither their order nor their values."""
-    model, tokenizer, args = load_run(run_copy)
+    run = load_run(run_copy)
+    model, tokenizer = run.model, run.tokenizer
     task = TASKS["para"]
     texts = ["a", "a b c d e f", "who is there ?", "b c", "a b c d e f g h i"]
     examples = [Example(str(i), (text, text[::-1]), None) for i, text in enumerate(texts)]
@@ -194,39 +180,6 @@ def test_predictions_come_in_the_rows_order_whatever_the_batches(run_copy, monke
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_labels_new_text_from_a_file(run_copy, tmp_path, capsys, name):
-    task = TASKS[name]
-    rows = [[f"sentence {i} {column}" for column in task.text_columns] for i in range(3)]
-    path = tmp_path / "text.txt"
-    path.write_text("".join("\t".join(row) + "\r\n" for row in rows), newline="")
-    capsys.readouterr()
-    command("--run", run_copy, "--task", name, "--input", path)
-    header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    columns = [*task.text_columns, task.prediction_column]
-    has_probability = task.label_type is int
-    assert header == columns + ["Probability"] * has_probability
-    assert [line[: len(task.text_columns)] for line in lines] == rows
-    low, high = task.label_range
-    assert all(low <= float(line[len(task.text_columns)]) <= high for line in lines)
-    if has_probability:  # of what is predicted, so it is the largest
-        assert all(1 / task.num_classes <= float(line[-1]) <= 1 for line in lines)
-
-
-def test_probabilities_of_every_class(run_copy, tmp_path, capsys):
-    path = tmp_path / "text.txt"
-    path.write_text("one\na film\n")
-    capsys.readouterr()
-    command("--run", run_copy, "--task", "sst", "--input", path, "--probabilities")
-    header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    names = TASKS["sst"].class_names
-    assert header[2:] == ["Probability", *(f"Probability_{name}" for name in names)]
-    for line in lines:
-        values = list(map(float, line[2:]))
-        assert values[0] == values[1 + int(line[1])] == max(values[1:])
-        assert sum(values[1:]) == pytest.approx(1, abs=1e-3)
-
-
 def test_some_tasks_alone_go_to_a_folder_of_their_own(run_copy, tmp_path, capsys):
     before = json.loads((run_copy / "metrics-dev.json").read_text())
     command("--run", run_copy, "--task", "sts", "sst", "--output", tmp_path / "some")
@@ -234,33 +187,19 @@ def test_some_tasks_alone_go_to_a_folder_of_their_own(run_copy, tmp_path, capsys
     assert list(found["metrics"]) == ["sst", "sts"] == list(found["files"])
     for name in found["metrics"]:
         assert found["metrics"][name] == pytest.approx(before["metrics"][name], abs=1e-6)
-    for flags in (["--task", "sts"], ["--probabilities"], ["--input", "-", "--task", "a", "b"]):
+    for flags in (
+        ["--task", "sts"],
+        ["--probabilities"],
+        ["--format", "csv"],
+        ["--input", "-", "--calibrate"],
+        ["--input", "-", "--data_dir", "data"],
+        ["--input", "-", "--split", "test"],
+        ["--calibrate", "--split", "test"],
+        ["--calibrate", "--output", "scores"],
+    ):
         with pytest.raises(SystemExit):
             evaluation.parse_args(evaluation.get_args_parser(), ["--run", str(run_copy), *flags])
         assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_labels_standard_input(run_copy, capsys, monkeypatch):
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("très bien\n".encode())))
-    command("--run", run_copy, "--task", "sst", "--input", "-")
-    assert capsys.readouterr().out.splitlines()[1].startswith("très bien\t")
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"", "it is empty, expected one example per line"),
-        (b"one\n", r":1: 1 sentences in 'one', expected 2, separated by tabs"),
-        (b"one\ttwo\n\ta\n", r":2: 2 sentences in '\\ta', expected 2, .* not empty"),
-        (b"one\t\xff\n", "byte 5 is not UTF-8 text"),
-    ],
-)
-def test_bad_text_is_one_line(run_copy, tmp_path, content, message):
-    path = tmp_path / "text.txt"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        command("--run", run_copy, "--task", "para", "--input", path)
 
 
 def test_what_is_no_run_is_one_line(train, tmp_path):

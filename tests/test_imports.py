@@ -18,6 +18,7 @@ ROWS = (
     ("options",),
     ("reporting",),
     ("engine", "training", "restoring"),
+    ("predicting",),
     ("search",),
     ("exporting",),
     ("evaluation", "comparing", "compare", "export"),

@@ -67,7 +67,8 @@ def test_evaluated_again_it_has_the_same_scores(run):
 
 
 def test_a_loaded_model_merges_to_the_encoder_that_it_computes_with(run):
-    model, tokenizer, args = evaluation.load_run(run)
+    found = evaluation.load_run(run)
+    model, tokenizer, args = found.model, found.tokenizer, found.args
     ids = torch.tensor([tokenizer.encode("a film to remember").ids])
     mask = torch.ones_like(ids)
     for task in args.tasks.values():

@@ -91,17 +91,18 @@ def test_the_same_seed_gives_the_same_run_and_another_another(train):
 
 def test_load_run_gives_back_the_best_model(train, capsys):
     run = train(*SMALL, "--run_name", "a", "--n_hidden_layers", 1, "--add_layers", 1)
-    model, tokenizer, args = load_run(run)
+    loaded = load_run(run)
     best = checkpoint.load(run / "checkpoints" / "best.pt")["model"]
-    assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
-    assert not model.training and args.n_hidden_layers == 1
-    assert tokenizer.encode("a film").tokens[0] == "[CLS]"
+    found = loaded.model.state_dict()
+    assert all(torch.equal(tensor, best[name]) for name, tensor in found.items())
+    assert not loaded.model.training and loaded.args.n_hidden_layers == 1
+    assert loaded.tokenizer.encode("a film").tokens[0] == "[CLS]"
 
 
 def test_a_moved_run_still_loads(train):
     run = train(*SMALL, "--run_name", "a")
     run.rename(run.parent / "b")
-    _, _, args = load_run(run.parent / "b")
+    args = load_run(run.parent / "b").args
     assert args.predictions_path == str(run.parent / "b" / "predictions")
 
 

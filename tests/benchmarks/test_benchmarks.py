@@ -14,6 +14,7 @@ import torch
 from benchmarks import (
     frozen,
     growth,
+    labelling,
     parallel,
     scale,
     techniques,
@@ -32,7 +33,7 @@ TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--rows 8 --batch_size 4 --rounds 1 --updates 1 --threads 1"
-IN_PROCESS = [frozen, growth, scale, techniques, throughput, time_to_score]
+IN_PROCESS = [frozen, growth, labelling, scale, techniques, throughput, time_to_score]
 
 
 @pytest.fixture
@@ -266,6 +267,23 @@ def test_growth_prints_every_size_and_how_much_larger_the_last_one_is(table):
     assert small[0] == 12 and large[0] == 60 and growing[0] == 5
     assert len(small) == len(large) == len(growing) == 6
     assert all(value > 0 for value in small + large + growing)
+
+
+def test_labelling_prints_both_arms_and_the_memory_of_every_tenth(table):
+    flags = "--rows 70 --rounds 1 --threads 1 --task para --long_rows 100"
+    first, header, *lines = table(labelling, flags)
+    assert first.endswith("70 rows of para") and header.split() == [
+        "arm",
+        "rows/s",
+        "ratio",
+        "rounds",
+    ]
+    speeds = cells(lines[:2], 24)
+    assert list(speeds) == ["one batch at a time", "windows of 4,096 rows"]
+    assert speeds["one batch at a time"][1:] == [1, 1, 1]
+    assert all(rate > 0 for rate, *_ in speeds.values())
+    assert lines[2].split() == ["rows", "written", "MiB", "resident"]
+    assert [line.split()[0] for line in lines[3:]] == ["100"]  # they are written in one window
 
 
 @pytest.mark.parametrize("benchmark", IN_PROCESS, ids=lambda module: module.__name__)

@@ -56,7 +56,7 @@ def test_a_soup_of_two_runs_is_the_mean_and_a_run_like_any_other(
     assert json.loads((soup / "metrics-dev.json").read_text())["metrics"] == scores["metrics"]
     record = json.loads((soup / "args.json").read_text())
     assert record["soup"] == {"runs": [str(runs[n]) for n in "ab"], "greedy": False}
-    assert record["options"]["fingerprint"] != load_run(runs["a"])[2].fingerprint
+    assert record["options"]["fingerprint"] != load_run(runs["a"]).args.fingerprint
     with pytest.raises(InputError, match="is an average of other runs, which has no training to "):
         train("--resume", soup)
     flags = "--num_batches_per_epoch 1 --batch_size 2 --epochs 1 --no_tensorboard".split()

@@ -14,11 +14,6 @@ from evaluation import load_run
 from exporting import CrossEncoderExport, EncoderExport, SentenceTransformerExport
 from exporting.card import base_model, command_of, model_card
 from exporting.markdown import cell, fenced
-from exporting.source import Source
-
-
-def source_of(run: Path) -> Source:
-    return Source(run, *load_run(run))
 
 
 def edit(path: Path, **values: object) -> None:
@@ -36,7 +31,7 @@ def test_it_tells_tasks_scores_data_command_and_revision(run_copy):
         ],
         git_revision="c0ffee",
     )
-    source = source_of(run_copy)
+    source = load_run(run_copy)
     card = model_card(EncoderExport(source), "me/encoder")
     assert "bfloat16" not in card
     assert "float32; the run itself predicts in bfloat16" in model_card(
@@ -56,7 +51,7 @@ def test_it_tells_tasks_scores_data_command_and_revision(run_copy):
 
 
 def test_the_hub_reads_its_front_matter(finished_run):
-    source = source_of(finished_run)
+    source = load_run(finished_run)
     source.args.model_name = "minilm-l6"
     sst = source.args.tasks["sst"]
     for export, tag in (
@@ -98,7 +93,7 @@ def test_a_run_without_scores_or_record_is_unknown(run_copy):
     for name in ("metrics-dev.json", "metrics-test.json"):
         (run_copy / name).unlink(missing_ok=True)
     edit(run_copy / "args.json", command_line=3, git_revision=None)
-    card = model_card(EncoderExport(source_of(run_copy)), "x")
+    card = model_card(EncoderExport(load_run(run_copy)), "x")
     assert "| task | kind | texts | metric |\n" in card
     assert "| git revision of Multitask BERT | unknown |" in card
     assert "# unknown" in card
@@ -116,13 +111,13 @@ def test_a_run_without_scores_or_record_is_unknown(run_copy):
 )
 def test_damaged_metrics_are_one_line(run_copy, metrics, message, one_line):
     edit(run_copy / "metrics-dev.json", metrics=metrics)
-    found = one_line(model_card, EncoderExport(source_of(run_copy)), "x")
+    found = one_line(model_card, EncoderExport(load_run(run_copy)), "x")
     assert re.search(f"metrics-dev.json: {message}", found)
 
 
 def test_names_stay_plain_text(finished_run):
     """Class names come from a table, which may be someone else's."""
-    source = source_of(finished_run)
+    source = load_run(finished_run)
     names = ("a|b", "<script>", "[x](http://y)", "`c`", "d\n# e")
     task = replace(source.args.tasks["sst"], class_names=names)
     card = model_card(CrossEncoderExport(source, task), 'a"\n---\nx: 1')
@@ -141,7 +136,7 @@ def test_code_blocks_end_where_they_should():
 
 
 def test_the_code_of_a_card_runs(finished_run, tmp_path, monkeypatch):
-    source = source_of(finished_run)
+    source = load_run(finished_run)
     tasks = source.args.tasks
     num_tokens = len(source.tokenizer.encode("a film to remember").ids)
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """What transformers and sentence-transformers load from an export equals the run's own model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import documentation
@@ -15,8 +16,8 @@ from datasets import read_examples, tokenize
 from engine import predict_logits
 from evaluation import load_run
 from exporting import FORMATS
+from exporting.obstacles import ENCODER_OBSTACLES, VECTOR_OBSTACLES
 from exporting.sentence_transformer import POOLING_KEYS
-from exporting.source import ENCODER_OBSTACLES, VECTOR_OBSTACLES, Source
 from models.features import FEATURES, POOLINGS, TRAIN_MODES
 from options.export_options import get_args_parser, parse_args
 from options.task_table import built_in_tasks
@@ -99,13 +100,10 @@ def exported(tmp_path):
     return write
 
 
-def source_of(run: Path) -> Source:
-    return Source(run, *load_run(run))
-
-
 def own_logits(run: Path, name: str, texts: list[tuple[str, ...]]) -> np.ndarray:
     """Return the run's own logits [N, C], in float32."""
-    model, tokenizer, args = load_run(run)
+    found = load_run(run)
+    model, tokenizer, args = found.model, found.tokenizer, found.args
     examples = [Example(str(i), parts, None) for i, parts in enumerate(texts)]
     rows = tokenize(args, args.tasks[name], examples, tokenizer, model.encoder.config.pad_token_id)
     return predict_logits(model, rows, use_amp=False)
@@ -113,7 +111,7 @@ def own_logits(run: Path, name: str, texts: list[tuple[str, ...]]) -> np.ndarray
 
 @pytest.mark.parametrize("name", RUNS)
 def test_hidden_states_equal_those_of_auto_model(finished, exported, name):
-    source = source_of(finished(name))
+    source = load_run(finished(name))
     folder = exported(source.directory, "transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     reference, loading = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -138,7 +136,7 @@ def test_hidden_states_equal_those_of_auto_model(finished, exported, name):
 def test_sentence_transformer_encodes_what_the_heads_read(finished, exported, name):
     from sentence_transformers import SentenceTransformer
 
-    source = source_of(finished(name))
+    source = load_run(finished(name))
     folder = exported(source.directory, "sentence-transformers")
     model = SentenceTransformer(str(folder), device="cpu")
     assert (model.max_seq_length, model.similarity_fn_name) == (24, "cosine")
@@ -206,11 +204,11 @@ def test_heads_of_two_vectors_are_no_cross_encoder(finished, exported, one_line,
 
 @pytest.mark.parametrize("obstacle", ENCODER_OBSTACLES + VECTOR_OBSTACLES, ids=lambda o: o.flags)
 def test_what_a_format_cannot_hold_is_refused(finished_run, parse, obstacle, one_line):
-    source = source_of(finished_run)
+    source = load_run(finished_run)
     args = parse("train_multitask_pal.py", *obstacle.flags.split())
     for name, kind in FORMATS.items():
         task = [args.tasks["sst"]] if name == "cross-encoder" else []
-        held = kind(Source(source.directory, source.model, source.tokenizer, args), *task)
+        held = kind(replace(source, args=args), *task)
         if obstacle not in kind.obstacles:
             held.check()
             continue
@@ -230,14 +228,14 @@ def test_every_part_between_encoder_and_head_is_held_or_refused(parse):
 
 
 def test_an_encoder_with_other_weights_is_refused(finished_run, one_line):
-    source = source_of(finished_run)
+    source = load_run(finished_run)
     source.model.encoder.layer[0].intermediate.bias = None
     message = one_line(FORMATS["transformers"](source).check)
     assert "its encoder, a BertModel, is no plain BERT" in message
 
 
 def test_padding_needs_a_token(finished_run, one_line):
-    source = source_of(finished_run)
+    source = load_run(finished_run)
     source.model.encoder.config.pad_token_id = source.model.encoder.config.vocab_size
     message = one_line(FORMATS["transformers"](source).tokenizer_config)
     assert "its tokenizer has no token of id" in message
@@ -248,7 +246,7 @@ def test_a_run_of_the_sample_keeps_its_dev_score(finished_run, exported):
     from sentence_transformers import CrossEncoder
 
     folder = exported(finished_run, "cross-encoder", "--task", "para")
-    args = source_of(finished_run).args
+    args = load_run(finished_run).args
     examples = read_examples(Path(args.data_dir) / "quora-paraphrase-dev.csv", TASKS["para"])
     logits = CrossEncoder(str(folder), device="cpu").predict([e.texts for e in examples])
     labels = np.array([example.label for example in examples])

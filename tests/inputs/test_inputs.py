@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+import evaluation
 from datasets import load_data, read_examples
-from evaluation import label_text, load_run
+from evaluation import load_run
 from inputs import tags
 from inputs.batches import PAIR_ENCODINGS, TokenizedTask
 from models import build_model
@@ -71,12 +72,12 @@ def test_the_second_run_tags_nothing_and_new_text_is_tagged(
     name = "predictions/sst-sentiment-dev-output.csv"
     assert (first / name).read_bytes() == (second / name).read_bytes()
     monkeypatch.setattr(tags, "load_pipeline", load_pipeline)
-    model, _, _ = load_run(second)
-    assert model.encoder.embeddings.tag_embeddings.pos.weight.any()
+    assert load_run(second).model.encoder.embeddings.tag_embeddings.pos.weight.any()
     text = tmp_path / "text.txt"
     text.write_text("a plain new sentence\n")
     capsys.readouterr()
-    label_text(str(second), "sst", str(text), "cpu")
+    flags = ["--run", str(second), "--task", "sst", "--input", str(text)]
+    evaluation.main(evaluation.parse_args(evaluation.get_args_parser(), flags))
     assert capsys.readouterr().out.startswith("sentence\tPredicted_Sentiment")
 
 

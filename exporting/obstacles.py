@@ -1,31 +1,8 @@
-"""What an export reads: a finished run, and why a format may not hold its model."""
+"""Why a format may not hold the model of a finished run."""
 
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
-
-from tokenizers import Tokenizer
-
-from models import MultitaskBert
-
-
-@dataclass(frozen=True)
-class Source:
-    """A finished run.
-
-    Attributes:
-        directory: of the run.
-        model: its best model, in eval mode.
-        tokenizer: of the encoder.
-        args: its options.
-    """
-
-    directory: Path
-    model: MultitaskBert
-    tokenizer: Tokenizer
-    args: Namespace
 
 
 class Obstacle(NamedTuple):
