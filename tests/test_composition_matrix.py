@@ -1,4 +1,4 @@
-"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs}: legal or refused.
+"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs, …}: legal or refused.
 
 Every combination of the first three is legal or refused as `is_legal` says, a second statement of
 the rules beside options/legal.py. The fast tests train combinations that together hold every legal
@@ -31,7 +31,7 @@ ONE_TASK = next(iter(TASKS))
 SCHEDULERS = [name for name in TASK_SCHEDULERS if name not in TASKS] + [ONE_TASK]
 SAMPLED = ("random", "pal", "temperature")
 FEW_PROJECTIONS = ("none", "pcgrad", "vaccine", "mgda")  # the others are trained with one setting
-EXTRAS = ("", "smart", "pal", "smart pal")
+EXTRAS = ("", "smart", "pal", "smart pal", "recipe pal")
 # Parameters that need not move: the gradient of key biases is zero in theory, and nothing reads the
 # pooler.
 EXEMPT = ("key.bias", "pooler.")
@@ -55,6 +55,8 @@ class Combination(NamedTuple):
             flags += f"--combine_strategy {strategy} --batches_per_update 4 "
         flags += "--use_smart_regularization --smart_mu 1 " if "smart" in self.extra else ""
         flags += "--use_pal " if "pal" in self.extra else ""
+        if "recipe" in self.extra:
+            flags += "--rdrop_weight 1 --average_weights .9 --layer_decay .9 "
         return flags + ("--hess_interval 2" if self.optimizer == "sophiah" else "")
 
 

@@ -40,6 +40,7 @@ CASES = {
     "pal": (PAL, "--use_pal --task_scheduler pal --projection pcgrad --combine_strategy force "
             "--batches_per_update 5 --batch_size 3"),
     "uncertainty": (PAL, "--loss_weighting uncertainty --micro_batch_size 3"),
+    "recipe": (PAL, "--rdrop_weight 1 --average_weights .9 --layer_decay .8 --batch_size 5"),
     "all": (PAL, f"--use_pal --projection vaccine --optimizer sophiah {SMART} --batch_size 5"),
 }  # fmt: skip
 SLOW_CASES = {  # on the bundled encoder alone
