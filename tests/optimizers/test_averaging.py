@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import train_multitask
 from evaluation import load_run
+from models.pretrained import load_pretrained
 from optimizers.averaging import WeightAverage
 from options.parsing import parse_args
 from runtime import checkpoint
@@ -86,23 +87,26 @@ def test_a_decay_outside_its_range_is_refused(decay):
 
 
 @pytest.fixture(scope="module")
-def averaged_run(tiny_model, few_rows, tmp_path_factory):
-    """A run of one epoch with R-Drop, whose dev metrics are those of the average."""
+def averaged_run(tiny_model, few_rows, tmp_path_factory) -> Path:
+    """A run of a single update."""
     flags = f"--model_name {tiny_model} --data_dir {few_rows} --average_weights .9 --lr 1e-3 "
-    flags += "--num_batches_per_epoch 4 --epochs 1 --batch_size 4 --no_tensorboard --run_name a "
-    flags += f"--rdrop_weight 1 --logdir {tmp_path_factory.mktemp('averaged')}"
+    flags += "--num_batches_per_epoch 1 --epochs 1 --batch_size 4 --no_tensorboard --run_name a "
+    flags += f"--task_scheduler joint --logdir {tmp_path_factory.mktemp('averaged')}"
     args = parse_args(get_args_parser(), flags.split())
     train_multitask.main(args)
-    return args.run_dir
+    return Path(args.run_dir)
 
 
-def test_the_average_is_evaluated_and_kept_as_best(averaged_run):
-    run = Path(averaged_run)
+def test_the_average_is_evaluated_and_kept_as_best(averaged_run, tiny_model):
+    run = averaged_run
     last, best = (checkpoint.load(run / "checkpoints" / f"{n}.pt") for n in ("last", "best"))
     assert best["model"].keys() == last["model"].keys() == last["average"].keys()
     for name, tensor in best["model"].items():
         assert torch.equal(tensor, last["average"][name])
         assert not torch.equal(tensor, last["model"][name]) or "pooler" in name, name
+    for name, start in load_pretrained(str(tiny_model)).state_dict().items():  # d = 2 / 11
+        expected = start * 2 / 11 + last["model"][f"encoder.{name}"] * 9 / 11
+        torch.testing.assert_close(best["model"][f"encoder.{name}"], expected)
     [line] = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     written = json.loads((run / "metrics-dev.json").read_text())
     assert line["dev"] == written["metrics"]

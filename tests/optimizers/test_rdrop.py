@@ -8,8 +8,11 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from models.mixture import MixtureEncoder
+from optimizers import build_regularizer
 from optimizers.rdrop import RDrop
+from options.parsing import parse_args
 from options.task_table import built_in_tasks
+from train_multitask_pal import get_args_parser
 
 TASKS = built_in_tasks()
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -80,6 +83,12 @@ def test_the_second_pass_is_not_in_the_statistics_of_combined_models():
     regularizer, batch = RDrop(model, WEIGHT), batch_of(task)
     regularizer.penalty(task, batch, regularizer.logits(task, batch))
     assert model.encoder.gate_count == len(batch["labels"])
+
+
+def test_the_flag_reaches_the_regularizer():
+    args = parse_args(get_args_parser(), ["--rdrop_weight", "0.7"])
+    regularizer = build_regularizer(args, new_model())
+    assert isinstance(regularizer, RDrop) and regularizer.weight == WEIGHT
 
 
 def test_a_negative_weight_is_refused():
