@@ -11,6 +11,7 @@ import warnings
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -265,7 +266,10 @@ def load_data(
         num_in_file = len(rows)
         if split == "train" and args.augment:
             rows = augment(rows, args.tasks[name], args.augment, args.seed)
-        tokenized = tokenize(args, args.tasks[name], rows, tokenizer, pad_token_id)
+        is_trained = split == "train"
+        tokenized = tokenize(
+            args, args.tasks[name], rows, tokenizer, pad_token_id, is_trained=is_trained
+        )
         tokenized.num_in_file = num_in_file
         if split == "train" and args.class_weights:
             assert tokenized.labels is not None, "training rows have labels"
@@ -296,6 +300,7 @@ def tokenize(
     tokenizer: Tokenizer,
     pad_token_id: int,
     are_tags_kept: bool = True,
+    is_trained: bool = False,
 ) -> TokenizedTask:
     """Turn examples into token ids as the run's options say, with tags or in segments.
 
@@ -306,12 +311,19 @@ def tokenize(
         tokenizer: of the encoder.
         pad_token_id: of the encoder.
         are_tags_kept: write the tags of the examples to the cache, for the next run.
+        is_trained: whether these are training rows, which --symmetric_pairs leaves as they are.
     """
     build: Callable[..., TokenizedTask] = TokenizedTask
     if args.extension == "hierarchical":
         build = partial(SegmentedTask, segment_length=args.segment_length)
     texts = [text for example in examples for text in example.texts]
     tags = tag_texts(texts, is_kept=are_tags_kept) if args.additional_input else None
-    return build(
+    rows = build(
         task, examples, tokenizer, pad_token_id, args.pair_encoding, args.max_length, tags=tags
     )
+    if args.symmetric_pairs and task.is_unordered_pair and not is_trained:
+        others = [replace(example, texts=example.texts[::-1]) for example in examples]
+        rows.swapped = tokenize(
+            args, task, others, tokenizer, pad_token_id, are_tags_kept, is_trained=True
+        )
+    return rows

@@ -61,9 +61,10 @@ def fit(
             train_one_epoch(training, log, save, check)
             if progress.epoch == 0 and not training.is_save_due:
                 save()  # from here on the run has results, and so a checkpoint to resume from
-            metrics, _ = evaluate(
-                training.model, dev_data, args.dev_samples, args.seed, args.use_amp, check
-            )
+            with training.averaging.applied():  # evaluate the average, train on without it
+                metrics, _ = evaluate(
+                    training.model, dev_data, args.dev_samples, args.seed, args.use_amp, check
+                )
         except Interrupted:
             save()
             raise
@@ -272,8 +273,9 @@ def predict_logits(
         nullcontext(bar) if bar is not None else progress_bar(name, len(rows), 0, "example")
     ) as bar:
         for number in exchange().share_out(len(chunks), check):
-            batch = to_device(data.batch(chunks[number]), device)
+            orders = [to_device(batch, device) for batch in data.orders(chunks[number])]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_amp):
-                logits[chunks[number]] = model(data.task, batch).cpu().numpy()
+                outputs = torch.stack([model(data.task, batch) for batch in orders])
+            logits[chunks[number]] = outputs.mean(0).cpu().numpy()  # [1 or 2, B, C] -> [B, C]
             bar.update(len(chunks[number]) * workers.size())
     return exchange().add_rows(logits, device, check)[rows]  # zeros where others' rows are

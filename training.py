@@ -15,6 +15,7 @@ from inputs.prefetching import Prefetched, is_worthwhile
 from models import MultitaskBert
 from models.compiled import compile_layers
 from optimizers import (
+    build_averaging,
     build_loss_weighting,
     build_lr_schedule,
     build_optimizer,
@@ -24,6 +25,7 @@ from optimizers import (
     default_lr,
     train_also,
 )
+from optimizers.averaging import NoAverage, WeightAverage
 from optimizers.conflicts import ConflictLog
 from optimizers.loss_weighting import Unweighted
 from optimizers.lr_schedules import PlateauSchedule, UpdateSchedule
@@ -117,6 +119,8 @@ class Training:
             the top, None for never.
         unfrozen_lr: the base learning rate of such layers.
         loss_weighting: weighs the losses of the tasks; `Unweighted` leaves them.
+        averaging: averages the weights for evaluation; `NoAverage` leaves them.
+        layer_decay: the factor from the base learning rate of a layer to that of the one below.
         fingerprint: by which the run knows its checkpoints, or None for a run of an older version.
         num_unfrozen: how many such layers there are by now.
         progress: how far the run is.
@@ -139,6 +143,8 @@ class Training:
     unfreeze_interval: int | None = None
     unfrozen_lr: float = 0.0
     loss_weighting: Unweighted = field(default_factory=Unweighted)
+    averaging: NoAverage | WeightAverage = field(default_factory=NoAverage)
+    layer_decay: float = 1.0
     fingerprint: str | None = None
     num_unfrozen: int = 0
     progress: Progress = field(default_factory=Progress)
@@ -191,10 +197,11 @@ class Training:
         self.task_scheduler.start_epoch(self.progress.epoch + 1)
 
     def after_update(self) -> None:
-        """Move on by one update: learning rate, the regularizer's averages, the losses' weights."""
+        """Move on by one update: learning rate, averages, the losses' weights."""
         self.lr_schedule.after_update()
         self.loss_weighting.after_step()
         self.regularizer.after_step(self.share_done)
+        self.averaging.after_step(self.progress.total_updates)
 
     def finish_epoch(self, metrics: Metrics) -> dict:
         """Count the epoch; return its line for metrics.jsonl.
@@ -220,14 +227,16 @@ class Training:
         """Train the top `num_layers` of the encoder, those that are not trained yet."""
         for number in range(self.num_unfrozen, num_layers):
             layer = self.model.unfreeze_layer(number)
-            train_also(self.optimizer, self.lr_schedule, layer, self.unfrozen_lr)
+            lr = self.unfrozen_lr * self.layer_decay ** (number + 1)
+            train_also(self.optimizer, self.lr_schedule, layer, lr)
+        self.averaging.include_trainable()
         self.num_unfrozen = num_layers
 
     def best_state(self) -> dict:
         """Return what best.pt holds of the epoch that has just ended."""
         progress = self.progress
         return {
-            "model": self.model.state_dict(),
+            "model": self.model.state_dict() | self.averaging.state_dict(),
             "epoch": progress.epoch,
             "score": progress.best_score,
             "run": self.fingerprint,
@@ -251,6 +260,7 @@ class Training:
             "projection": self.projection,
             "conflicts": self.conflicts,
             "smart": self.regularizer,
+            "average": self.averaging,
             "loss_weighting": self.loss_weighting,
             "optimizer": self.optimizer,
             "lr_schedule": self.lr_schedule,
@@ -305,6 +315,8 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         save_every=args.save_every,
         unfreeze_interval=args.unfreeze_interval,
         loss_weighting=weighting,
+        averaging=build_averaging(args, model),
+        layer_decay=args.layer_decay,
         fingerprint=args.fingerprint,
         unfrozen_lr=min(args.lr, default_lr("finetune", hidden_size, args.optimizer)),
     )

@@ -48,9 +48,12 @@ class Rows:
         lengths: [N, S], tokens of each sequence.
         num_in_file: number of rows without those that augmentation has added.
         needs_model: whether a batch may run the model.
+        swapped: the same rows with the two sentences of each pair in the other order, if a
+            prediction shall read both orders; else None.
     """
 
     needs_model = False
+    swapped: "Rows | None" = None
     task: Task
     ids: list[str]
     labels: np.ndarray | None
@@ -63,6 +66,10 @@ class Rows:
     def batch(self, rows: np.ndarray) -> Batch:
         """Return the batch of row numbers [B], padded to its longest sequence."""
         raise NotImplementedError
+
+    def orders(self, rows: np.ndarray) -> list[Batch]:
+        """Return the batches that a prediction of row numbers [B] is the mean over: one or two."""
+        return [part.batch(rows) for part in (self, self.swapped) if part is not None]
 
     def state_counts(self) -> np.ndarray:
         """Return how many states the encoder gives for each sequence [N · S]: one per token."""

@@ -88,6 +88,8 @@ class CachedRows(Rows):
         self.model, self.rows, self.directory = model, rows, directory
         self.task, self.ids, self.labels = rows.task, rows.ids, rows.labels
         self.lengths, self.num_in_file = rows.lengths, rows.num_in_file
+        if rows.swapped is not None:
+            self.swapped = CachedRows(model, rows.swapped, directory)
         self.blocks = self.chunks(BLOCK)
         self.block_of = np.empty(len(self), dtype=np.int64)  # [N], the block that each row is in
         self.block_of[np.concatenate(self.blocks)] = np.arange(len(self)) // BLOCK

@@ -1,7 +1,7 @@
 """The registries of optimizers and techniques on gradients and losses, and their builders."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from models import MultitaskBert
 from optimizers.aggregators import AGGREGATORS, Aggregator
+from optimizers.averaging import NoAverage, WeightAverage
 from optimizers.conflicts import ConflictLog
 from optimizers.dwa import DynamicWeightAverage
 from optimizers.famo import Famo
@@ -18,7 +19,9 @@ from optimizers.gradnorm import GradNorm
 from optimizers.imtl_l import ImtlL
 from optimizers.loss_weighting import Unweighted
 from optimizers.lr_schedules import LR_SCHEDULES, LRSchedule
+from optimizers.parameter_groups import layer_groups, parameter_groups
 from optimizers.projections import GradVac, Groups, PCGrad, PlainSum, Projection
+from optimizers.rdrop import RDrop
 from optimizers.rlw import RandomLossWeighting
 from optimizers.smart import PlainForward, Smart
 from optimizers.sophia import NoCurvature, SophiaH
@@ -35,6 +38,7 @@ __all__ = [
     "PCGrad",
     "Smart",
     "SophiaH",
+    "build_averaging",
     "build_loss_weighting",
     "build_lr_schedule",
     "build_optimizer",
@@ -46,30 +50,21 @@ __all__ = [
 ]
 
 
-def parameter_groups(
-    parameters: Iterable[nn.Parameter], weight_decay: float
-) -> list[dict[str, Any]]:
-    """Split trainable parameters into matrices, which decay, and biases and LayerNorms.
-
-    Args:
-        parameters: parameters; frozen ones are skipped.
-        weight_decay: the weight decay of the matrices. The other group has none.
-    """
-    trainable = [p for p in parameters if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def optimizer_groups(args: Namespace, model: nn.Module) -> list[dict[str, Any]]:
+    """Return the parameter groups of a new optimizer: by layer, too, if --layer_decay is on."""
+    if args.layer_decay == 1:
+        return parameter_groups(model.parameters(), args.weight_decay)
+    return layer_groups(model, args.weight_decay, args.lr, args.layer_decay)
 
 
 def build_adamw(args: Namespace, model: nn.Module) -> Optimizer:
     """Build PyTorch's fused AdamW (Loshchilov & Hutter, ICLR 2019, arXiv:1711.05101)."""
-    return AdamW(parameter_groups(model.parameters(), args.weight_decay), lr=args.lr, fused=True)
+    return AdamW(optimizer_groups(args, model), lr=args.lr, fused=True)
 
 
 def build_sophiah(args: Namespace, model: nn.Module) -> Optimizer:
     """Build SophiaH (Liu et al., ICLR 2024, arXiv:2305.14342); --rho is the paper's γ."""
-    groups = parameter_groups(model.parameters(), args.weight_decay)
+    groups = optimizer_groups(args, model)
     optimizer = SophiaH(groups, args.lr, gamma=args.rho, hessian_interval=args.hess_interval)
     optimizer.generator.manual_seed(args.seed)
     return optimizer
@@ -173,7 +168,9 @@ def build_loss_weighting(args: Namespace, model: MultitaskBert, tasks: list[Task
 
 
 def build_regularizer(args: Namespace, model: MultitaskBert) -> PlainForward | Smart:
-    """Build SMART if the options ask for it, else the plain forward pass."""
+    """Build SMART or R-Drop if the options ask for it, else the plain forward pass."""
+    if args.rdrop_weight:
+        return RDrop(model, args.rdrop_weight)
     if not args.use_smart_regularization:
         return PlainForward(model)
     return Smart(
@@ -183,6 +180,13 @@ def build_regularizer(args: Namespace, model: MultitaskBert) -> PlainForward | S
         mu=args.smart_mu,
         seed=args.seed,
     )
+
+
+def build_averaging(args: Namespace, model: MultitaskBert) -> NoAverage | WeightAverage:
+    """Build the average of the weights that --average_weights asks for, else the plain form."""
+    if args.average_weights is None:
+        return NoAverage()
+    return WeightAverage(model, args.average_weights)
 
 
 def default_lr(option: str, hidden_size: int, optimizer: str = "adamw") -> float:

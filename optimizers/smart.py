@@ -37,7 +37,7 @@ class PlainForward(Stateless):
         logits: Tensor = self.model(task, batch)
         return logits
 
-    def penalty(self, task: Task, batch: Batch, logits: Tensor) -> float:
+    def penalty(self, task: Task, batch: Batch, logits: Tensor) -> Tensor | float:
         """Return 0."""
         return 0.0
 

@@ -227,6 +227,27 @@ CONTRADICTIONS = (
         "dropout masks, which compiled layers do not keep; drop --compile",
     ),
     Contradiction(
+        "--use_smart_regularization --rdrop_weight 1",
+        lambda a: a.use_smart_regularization and a.rdrop_weight,
+        "--use_smart_regularization and --rdrop_weight both compare the outputs of two passes; "
+        "drop one",
+    ),
+    Contradiction(
+        "--option pretrain --layer_decay .9",
+        lambda a: a.layer_decay != 1
+        and a.option == "pretrain"
+        and not (a.use_pal or a.unfreeze_interval),
+        "--layer_decay sets the rates of the encoder's layers, and --option pretrain trains none; "
+        "drop one",
+    ),
+    Contradiction(
+        "--pair_encoding bi --symmetric_pairs",
+        lambda a: a.symmetric_pairs
+        and (a.pair_encoding == "bi" or not any(t.is_unordered_pair for t in a.tasks.values())),
+        "--symmetric_pairs needs a task whose pairs have no order, and --pair_encoding cross, "
+        "because the heads of bi are symmetric; drop it",
+    ),
+    Contradiction(
         "--task_scheduler joint --loss_weighting famo --optimizer sophiah",
         lambda a: a.loss_weighting == "famo" and a.optimizer == "sophiah",
         "--loss_weighting famo compares two forward passes, of which --optimizer sophiah computes "

@@ -26,12 +26,14 @@ from options.techniques import add_technique_options, joint_defaults
 from options.types import (
     count,
     few,
+    fraction,
     non_negative_float,
     plain_name,
     positive_float,
     positive_int,
     printable,
     probability,
+    rate,
     seed,
     task_weight,
 )
@@ -206,6 +208,13 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         default=0.01,
         help="weight decay of matrices, not of biases and LayerNorms; 0: off",
     )
+    add(
+        "--layer_decay",
+        type=rate,
+        default=1.0,
+        help="factor from the learning rate of a layer to that of the one below; heads and "
+        "features keep --lr; 1: off (ELECTRA: 0.8 or 0.9)",
+    )
     add("--clip", type=non_negative_float, default=1.0, help="largest norm of the gradient; 0: off")
     add(
         "--scheduler",
@@ -225,6 +234,13 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         type=count,
         default=0,
         help="number of restarts of --scheduler cosine; 0: none",
+    )
+    add(
+        "--average_weights",
+        type=fraction,
+        metavar="D",
+        help="evaluate and keep an average of the weights over updates, where older ones fade by D "
+        "per update; unset: off",
     )
     add(
         "--patience",
@@ -265,6 +281,12 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
 
     add = parser.add_argument_group("evaluation and output").add_argument
     add("--dev_samples", type=positive_int, help="dev rows per task after each epoch; unset: all")
+    add(
+        "--symmetric_pairs",
+        action="store_true",
+        help="predict a pair whose order has no meaning by the mean logits of both orders; twice "
+        "the time of such predictions",
+    )
     add("--logdir", type=printable, default="runs", help="where run directories are made")
     add("--run_name", type=plain_name, help="name of the run's directory; unset: the time")
     add(

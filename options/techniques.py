@@ -1,4 +1,4 @@
-"""The options of the techniques: task schedulers, surgery, loss weightings, SMART, PALs, LoRA.
+"""The options of the techniques: task schedulers, surgery, weightings, regularization, PALs, LoRA.
 
 `train_multitask_pal.py` offers them; `train_multitask.py` fixes them to their defaults, but for the
 task scheduler, which is `joint` there. So each default is written once, here.
@@ -159,6 +159,14 @@ def add_technique_options(parser: ArgumentParser, task_names: Iterable[str] = ()
         type=non_negative_float,
         default=0.0,
         help="weight of the Bregman proximal point term; 0: off (paper: 1)",
+    )
+    add = parser.add_argument_group("R-Drop").add_argument
+    add(
+        "--rdrop_weight",
+        type=non_negative_float,
+        default=0.0,
+        help="weight of the divergence between two passes with their own dropout masks; 0: off, "
+        "and no second pass (paper: 0.1 to 1 on GLUE)",
     )
 
 

@@ -53,6 +53,7 @@ seed = number(int, "an integer from 0 to 4,294,967,295", lambda value: 0 <= valu
 positive_float = number(float, "a positive number", lambda value: 0 < value < INFINITY)
 non_negative_float = number(float, "a number of at least 0", lambda value: 0 <= value < INFINITY)
 probability = number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
+fraction = number(float, "a number in (0, 1)", lambda value: 0 < value < 1)
 rate = number(float, "a number in (0, 1]", lambda value: 0 < value <= 1)
 multiple_of_six = number(
     int,

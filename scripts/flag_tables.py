@@ -30,6 +30,7 @@ NUMBERS: dict[object, str] = {
     types.positive_float: "X",
     types.non_negative_float: "X",
     types.probability: "X",
+    types.fraction: "X",
     types.rate: "X",
 }
 

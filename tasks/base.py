@@ -153,6 +153,11 @@ class Task:
         return len(self.text_columns) == 2
 
     @property
+    def is_unordered_pair(self) -> bool:
+        """Whether an example has two sentences, and swapping them does not change its label."""
+        return self.is_pair and not self.is_ordered
+
+    @property
     def has_classes(self) -> bool:
         """Whether a label is one of several classes."""
         return self.label_type is int

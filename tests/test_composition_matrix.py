@@ -1,4 +1,4 @@
-"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs, LoRA}: legal or not.
+"""Task scheduler × projection × loss weighting × optimizer × {SMART, PALs, LoRA, …}: legal or not.
 
 Every combination of all but the optimizer is legal or refused as `is_legal` says, a second
 statement of the rules beside options/legal.py. The fast tests train combinations that together hold
@@ -32,7 +32,7 @@ SCHEDULERS = [name for name in TASK_SCHEDULERS if name not in TASKS] + [ONE_TASK
 SAMPLED = ("random", "pal", "temperature")
 FEW_PROJECTIONS = ("none", "pcgrad", "vaccine", "mgda")  # the others are trained with one setting
 LORA = {"lora": "--lora_rank 4 ", "own": "--lora_rank 4 --lora_per_task "}
-EXTRAS = ("", "smart", "pal", "smart pal", "lora", "smart lora", "own", "smart own")
+EXTRAS = ("", "smart", "pal", "smart pal", "lora", "smart lora", "own", "smart own", "recipe pal")
 REFUSED_EXTRAS = ("pal lora", "pal own")
 # Parameters that need not move: the gradient of key biases is zero in theory, and nothing reads the
 # pooler.
@@ -58,6 +58,8 @@ class Combination(NamedTuple):
         flags += "--use_smart_regularization --smart_mu 1 " if "smart" in self.extra else ""
         flags += "--use_pal " if "pal" in self.extra else ""
         flags += "".join(LORA.get(word, "") for word in self.extra.split())
+        if "recipe" in self.extra:
+            flags += "--rdrop_weight 1 --average_weights .9 --layer_decay .9 "
         return flags + ("--hess_interval 2" if self.optimizer == "sophiah" else "")
 
 

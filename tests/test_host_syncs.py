@@ -133,6 +133,7 @@ def lines() -> list[str]:
         "--lora_rank 4 --lora_per_task --gradient_checkpointing",
     ]
     techniques += ["--class_weights --log_conflicts --task_scheduler joint", "--micro_batch_size 3"]
+    techniques += ["--rdrop_weight 1 --average_weights .9 --layer_decay .8"]
     techniques += ["--projection vaccine --vaccine_groups layer", "--pair_encoding bi"]
     weighted = "--task_scheduler joint --log_conflicts --loss_weighting"
     techniques += [f"{weighted} {name}" for name in LOSS_WEIGHTINGS if name != "none"]

@@ -27,7 +27,8 @@ FLAGS = {
     "smart": (train_multitask_pal, SMART),
     "sophia": (
         train_multitask,
-        "--option pretrain --unfreeze_interval 1 --optimizer sophiah --scheduler plateau",
+        "--option pretrain --unfreeze_interval 1 --optimizer sophiah --scheduler plateau "
+        "--average_weights .9 --layer_decay .5",
     ),
 }
 
@@ -166,6 +167,10 @@ CASES = [  # the run, what is wrong in its state, the value there, what the mess
     ("sophia", "optimizer/generator", 1, "optimizer: generator is 1, expected the state of"),
     ("sophia", "optimizer/generator", torch.zeros(17).byte(), "expected the state of a generator"),
     ("sophia", "optimizer/generator", torch.zeros(16), "expected the state of a generator"),
+    ("sophia", "average", KeyError, "average: 'average' is missing"),
+    ("sophia", "average/heads.sst.output.bias", KeyError, "average: heads.sst.output.bias is mi"),
+    ("sophia", "average/heads.sst.output.bias", with_first(math.nan), "holds non-finite numbers"),
+    ("sophia", "average/heads.sst.output.bias", torch.zeros(2), "average: heads.sst.output.bias"),
     ("smart", "smart/num_rows", -1, "num_rows is -1"),
     ("smart", "smart/num_rows", KeyError, "smart: num_rows is missing"),
     ("sophia", "optimizer/param_groups/2/lr", 1.0, "param_groups.2.lr is 1.0"),
@@ -206,7 +211,7 @@ def test_what_was_off_may_be_missing(tmp_path, tiny_model, few_rows):
     """Earlier versions wrote no state of it."""
     training = build(train_multitask, "", tiny_model, few_rows)
     state = training.state_dict()
-    for name in ("projection", "conflicts", "smart"):
+    for name in ("projection", "conflicts", "smart", "average"):
         del state[name]
     checkpoint.save(tmp_path / "last.pt", state)
     restore(training, tmp_path / "last.pt")

@@ -55,6 +55,7 @@ VACCINE = [*PAL, "--projection", "vaccine", "--task_scheduler", "pal"]
 VACCINE += ["--combine_strategy", "force", "--batches_per_update", "4"]
 JOINT = [*PAL, "--task_scheduler", "joint", "--loss_weighting"]
 SLOW = "imtl_l --optimizer sophiah", "rlw --projection pcd", "famo --use_pal --projection vaccine"
+AVERAGE = ["--average_weights", ".9", "--layer_decay", ".8"]
 SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
 
 
@@ -83,6 +84,8 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*JOINT, "famo", *SMART[1:]],
         [*SMART, "--lora_rank", "4", "--projection", "pcgrad", "--gradient_checkpointing"],
         [*PAL, "--lora_rank", "4", "--lora_per_task", "--task_scheduler", "random", "--use_amp"],
+        [*PAL, "--rdrop_weight", "1", "--symmetric_pairs", *AVERAGE, "--use_amp"],
+        [*FROZEN, "--unfreeze_interval", "1", *AVERAGE],
         *(pytest.param([*JOINT, *end.split()], marks=pytest.mark.slow) for end in SLOW),
     ],
     ids=" ".join,
@@ -162,6 +165,14 @@ def test_stopped_while_evaluating_evaluates_again(train, stop_after, tmp_path):
     stop_after(0)
     train("--resume", run)
     assert [line["update"] for line in final_state(run)[2]] == [3, 6, 9]
+
+
+def test_stopped_while_evaluating_the_average_equals_uninterrupted(train, stop_after):
+    """The training goes on from its own weights, not from those that were evaluated."""
+    run = check_resume(train, stop_after, AVERAGE, 4, EVALUATION_CHECKS + 3)
+    last, best, _ = final_state(run)
+    for name, tensor in last["average"].items():
+        assert not torch.equal(tensor, last["model"][name]) or "pooler" in name, name
 
 
 def test_more_epochs_may_be_asked_for(train):

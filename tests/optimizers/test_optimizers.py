@@ -37,7 +37,7 @@ def new_model():
 
 
 def build(model, name="adamw", weight_decay=WEIGHT_DECAY):
-    options = {"optimizer": name, "lr": LR, "weight_decay": weight_decay}
+    options = {"optimizer": name, "lr": LR, "weight_decay": weight_decay, "layer_decay": 1.0}
     return build_optimizer(Namespace(**options, rho=0.01, hess_interval=2, seed=0), model)
 
 

@@ -279,5 +279,5 @@ def test_penalty_of_another_batch_is_refused():
 
 def test_the_options_seed_reaches_the_noise():
     names = "use_smart_regularization smart_weight_regularization smart_radius smart_mu seed"
-    args = Namespace(**dict(zip(names.split(), (True, 1.0, 0.1, 0.0, 7))))
+    args = Namespace(**dict(zip(names.split(), (True, 1.0, 0.1, 0.0, 7))), rdrop_weight=0.0)
     assert build_regularizer(args, new_model()).seed == 7

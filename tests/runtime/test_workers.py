@@ -42,6 +42,7 @@ CASES = {
     "uncertainty": (PAL, "--loss_weighting uncertainty --micro_batch_size 3"),
     "lora": (PAL, f"--lora_rank 4 --projection vaccine {SMART} --micro_batch_size 3"),
     "lora_per_task": (PAL, "--lora_rank 4 --lora_per_task --gradient_checkpointing --batch_size 5"),
+    "recipe": (PAL, "--rdrop_weight 1 --average_weights .9 --layer_decay .8 --batch_size 5"),
     "all": (PAL, f"--use_pal --projection vaccine --optimizer sophiah {SMART} --batch_size 5"),
 }  # fmt: skip
 SLOW_CASES = {  # on the bundled encoder alone
