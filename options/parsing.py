@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from options.choices import TASK_SCHEDULERS
-from options.legal import NEEDS, contradiction_of
+from options.legal import contradiction_of
+from options.needs import NEEDS
 from options.task_table import NAME, TaskTable, built_in_table, file_options, read_table, select
 from runtime.errors import InputError, report
 from runtime.files import MIB, read_text

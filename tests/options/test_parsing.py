@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from datasets import SPLITS, task_file
-from options.legal import CONTRADICTIONS, NEEDS
+from options.legal import CONTRADICTIONS
+from options.needs import NEEDS
 from options.parsing import RESUME_OPTIONS, parse_args
 from options.task_table import built_in_tasks
 from options.techniques import joint_defaults
