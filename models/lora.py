@@ -59,7 +59,6 @@ class LowRankAdapters(nn.Module):
         super().__init__()
         names = [*task_names]
         self.is_per_task = bool(names)
-        encoder.requires_grad_(False)
         self.digest = digest_of(encoder)
         self.layers = inject(encoder, rank, alpha, names or [SHARED])
 
@@ -95,6 +94,8 @@ class LowRankAdapters(nn.Module):
 
 def inject(encoder: Encoder, rank: int, alpha: float, names: list[str]) -> list[Any]:
     """Replace the maps that `encoder.adapted_maps` names by peft's layers, and return these.
+
+    peft freezes all other weights of the encoder.
 
     Raises:
         InputError: peft is not installed.

@@ -17,6 +17,7 @@ from train_multitask_pal import get_args_parser
 
 FLAGS = "--lora_rank 4 --lora_per_task --num_batches_per_epoch 3 --batch_size 4 --epochs 1 "
 FLAGS += "--save_every 3 --dev_samples 8 --no_tensorboard --lr 0.1 --scheduler none "
+FLAGS += "--use_smart_regularization --smart_mu 1 "
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,9 @@ def test_checkpoints_hold_what_is_trained_alone(finished, tiny_model):
         parts = {name.split(".")[0] for name in state["model"]}
         assert parts == {"encoder", "heads", "adapters"}
         assert all(".lora_" in name for name in state["model"] if name.startswith("encoder"))
+        kept = state.get("smart", {}).get("average", {})
+        assert kept.keys() == (state["model"].keys() - {"adapters._extra_state"} if kept else set())
+        assert ("smart" in state) == bool(kept) == (name == "last.pt")
         assert any(tensor.any() for name, tensor in state["model"].items() if "lora_B" in name)
     assert os.path.getsize(finished / "run" / "checkpoints" / "best.pt") < whole / 2
 
