@@ -72,7 +72,7 @@ def build_exports(args: Namespace, source: Run) -> dict[str, EncoderExport]:
         InputError: the run lacks the task, or there are several heads for one repository.
     """
     if args.format == SentenceTransformerExport.name:
-        return {"": SentenceTransformerExport(source, args.normalize)}
+        return {"": SentenceTransformerExport(source, is_normalized=args.normalize)}
     if args.format != CrossEncoderExport.name:
         return {"": FORMATS[args.format](source)}
     names = None if args.task is None else [args.task]

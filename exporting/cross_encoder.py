@@ -37,9 +37,10 @@ class CrossEncoderExport(SentenceTransformerExport):
     model_type = "CrossEncoder"
     settings = {"activation_fn": IDENTITY}  # without it, a single logit passes a sigmoid
 
+    task: Task
+
     def __init__(self, source: Run, task: Task) -> None:
-        super().__init__(source)
-        self.task = task
+        super().__init__(source, task)
 
     def check(self) -> None:
         """Raise InputError if the format has no place for the model, or for the task's head."""

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from exporting.obstacles import ENCODER_OBSTACLES, Obstacle
+from models.auto import TransformersEncoder
 from models.bert import BertModel
 from models.pretrained import published_name
 from models.weight_file import encoder_shapes
 from predicting.run import Run
 from runtime.errors import InputError
 from runtime.files import atomic_write, write_json
+from tasks import Task
 
 ARCHITECTURES = {"bert": "BertModel", "roberta": "RobertaModel"}
 PROBE = "a"  # any text: of its tokens, only the special ones around it are read
@@ -29,6 +32,7 @@ class EncoderExport:
 
     Args:
         source: the finished run.
+        task: whose encoder it is, if low-rank updates make a different one for each task.
 
     Class attributes:
         name: of the format, on the command line.
@@ -42,14 +46,16 @@ class EncoderExport:
     pipeline_tag = "feature-extraction"
     obstacles: tuple[Obstacle, ...] = ENCODER_OBSTACLES
 
-    def __init__(self, source: Run) -> None:
-        self.source = source
+    def __init__(self, source: Run, task: Task | None = None) -> None:
+        self.source, self.task = source, task
 
-    @property
-    def encoder(self) -> BertModel:
-        """The run's encoder, once `check` has found no wrapper around it."""
-        assert isinstance(self.source.model.encoder, BertModel), "check() has not been called"
-        return self.source.model.encoder
+    @cached_property
+    def encoder(self) -> BertModel | TransformersEncoder:
+        """The run's encoder, low-rank updates merged, once `check` has found no wrapper."""
+        task = self.task or next(iter(self.source.tasks.values()))
+        encoder = self.source.model.merged_encoder(task)
+        assert isinstance(encoder, BertModel | TransformersEncoder), "check() has not been called"
+        return encoder
 
     @property
     def max_length(self) -> int:
@@ -61,10 +67,14 @@ class EncoderExport:
         for obstacle in self.obstacles:
             if obstacle.stands(self.source.args):
                 raise self.refusal(obstacle.reason)
-        encoder = self.source.model.encoder
-        shapes = {n: tuple(w.shape) for n, w in encoder.state_dict().items()}
-        if not isinstance(encoder, BertModel) or shapes != encoder_shapes(encoder.config):
-            raise self.refusal(f"its encoder, a {type(encoder).__name__}, is no plain BERT")
+        if self.source.args.lora_per_task and self.task is None:
+            raise self.refusal(
+                "its low-rank updates make another encoder for each task (--lora_per_task), and "
+                "only --format cross-encoder is of one task"
+            )
+        shapes = {n: tuple(w.shape) for n, w in self.encoder.state_dict().items()}
+        if shapes != encoder_shapes(self.encoder.config):
+            raise self.refusal("its encoder has other weights than a published one")
 
     def refusal(self, reason: str) -> InputError:
         """Return the error of a model that the format cannot hold."""
@@ -91,8 +101,7 @@ class EncoderExport:
             file.write(tokenizer.to_str(pretty=True))
         write_json(folder / "tokenizer_config.json", self.tokenizer_config())
         write_json(folder / "config.json", self.config())
-        weights = {published_name(n): w for n, w in self.encoder.state_dict().items()}
-        write_weights(folder / "model.safetensors", weights)
+        write_weights(folder / "model.safetensors", published_weights(self.encoder))
         check()
 
     def tokenizer_config(self) -> dict[str, Any]:
@@ -109,7 +118,7 @@ class EncoderExport:
                 f"its tokenizer has no token of id {config.pad_token_id} to pad with"
             )
         names = {"cls_token": first, "sep_token": last, "pad_token": padding}
-        if config.model_type == "roberta":
+        if first != "[CLS]":  # RoBERTa and its kin call the same tokens so, too
             names |= {"bos_token": first, "eos_token": last}
         # Only tokens that are special already: naming another one would make it special.
         special = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special}
@@ -131,7 +140,7 @@ class EncoderExport:
     def config(self) -> dict[str, Any]:
         """Return config.json as transformers reads it."""
         config = self.encoder.config
-        own: dict[str, Any] = {"architectures": [ARCHITECTURES[config.model_type]]}
+        own: dict[str, Any] = {"architectures": [class_name(self.encoder)]}
         own |= config.to_dict() | {"dtype": "float32"}
         if config.model_type == "roberta":  # its defaults are the ids of the published vocabulary
             first, *_, last = self.source.tokenizer.encode(PROBE).ids
@@ -155,6 +164,21 @@ class EncoderExport:
             "encoder, are not in it.",
             "No task trains the pooler, so `pooler_output` is that of the base model.",
         ]
+
+
+def class_name(encoder: BertModel | TransformersEncoder) -> str:
+    """Return the name of the class of transformers that an encoder becomes."""
+    if isinstance(encoder, TransformersEncoder):
+        return type(encoder.model).__name__
+    return ARCHITECTURES[encoder.config.model_type]
+
+
+def published_weights(encoder: BertModel | TransformersEncoder) -> dict[str, Tensor]:
+    """Return an encoder's weights under their published names."""
+    weights = encoder.state_dict()
+    if isinstance(encoder, TransformersEncoder):
+        return {name.removeprefix("model."): weight for name, weight in weights.items()}
+    return {published_name(name): weight for name, weight in weights.items()}
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:

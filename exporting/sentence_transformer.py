@@ -15,6 +15,7 @@ from exporting.encoder import EncoderExport, write_weights
 from exporting.obstacles import ENCODER_OBSTACLES, VECTOR_OBSTACLES
 from predicting.run import Run
 from runtime.files import atomic_write, write_json
+from tasks import Task
 
 # Our pooling -> its key in the config of the module Pooling, in the form that every version reads.
 POOLING_KEYS = {
@@ -43,6 +44,7 @@ class SentenceTransformerExport(EncoderExport):
 
     Args:
         source: the finished run.
+        task: see `EncoderExport`.
         is_normalized: scale the vectors to length 1.
 
     Class attributes:
@@ -57,8 +59,8 @@ class SentenceTransformerExport(EncoderExport):
     settings = {"similarity_fn_name": "cosine"}
     obstacles = ENCODER_OBSTACLES + VECTOR_OBSTACLES
 
-    def __init__(self, source: Run, is_normalized: bool = False) -> None:
-        super().__init__(source)
+    def __init__(self, source: Run, task: Task | None = None, is_normalized: bool = False) -> None:
+        super().__init__(source, task)
         self.is_normalized = is_normalized
 
     @property

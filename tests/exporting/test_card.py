@@ -40,7 +40,7 @@ def test_it_tells_tasks_scores_data_command_and_revision(run_copy):
     metrics = json.loads((run_copy / "metrics-dev.json").read_text())["metrics"]
     for name, task in source.args.tasks.items():
         score = metrics[name][task.metric_name]
-        row = rf"^\| {name} \| \w+ \| [12] \| {task.metric_name} \| {score:.4f} \(200 rows\) \|"
+        row = rf"^\| {name} \| \w+ \| [12] \| {task.metric_name} \| {score:.4f} \(40 rows\) \|"
         assert re.search(row, card, re.M)
         assert source.args.data_sha256[name] in card
     assert "python train_multitask.py --data_dir '…/my data' --epochs=2\n" in card
