@@ -83,14 +83,14 @@ def label_rows(run: Run, name: str, path: Path, window_rows: int, num_shown: int
         num_shown: rows of the file, of which the memory is printed at every tenth; 0 prints none.
     """
     tasks = {name: run.tasks[name]}
-    num_written, shown = 0, 0
+    num_written, shown = -1, 0  # the header is no row
     with open_lines(str(path)) as lines, path.with_suffix(".out").open("w") as output:
         rows = Table(str(path), lines, "\t")
 
         def write(text: str) -> None:
             nonlocal num_written, shown
             output.write(text)
-            num_written = min(num_written + text.count("\n"), num_shown)
+            num_written += text.count("\n")
             if num_shown and num_written * 10 // num_shown > shown:
                 shown = num_written * 10 // num_shown
                 print(f"{num_written:>14,}{resident_mib('VmRSS'):>14.0f}", flush=True)
