@@ -4,7 +4,6 @@
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +71,8 @@ class EncoderExport:
             f"{reason}; evaluation.py predicts with it"
         )
 
-    def write(self, folder: Path, check: Callable[[], None]) -> None:
+    def write(self, folder: Path) -> None:
         """Write the files into an empty folder.
-
-        Args:
-            folder: an existing one.
-            check: called after every large file; it may raise to stop.
 
         Raises:
             InputError: the tokenizer has no token for padding.
@@ -92,7 +87,6 @@ class EncoderExport:
         write_json(folder / "config.json", self.config())
         weights = {published_name(n): w for n, w in self.encoder.state_dict().items()}
         write_weights(folder / "model.safetensors", weights)
-        check()
 
     def tokenizer_config(self) -> dict[str, Any]:
         """Return tokenizer_config.json.
