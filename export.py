@@ -54,11 +54,11 @@ def main(args: Namespace) -> None:
     with new_directory(target) as folder, caught_signals(stop):
         for place, export in exports.items():
             (folder / place).mkdir(exist_ok=True)
-            export.write(folder / place, stop.check)
+            export.write(folder / place)
             name = args.push or (target / place).name
             with atomic_write(folder / place / "README.md") as file:
                 file.write(model_card(export, name))
-        stop.check()
+            stop.check()
     for place in exports:
         print(f"written to {target / place}")
     if args.push is not None:

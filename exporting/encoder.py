@@ -4,7 +4,6 @@
 """
 
 import os
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,12 +82,8 @@ class EncoderExport:
             f"{reason}; evaluation.py predicts with it"
         )
 
-    def write(self, folder: Path, check: Callable[[], None]) -> None:
+    def write(self, folder: Path) -> None:
         """Write the files into an empty folder.
-
-        Args:
-            folder: an existing one.
-            check: called after every large file; it may raise to stop.
 
         Raises:
             InputError: the tokenizer has no token for padding.
@@ -102,7 +97,6 @@ class EncoderExport:
         write_json(folder / "tokenizer_config.json", self.tokenizer_config())
         write_json(folder / "config.json", self.config())
         write_weights(folder / "model.safetensors", published_weights(self.encoder))
-        check()
 
     def tokenizer_config(self) -> dict[str, Any]:
         """Return tokenizer_config.json.

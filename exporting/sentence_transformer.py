@@ -5,7 +5,6 @@ of two such vectors is what the run predicts a similarity from.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,9 +83,9 @@ class SentenceTransformerExport(EncoderExport):
         }
         return own | self.settings
 
-    def write(self, folder: Path, check: Callable[[], None]) -> None:
+    def write(self, folder: Path) -> None:
         """Write the encoder, and each module to a folder of its own."""
-        super().write(folder, check)
+        super().write(folder)
         write_json(folder / "config_sentence_transformers.json", self.model_config())
         limits = {"max_seq_length": self.max_length, "do_lower_case": False}
         write_json(folder / "sentence_bert_config.json", limits)

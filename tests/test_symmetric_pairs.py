@@ -28,12 +28,12 @@ def loaded(finished_run):
 
 def rows_of(loaded, task, examples, **changes):
     """Examples as rows, under the run's options with some changes."""
-    _, tokenizer, args = loaded
+    tokenizer, args = loaded.tokenizer, loaded.args
     return tokenize(Namespace(**vars(args) | changes), task, examples, tokenizer, 0)
 
 
 def dev_of(loaded, task):
-    return read_examples(task_file(loaded[2], task, "dev"), task)[:20]
+    return read_examples(task_file(loaded.args, task, "dev"), task)[:20]
 
 
 def in_other_order(examples):
@@ -47,12 +47,12 @@ def test_logits_are_the_mean_over_both_orders(loaded, name, max_length):
     examples = dev_of(loaded, task)
     orders = [examples, in_other_order(examples)]
     one, other = (
-        predict_logits(loaded[0], rows_of(loaded, task, rows, **changes)) for rows in orders
+        predict_logits(loaded.model, rows_of(loaded, task, rows, **changes)) for rows in orders
     )
     assert np.abs(one - other).max() > 1e-3
     for rows in orders:
         data = rows_of(loaded, task, rows, symmetric_pairs=True, **changes)
-        found = predict_logits(loaded[0], data)
+        found = predict_logits(loaded.model, data)
         np.testing.assert_allclose(found, (one + other) / 2, atol=1e-6)
 
 
@@ -70,7 +70,9 @@ def test_segments_are_those_of_the_swapped_texts(loaded):
 @pytest.mark.parametrize("task", [TASKS["sst"], replace(TASKS["para"], is_ordered=True)])
 def test_single_sentences_and_ordered_pairs_are_left_as_they_are(loaded, task):
     plain, same = (
-        predict_logits(loaded[0], rows_of(loaded, task, dev_of(loaded, task), symmetric_pairs=on))
+        predict_logits(
+            loaded.model, rows_of(loaded, task, dev_of(loaded, task), symmetric_pairs=on)
+        )
         for on in (False, True)
     )
     assert np.array_equal(plain, same)
@@ -78,7 +80,7 @@ def test_single_sentences_and_ordered_pairs_are_left_as_they_are(loaded, task):
 
 def test_states_of_a_frozen_encoder_are_kept_for_both_orders(finished_run, tmp_path):
     loaded = load_run(finished_run)
-    model, task = loaded[0], TASKS["sts"]
+    model, task = loaded.model, TASKS["sts"]
     model.encoder.requires_grad_(False)
     data = rows_of(loaded, task, dev_of(loaded, task), symmetric_pairs=True)
     cached = CachedRows(model, data, tmp_path)
@@ -91,7 +93,7 @@ def test_states_of_a_frozen_encoder_are_kept_for_both_orders(finished_run, tmp_p
 
 
 def test_training_rows_have_one_order(loaded):
-    _, tokenizer, args = loaded
+    tokenizer, args = loaded.tokenizer, loaded.args
     args = Namespace(**vars(args) | {"symmetric_pairs": True})
     data = load_data(args, tokenizer, 0)
     for split, by_task in data.items():
@@ -146,7 +148,7 @@ def test_an_older_run_predicts_as_it_did(run_copy):
     del content["options"]["symmetric_pairs"]
     path.write_text(json.dumps(content))
     with pytest.warns(UserWarning, match="an older version wrote it; .*symmetric_pairs is False"):
-        _, _, args = load_run(run_copy)
+        args = load_run(run_copy).args
     assert args.symmetric_pairs is False
 
 

@@ -147,7 +147,7 @@ def test_the_code_of_a_card_runs(finished_run, tmp_path, monkeypatch):
         ("sts", CrossEncoderExport(source, tasks["sts"]), "logits", (1,)),
     ):
         Path(folder).mkdir()
-        export.write(Path(folder), lambda: None)
+        export.write(Path(folder))
         names: dict = {}
         exec(export.usage(folder), names)
         assert np.shape(names[name].detach() if folder == "encoder" else names[name]) == shape

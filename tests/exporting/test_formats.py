@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from tiny_checkpoints import TYPES
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, normalizers
 
 import export
 from datasets import read_examples, tokenize
@@ -52,7 +52,7 @@ def tiny_roberta(tmp_path_factory, few_rows) -> Path:
     """A directory with a random RoBERTa of two layers, and a byte-level BPE vocabulary."""
     directory = tmp_path_factory.mktemp("tiny-roberta")
     tokenizer = ByteLevelBPETokenizer()
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    specials = ["</s>", "<pad>", "<s>", "<unk>", "<mask>"]  # not in the published order
     texts = (few_rows / "sst-sentiment-train.csv").read_text().splitlines()
     tokenizer.train_from_iterator(
         texts, vocab_size=400, special_tokens=specials, show_progress=False
@@ -140,6 +140,25 @@ def test_hidden_states_equal_those_of_auto_model(finished, exported, name):
         is_token = batch["attention_mask"] == 1
         assert (found.last_hidden_state - expected)[is_token].abs().max() < 1e-5
     assert length == tokenizer.model_max_length <= 130
+    has_no_types = ("roberta", "deberta-v2", "modernbert", "mpnet", "distilbert")
+    assert ("token_type_ids" in batch) == (name not in has_no_types)
+    if name == "roberta":
+        ids = reference.config.bos_token_id, reference.config.eos_token_id
+        assert ids == (2, 0) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def test_the_tokenizer_is_taken_as_it_is(finished_run, tmp_path):
+    """transformers does not build one of its own, and a prediction's truncation stays here."""
+    source = load_run(finished_run)
+    source.tokenizer.normalizer = normalizers.Sequence([])  # keeps capitals
+    source.tokenizer.enable_truncation(3)
+    FORMATS["transformers"](source).write(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = source.tokenizer.encode("A Film Très").ids
+    assert tokenizer("A Film Très")["input_ids"] == ids
+    assert (
+        len(ids) > 3 and json.loads((tmp_path / "tokenizer.json").read_text())["truncation"] is None
+    )
 
 
 @pytest.mark.parametrize("name", SOME_AND_SLOW)

@@ -218,7 +218,7 @@ def test_reads_a_published_config(bert, sizes):
         (b"\xff\xfe", "byte 1 is not UTF-8 text"),
         ("[]", "holds a list, expected a JSON object"),
         ("{}", "vocab_size is missing"),
-        ({"model_type": "distilbert"}, "model_type is 'distilbert', known: bert, roberta"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', known: bert, roberta"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"num_attention_heads": 5}, "hidden_size 24 is not a multiple of num_attention_heads 5"),

@@ -110,5 +110,5 @@ def test_the_average_is_evaluated_and_kept_as_best(averaged_run, tiny_model):
     [line] = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     written = json.loads((run / "metrics-dev.json").read_text())
     assert line["dev"] == written["metrics"]
-    model, _, _ = load_run(run)
+    model = load_run(run).model
     assert torch.equal(model.heads["sst"].output.bias, last["average"]["heads.sst.output.bias"])

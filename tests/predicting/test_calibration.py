@@ -117,13 +117,13 @@ def test_only_probabilities_follow_the_temperature(calibrated, finished_run, cap
         task = run.tasks[name]
         temperature = min(fitted_by_lbfgs(*dev_logits(plain, task)), 100)
         assert run.temperatures[name] == pytest.approx(temperature, rel=1e-3)
-        assert abs(temperature - 1) > 0.05  # so that the run without one differs
+        assert abs(temperature - 1) > 0.005  # so that the run without one differs
         texts = [("a fine film", "a bad one")] if task.is_pair else ["a fine film"]
         before, after = plain.predict(name, texts), run.predict(name, texts)
         assert before.values.tolist() == after.values.tolist()
         powers = before.probabilities ** (1 / temperature)
         expected = powers / powers.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(after.probabilities, expected, atol=1e-3)
+        np.testing.assert_allclose(after.probabilities, expected, atol=1e-4)
     pairs = [("a", "b")]
     assert run.predict("sts", pairs).values == plain.predict("sts", pairs).values
 
