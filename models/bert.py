@@ -65,6 +65,8 @@ class Encoder(nn.Module, ABC):
     ) -> Tensor:
         """Return the embeddings [B, L, H], after LayerNorm and dropout.
 
+        Some encoders of transformers have narrower embeddings, which `encode` widens.
+
         Args:
             input_ids: [B, L] int64. Padding is on the right.
             attention_mask: [B, L], 1 at tokens, 0 at padding.

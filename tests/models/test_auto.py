@@ -1,5 +1,7 @@
 """models/auto.py: encoders of transformers behind our interface, against transformers itself."""
 
+import itertools
+
 import pytest
 import torch
 import transformers
@@ -8,6 +10,7 @@ from tiny_checkpoints import SOME
 from models import pretrained
 from models.auto import TransformersEncoder
 from models.auto_config import TransformersConfig
+from models.multitask import group_name
 from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
 from models.tag_embeddings import TagEmbeddings
 from runtime.errors import InputError
@@ -223,6 +226,7 @@ def test_dropout_follows_the_config(tiny_checkpoint, model_type):
     def is_random(hidden: float, attention: float) -> bool:
         config.hidden_dropout_prob, config.attention_probs_dropout_prob = hidden, attention
         encoder = load_encoder(directory, config).train()
+        assert not any(type(module) is torch.nn.Dropout for module in encoder.modules())
         one, other = (encoder(**batch).last_hidden_state for _ in range(2))
         return not torch.equal(one, other)
 
@@ -254,3 +258,18 @@ def test_a_vocabulary_alone_is_enough_for_the_tokenizer_of_bert(
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in by_id))
     assert load_tokenizer(tmp_path, config).encode(*TEXTS[0]).ids == tokenizer.encode(*TEXTS[0]).ids
+
+
+def test_parameters_are_grouped_by_layer(load):
+    """As for our own encoder: each group is one slice of the shared parameters."""
+    for model_type, own in (("modernbert", ["final_norm"]), ("mpnet", ["relative_attention_bias"])):
+        encoder, _, _ = load(model_type)
+        names = [
+            f"encoder.{name}" for name, _ in encoder.named_parameters() if "pooler" not in name
+        ]
+        groups = [group for group, _ in itertools.groupby(names, group_name)]
+        layers = [f"layer.{number}" for number in range(encoder.config.num_hidden_layers)]
+        assert groups == ["embeddings", *layers, *own]
+    for wrapper in ("inner.", "experts.1.", "gate.", "inner.experts.1."):
+        name = group_name(f"encoder.{wrapper}model.transformer.layer.3.ffn.lin1.bias")
+        assert name == wrapper.removeprefix("inner.") + "layer.3"
