@@ -22,6 +22,7 @@ NEEDED = {
     "--hpo_resume runs/none": ("--hpo_resume", ("ray", "optuna")),
     "--additional_input": ("--additional_input", ("spacy",)),
     "--augment 1": ("--augment", ("nltk",)),
+    "--lora_rank 4": ("--lora_rank", ("peft",)),
 } | {
     f"--projection {key}": (f"--projection {key}", ("torchjd", *method.packages))
     for key, method in AGGREGATORS.items()
@@ -30,7 +31,8 @@ NEEDED = {
 # needs that.
 WITHOUT_EXTRAS = """
 import sys
-for name in ("ray", "optuna", "spacy", "nltk", "torchjd", "transformers", "sentence_transformers"):
+names = ("ray", "optuna", "spacy", "nltk", "torchjd", "peft")
+for name in (*names, "transformers", "sentence_transformers"):
     sys.modules[name] = None
 import runpy
 for command in {commands}:
@@ -52,8 +54,8 @@ def test_flag_without_its_package_is_one_line_before_any_work(
     if flag == "--hpo_resume":  # it takes every other option from the search
         args = parse_args(train_multitask.get_args_parser(), flags.split())
     else:
-        script = ["train_multitask_pal.py"] * ("projection" in flags)
-        args = parse(*script, *flags.split(), "--data_dir", tmp_path / "nowhere")
+        script = "train_multitask_pal.py"  # has every flag
+        args = parse(script, *flags.split(), "--data_dir", tmp_path / "nowhere")
     monkeypatch.setitem(sys.modules, package, None)
     message = one_line(train_multitask.main, args)
     assert message == f"{flag}: package {package} is not installed{REMEDY}"
