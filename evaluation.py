@@ -8,7 +8,7 @@
 
 `--run` alone rewrites metrics-<split>.json and the prediction files from the run's best checkpoint.
 With `--data_dir` or `--output`, they go to a folder of their own. `--input` labels the rows of a
-file, and `--calibrate` fits the temperatures of which its probabilities follow.
+file. `--calibrate` fits the temperatures that its probabilities use.
 """
 
 import runtime.startup  # noqa: F401  # first, for a Ctrl-C during the other imports

@@ -38,7 +38,8 @@ from tasks import Metrics, mean_score, scores
 MODEL_OPTIONS = (
     *("pooling", "train_mode", "layers", "extension", "segment_length", "pair_encoding"),
     *("additional_input", "combined_models", "use_pal", "pal_size"),
-    *("n_hidden_layers", "add_layers", "max_length"),
+    *("n_hidden_layers", "add_layers", "max_length", "symmetric_pairs"),
+    *("lora_rank", "lora_alpha", "lora_per_task"),
 )
 # Of the encoder's config, what matters only while it is trained.
 TRAINING_VALUES = {"hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
@@ -215,6 +216,11 @@ def check_same_model(
         InputError: tasks, options of the model, encoders or tokenizers differ.
     """
     check_same_tasks(first, run)
+    if run.args.lora_rank is not None:
+        raise InputError(
+            f"{run.path}: the mean of low-rank updates (--lora_rank) is no update of that rank; "
+            f"{OTHERWISE}"
+        )
     other_config, other_tokenizer = encoder_of(run)
     one = config.to_dict() | {name: getattr(first.args, name) for name in MODEL_OPTIONS}
     two = other_config.to_dict() | {name: getattr(run.args, name) for name in MODEL_OPTIONS}

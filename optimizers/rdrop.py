@@ -1,4 +1,4 @@
-"""R-Drop: two passes with other dropout masks shall agree."""
+"""R-Drop: two forward passes with different dropout masks should agree."""
 
 from torch import Tensor
 

@@ -239,8 +239,8 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         "--average_weights",
         type=fraction,
         metavar="D",
-        help="evaluate and keep an average of the weights over updates, where older ones fade by D "
-        "per update; unset: off",
+        help="evaluate and save an exponential moving average of the weights; D in (0, 1) is its "
+        "decay per update, for example 0.99; unset: off",
     )
     add(
         "--patience",

@@ -75,7 +75,8 @@ def add_technique_options(parser: ArgumentParser, task_names: Iterable[str] = ()
         "--cagrad_c",
         type=positive_float,
         default=0.4,
-        help="how far CAGrad's update may be from the sum, as a share of its length (paper: 0.4)",
+        help="how far CAGrad's direction may be from the mean gradient, as a share of its length "
+        "(paper: 0.4)",
     )
     add(
         "--fairgrad_alpha",

@@ -9,7 +9,9 @@ import sys
 from argparse import Action, Namespace
 from pathlib import Path
 
+import compare
 import evaluation
+import export
 import train_multitask
 import train_multitask_pal
 from experiments import report, run
@@ -47,6 +49,10 @@ def all_tables() -> str:
         *group_tables(pal, known),
         "## evaluation.py",
         table(evaluation.get_args_parser()._actions),
+        "## export.py",
+        table(export.get_args_parser()._actions),
+        "## compare.py",
+        table(compare.get_args_parser()._actions),
         "## python -m experiments.run",
         "The flags of `train_multitask.py` are allowed too and go to every run, except those that "
         "the runner sets itself: " + ", ".join(f"`--{name}`" for name in run.RESERVED) + ".",
