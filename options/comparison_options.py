@@ -29,7 +29,7 @@ def get_args_parser() -> ArgumentParser:
     add(
         "--greedy",
         action="store_true",
-        help="with --soup: start with the best run, and add each other one unless the dev mean falls",
+        help="with --soup: start with the best run, and add each other unless the dev mean falls",
     )
     add("--to", metavar="DIR", type=printable, help="new folder for what is averaged")
     add(

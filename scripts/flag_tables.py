@@ -88,7 +88,7 @@ def table(actions: list[Action]) -> str:
 
 def line(action: Action) -> str:
     """Return a flag with what kind of value follows it, its default and its help."""
-    name, *others = action.option_strings
+    name, *others = action.option_strings or [(action.metavar or action.dest)]
     default, value = "", ""
     if action.nargs == 0:
         default = "on" if action.const is True and action.default is True else ""
@@ -96,7 +96,7 @@ def line(action: Action) -> str:
         kind: object = action.metavar or NUMBERS.get(action.type, "VALUE")
         if action.choices is not None:
             kind = "{" + ",".join(map(str, action.choices)) + "}"
-        value = f" {kind}" + " …" * (action.nargs == "+")
+        value = f" {kind}" * bool(action.option_strings) + " …" * (action.nargs == "+")
         values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
         if action.default not in (None, []):
             default = f"`{' '.join(map(str, values))}`".replace(f"{ROOT}/", "")
