@@ -88,7 +88,7 @@ def table(actions: list[Action]) -> str:
 
 def line(action: Action) -> str:
     """Return a flag with what kind of value follows it, its default and its help."""
-    name, *others = action.option_strings or [(action.metavar or action.dest)]
+    name, *others = action.option_strings or [str(action.metavar or action.dest)]
     default, value = "", ""
     if action.nargs == 0:
         default = "on" if action.const is True and action.default is True else ""
