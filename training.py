@@ -275,18 +275,7 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
         model: the model, on its device.
         train_data: task name -> training rows.
     """
-    task_scheduler = scheduler_of(args.task_scheduler)(
-        data=train_data,
-        batch_size=args.batch_size,
-        micro_batch_size=args.micro_batch_size,
-        task_weights=args.task_weights,
-        seed=args.seed,
-        num_epochs=args.epochs,
-        projects=args.projection != "none",
-        combine_strategy=args.combine_strategy,
-        batches_per_update=args.batches_per_update,
-        temperature=args.temperature,
-    )
+    task_scheduler = build_task_scheduler(args, train_data)
     updates_per_epoch = count_updates(args, task_scheduler, train_data)
     tasks = [task_scheduler.data[name].task for name in task_scheduler.names]
     weighting = build_loss_weighting(args, model, tasks)
@@ -322,6 +311,27 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
     )
     training.exchange.seed_dropout(args.seed)
     return training
+
+
+def build_task_scheduler(args: Namespace, train_data: dict[str, Rows]) -> TaskScheduler:
+    """Build the task scheduler that --task_scheduler names.
+
+    Args:
+        args: the run's options.
+        train_data: task name -> training rows.
+    """
+    return scheduler_of(args.task_scheduler)(
+        data=train_data,
+        batch_size=args.batch_size,
+        micro_batch_size=args.micro_batch_size,
+        task_weights=args.task_weights,
+        seed=args.seed,
+        num_epochs=args.epochs,
+        projects=args.projection != "none",
+        combine_strategy=args.combine_strategy,
+        batches_per_update=args.batches_per_update,
+        temperature=args.temperature,
+    )
 
 
 def count_updates(

@@ -12,8 +12,10 @@ import math
 import os
 import warnings
 from argparse import Namespace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from comparing.ensemble import check_same_rows, check_same_tasks, splits_of
 from comparing.finished import FinishedRun
 from datasets import load_data
 from engine import evaluate
+from models.auto_config import TransformersConfig
 from models.bert_config import BertConfig
 from models.pretrained import load_config, load_tokenizer
 from predicting.run import load_run
@@ -38,8 +41,7 @@ from tasks import Metrics, mean_score, scores
 MODEL_OPTIONS = (
     *("pooling", "train_mode", "layers", "extension", "segment_length", "pair_encoding"),
     *("additional_input", "combined_models", "use_pal", "pal_size"),
-    *("n_hidden_layers", "add_layers", "max_length", "symmetric_pairs"),
-    *("lora_rank", "lora_alpha", "lora_per_task"),
+    *("n_hidden_layers", "add_layers", "max_length"),
 )
 # Of the encoder's config, what matters only while it is trained.
 TRAINING_VALUES = {"hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
@@ -76,6 +78,12 @@ def make_soup(
             check_same_rows(runs[0], run)
     first, *others = runs
     config, tokenizer = encoder_of(first)
+    for run in runs:
+        if run.args.lora_rank is not None:
+            raise InputError(
+                f"{run.path}: the mean of low-rank updates (--lora_rank) is no update of that "
+                f"rank; {OTHERWISE}"
+            )
     for run in others:
         check_same_model(first, config, tokenizer, run)
     trial = Trial(first, splits_of(runs), device)
@@ -199,6 +207,16 @@ def encoder_of(run: FinishedRun) -> tuple[BertConfig, Tokenizer]:
     return config, load_tokenizer(directory, config)
 
 
+def shape_of(config: BertConfig) -> dict[str, Any]:
+    """Return all of an encoder's config but what matters only while it is trained."""
+    values, unread = asdict(config), TRAINING_VALUES
+    if isinstance(config, TransformersConfig):
+        values = {"model_type": config.model_type} | config.build().to_dict()
+        kind = config.architecture
+        unread = unread | {*kind.hidden_dropout, kind.attention_dropout}
+    return {name: value for name, value in values.items() if name not in unread}
+
+
 def check_same_model(
     first: FinishedRun, config: BertConfig, tokenizer: Tokenizer, run: FinishedRun
 ) -> None:
@@ -216,18 +234,13 @@ def check_same_model(
         InputError: tasks, options of the model, encoders or tokenizers differ.
     """
     check_same_tasks(first, run)
-    if run.args.lora_rank is not None:
-        raise InputError(
-            f"{run.path}: the mean of low-rank updates (--lora_rank) is no update of that rank; "
-            f"{OTHERWISE}"
-        )
     other_config, other_tokenizer = encoder_of(run)
-    one = config.to_dict() | {name: getattr(first.args, name) for name in MODEL_OPTIONS}
-    two = other_config.to_dict() | {name: getattr(run.args, name) for name in MODEL_OPTIONS}
-    for name in one:
-        if name not in TRAINING_VALUES and one[name] != two[name]:
+    one = shape_of(config) | {name: getattr(first.args, name) for name in MODEL_OPTIONS}
+    two = shape_of(other_config) | {name: getattr(run.args, name) for name in MODEL_OPTIONS}
+    for name in one | two:
+        if one.get(name) != two.get(name):
             raise InputError(
-                f"{run.path}: {name} is {two[name]}, but {one[name]} in {first.path}, so their "
+                f"{run.path}: {name} is {two.get(name)}, but {one.get(name)} in {first.path}, so their "
                 f"weights cannot be averaged; {OTHERWISE}"
             )
     if other_tokenizer.to_str() != tokenizer.to_str():

@@ -111,10 +111,15 @@ def differences(
     sums = [np.zeros(1) for _ in others]
     reasons: list[dict[str, str]] = [{} for _ in others]
     for stream, name in enumerate(names):
-        reason = [obstacle(first, run, name) for run in others]
-        paired = [place for place, why in enumerate(reason) if why is None]
-        for place, why in enumerate(reason):
-            reasons[place] |= {} if why is None else {name: why}
+        paired = []
+        for place, run in enumerate(others):
+            if name not in first.tasks | run.tasks:
+                continue
+            why = obstacle(first, run, name)
+            if why is None:
+                paired.append(place)
+            else:
+                reasons[place][name] = why
         if not paired:
             continue
         rows = [first.dev[name], *(others[place].dev[name] for place in paired)]
@@ -127,7 +132,7 @@ def differences(
     for place, run in enumerate(others):
         if found[place] and not reasons[place]:
             value = mean_score(run.scores) - mean_score(first.scores)
-            found[place][MEAN] = Difference(value, *interval(sums[place] / len(names)))
+            found[place][MEAN] = Difference(value, *interval(sums[place] / len(first.tasks)))
     return found, reasons
 
 

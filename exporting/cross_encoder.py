@@ -93,7 +93,18 @@ class CrossEncoderExport(SentenceTransformerExport):
             f"It predicts the task `{self.task.name}`. `predict` returns "
             f"{MEANINGS[kind].format(low=low, high=high)}.{classes}",
             "It needs sentence-transformers 6 or newer.",
+            *self.differences(),
         ]
+
+    def differences(self) -> list[str]:
+        """Return in what its predictions differ from those that the scores are of."""
+        found = []
+        if self.source.args.symmetric_pairs and self.task.is_unordered_pair:
+            found.append(
+                "The scores are of predictions that are the mean over both orders of a pair; this "
+                "model predicts the order that it is given."
+            )
+        return found
 
 
 def dense(layer: nn.Linear, activation: str, output: str) -> Module:

@@ -67,6 +67,11 @@ class Rows:
         """Return the batch of row numbers [B], padded to its longest sequence."""
         raise NotImplementedError
 
+    @property
+    def num_orders(self) -> int:
+        """In how many orders of its sentences a prediction reads a row."""
+        return 1 + (self.swapped is not None)
+
     def orders(self, rows: np.ndarray) -> list[Batch]:
         """Return the batches that a prediction of row numbers [B] is the mean over: one or two."""
         return [part.batch(rows) for part in (self, self.swapped) if part is not None]

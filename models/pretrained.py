@@ -7,6 +7,7 @@ parameter names to ours.
 import hashlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
@@ -230,7 +231,8 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel | Transformer
     for kind, names in (("missing, initialised", missing), ("unexpected, not used", unexpected)):
         if names:
             more = ", ..." if len(names) > 4 else ""
-            print(f"{path}: {len(names)} weights {kind}: {', '.join(names[:4])}{more}")
+            listed = f"{', '.join(names[:4])}{more}"  # not to stdout, which may be a table
+            print(f"{path}: {len(names)} weights {kind}: {listed}", file=sys.stderr)
     return encoder
 
 

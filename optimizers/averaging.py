@@ -69,6 +69,8 @@ class WeightAverage:
         """
         decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
         averages, weights = tuple(self.average.values()), tuple(self.weights.values())
+        if not averages:  # nothing is unfrozen yet
+            return
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @contextmanager

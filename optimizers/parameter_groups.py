@@ -10,6 +10,8 @@ from torch import nn
 from models.multitask import group_name
 from runtime.errors import InputError
 
+ABOVE_LAYERS = ("pooler", "final_norm", "gate_output")  # groups of an encoder
+
 
 def parameter_groups(
     parameters: Iterable[nn.Parameter], weight_decay: float
@@ -69,12 +71,15 @@ def layer_groups(
 
 
 def layer_number(name: str) -> int | None:
-    """Return the number of a parameter's layer, -1 for embeddings, None for anything else.
+    """Return the number of a parameter's layer, -1 for what the layers read, None for the rest.
 
-    Tag embeddings are anything else: they are new, as heads are.
+    The layers read embeddings and, in encoders of transformers, what projects or places them. The
+    rest is new, as tag embeddings and heads are, or lies above the layers.
     """
+    if not name.startswith("encoder.") or ".tag_embeddings." in name:
+        return None
     group = group_name(name)
     match = re.search(r"(?:^|\.)layer\.(\d+)$", group)
     if match is not None:
         return int(match[1])
-    return -1 if group.endswith("embeddings") and ".tag_embeddings." not in name else None
+    return None if group.endswith(ABOVE_LAYERS) else -1

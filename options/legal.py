@@ -20,11 +20,13 @@ class Contradiction(NamedTuple):
         flags: a command line that is refused.
         holds: whether options are refused.
         message: what is wrong, and what to do.
+        is_recent: whether runs of earlier versions may have such options; they stay readable.
     """
 
     flags: str
     holds: Callable[[Namespace], object]
     message: str
+    is_recent: bool = False
 
 
 def trained(args: Namespace) -> list[str]:
@@ -100,9 +102,9 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         "--task sst --para_train other.csv",
-        lambda a: a.resume is None
-        and set(a.given) & set(file_options(a.table.tasks.keys() - a.tasks.keys())),
+        lambda a: set(a.given) & set(file_options(a.table.tasks.keys() - a.tasks.keys())),
         "a file is given for a task that --task leaves out; drop it, or name the task",
+        is_recent=True,
     ),
     Contradiction(
         "--task_scheduler pal --projection pcgrad",
@@ -225,6 +227,7 @@ CONTRADICTIONS = (
         lambda a: a.compile and (a.use_smart_regularization or a.loss_weighting == "famo"),
         "--use_smart_regularization and --loss_weighting famo repeat a forward pass with the same "
         "dropout masks, which compiled layers do not keep; drop --compile",
+        is_recent=True,
     ),
     Contradiction(
         "--use_smart_regularization --rdrop_weight 1",
@@ -252,6 +255,7 @@ CONTRADICTIONS = (
         lambda a: a.loss_weighting == "famo" and a.optimizer == "sophiah",
         "--loss_weighting famo compares two forward passes, of which --optimizer sophiah computes "
         "some in another precision and with other dropout masks; use --optimizer adamw",
+        is_recent=True,
     ),
     Contradiction(
         "--compile --optimizer sophiah",
@@ -315,31 +319,14 @@ CONTRADICTIONS = (
     ),
 )
 
-# Options that encoders of transformers do not take: name -> (why not, the model types that do not;
-# none for all).
-NOT_WRAPPED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "use_pal": ("projected attention layers lie inside the layers of our own encoder", ()),
-    "compile": ("only the layers of our own encoder are compiled", ()),
-    "unfreeze_interval": ("all layers share their weights", ("albert",)),
-    "lora_rank": ("one map of a layer gives query, key and value", ("modernbert",)),
-    "gradient_checkpointing": ("transformers has none for it", ("mpnet", "albert")),
-}
+def contradiction_of(args: Namespace, is_saved: bool = False) -> str | None:
+    """Return what is wrong with these options together; None if nothing is.
 
-
-def refused_by_encoder(args: Namespace, model_type: str) -> str | None:
-    """Return what is wrong with options beside an encoder of transformers; None if nothing is."""
-    for name, (reason, types) in NOT_WRAPPED.items():
-        if getattr(args, name) and model_type in (types or (model_type,)):
-            return (
-                f"--{name} does not go with an encoder of type {model_type}: {reason}; drop it, or "
-                "use --model_name minilm-l6, bert-base or roberta-base"
-            )
-    return None
-
-
-def contradiction_of(args: Namespace) -> str | None:
-    """Return what is wrong with these options together; None if nothing is."""
+    Args:
+        args: the options.
+        is_saved: whether they are those of an existing run.
+    """
     for contradiction in CONTRADICTIONS:
-        if contradiction.holds(args):
+        if not (is_saved and contradiction.is_recent) and contradiction.holds(args):
             return contradiction.message
     return None

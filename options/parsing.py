@@ -179,14 +179,20 @@ def set_tasks(parser: ArgumentParser, args: Namespace, table: TaskTable) -> None
     args.table, args.tasks = table, select(table, args.task)
 
 
-def check_options(parser: ArgumentParser, args: Namespace) -> None:
-    """End in `parser.error` if options contradict each other; make task_weights a dict."""
+def check_options(parser: ArgumentParser, args: Namespace, is_saved: bool = False) -> None:
+    """End in `parser.error` if options contradict each other; make task_weights a dict.
+
+    Args:
+        parser: which reports the error.
+        args: the options.
+        is_saved: whether they are those of an existing run.
+    """
     names = [name for name, _ in args.task_weights]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         parser.error(f"--task_weights names {twice[0]} more than once; give each task one weight")
     args.task_weights = dict(args.task_weights)
-    message = contradiction_of(args)
+    message = contradiction_of(args, is_saved)
     if message is not None:
         parser.error(message)
 

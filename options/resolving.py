@@ -14,7 +14,8 @@ from models.compiled import check_compiler
 from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
-from options.legal import contradiction_of, needs_gradients, refused_by_encoder
+from options.encoder_limits import refused_by_encoder
+from options.legal import contradiction_of, needs_gradients
 from options.packages import check_packages, check_tagger
 from options.task_table import file_options
 from runtime.device import gpu_type, has_native_bfloat16

@@ -63,7 +63,7 @@ def check_saved_options(options: Any, path: Path) -> Namespace:
     args.narrowed = options.get("narrowed", {})
     if not isinstance(args.narrowed, dict):
         raise InputError(f"{path}: narrowed is {args.narrowed!r}, expected an object")
-    check_options(parser, args)
+    check_options(parser, args, is_saved=True)
     return args
 
 

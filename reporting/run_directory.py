@@ -249,7 +249,7 @@ def resumed_options(given: Namespace) -> Namespace:
     args = read_options(given.resume, folders)
     for name in set(given.given) - {"resume"}:
         setattr(args, name, getattr(given, name))
-    message = contradiction_of(args)
+    message = contradiction_of(args, is_saved=True)
     if message is not None:
         raise InputError(message)
     args.resume, args.use_gpu = given.resume, given.use_gpu

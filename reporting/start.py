@@ -12,7 +12,7 @@ from torch import nn
 from models.auto import TransformersEncoder, new_encoder
 from models.bert import BertModel
 from models.bert_config import BertConfig
-from models.pretrained import find_checkpoint, load_config, load_encoder, load_tokenizer
+from models.pretrained import OTHER_NAME, find_checkpoint, load_config, load_encoder, load_tokenizer
 from models.weight_file import check_size
 from options.parsing import make_absolute
 from options.resolving import resolve_options
@@ -104,11 +104,14 @@ def saved_encoder(
         check_size(config, config_path, [checkpoint])
         return new_encoder(config)
     try:
-        return load_encoder(find_checkpoint(args.model_name, args.local_files_only), config)
+        with workers.main_first():  # it may download the encoder
+            source = find_checkpoint(args.model_name, args.local_files_only)
+        return load_encoder(source, config)
     except InputError as error:
+        reason = str(error).removesuffix(f"; {OTHER_NAME}")
         raise InputError(
             f"{checkpoint}: holds what --lora_rank trained, and the rest of the encoder cannot be "
-            f"read: {error}"
+            f"read: {reason}; put it back there"
         ) from None
 
 

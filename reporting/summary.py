@@ -53,9 +53,11 @@ def resume_command(args: Namespace) -> str:
 
 def count_evaluated(args: Namespace, data: dict[str, dict[str, Rows]], num_epochs: int) -> int:
     """Return how many examples the run will evaluate in `num_epochs` more epochs and at its end."""
-    sizes = [len(rows) for rows in data["dev"].values()]
-    num_seen = sum(min(size, args.dev_samples or size) for size in sizes)
-    num_final = sum(len(rows) for name in data if name != "train" for rows in data[name].values())
+    splits = {name: of_split.values() for name, of_split in data.items() if name != "train"}
+    num_seen = sum(
+        min(len(rows), args.dev_samples or len(rows)) * rows.num_orders for rows in splits["dev"]
+    )
+    num_final = sum(len(rows) * rows.num_orders for part in splits.values() for rows in part)
     return num_epochs * num_seen + num_final
 
 

@@ -11,7 +11,7 @@ from tiny_checkpoints import SOME, TYPES
 
 import evaluation
 from models.pretrained import load_pretrained
-from options.legal import NOT_WRAPPED
+from options.encoder_limits import NOT_WRAPPED
 from runtime import checkpoint, interrupts
 from runtime.errors import InputError
 

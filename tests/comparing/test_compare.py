@@ -85,6 +85,17 @@ def test_the_resamples_of_two_tasks_are_independent(runs):
     assert found[MEAN].value == pytest.approx(found["sts"].value)
 
 
+def test_a_task_of_a_third_run_does_not_hide_the_mean_of_the_second(runs):
+    first, second, third = read_runs([str(runs[name]) for name in "abb"])
+    tasks = third.tasks | {"extra": dataclasses.replace(third.tasks["sts"], name="extra")}
+    args = Namespace(**(vars(third.args) | {"tasks": tasks}))
+    third = dataclasses.replace(third, args=args)
+    alone, _ = differences(first, [second])
+    found, reasons = differences(first, [second, third])
+    assert found[0] == alone[0] and MEAN in found[0] and MEAN not in found[1]
+    assert reasons == [{}, {"extra": "a has no task extra"}]
+
+
 def test_a_smoketest_and_a_run_without_a_data_folder_are_read(train, runs, tmp_path):
     run = read_run(str(train("--smoketest", "--no_tensorboard")), "small")
     assert len(run.dev["sst"].labels) == 8 and run.obstacles == {}

@@ -1,5 +1,6 @@
 """Soups: the mean of weights as a run that works like any other."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,8 +9,9 @@ import torch
 
 import evaluation
 from comparing.finished import read_run
-from comparing.soup import Average
+from comparing.soup import Average, shape_of
 from evaluation import load_run
+from models.pretrained import load_config
 from runtime import checkpoint
 from runtime.errors import InputError
 
@@ -145,6 +147,24 @@ def test_other_tokenizers_and_encoders_are_refused(runs, command, tmp_path):
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="hidden_act is relu, but gelu in"):
         command("--soup", runs["a"], other, "--to", "soup")
+
+
+def test_shapes_of_all_kinds_of_encoders_compare(tiny_model, tiny_checkpoint):
+    ours, theirs = load_config(tiny_model), load_config(tiny_checkpoint("distilbert"))
+    wet = dataclasses.replace(theirs, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+    assert shape_of(wet) == shape_of(theirs)
+    assert shape_of(ours)["model_type"] != shape_of(theirs)["model_type"]
+    deeper = theirs.published | {"n_layers": 5}
+    assert shape_of(dataclasses.replace(theirs, published=deeper)) != shape_of(theirs)
+
+
+def test_low_rank_updates_make_no_soup(runs, command, tmp_path):
+    other = shutil.copytree(runs["a"], tmp_path / "other")
+    record = json.loads((other / "args.json").read_text())
+    record["options"] |= {"script": "train_multitask_pal.py", "lora_rank": 4}
+    (other / "args.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="the mean of low-rank updates .* is no update of that"):
+        command("--soup", other, "--to", "soup")
 
 
 def test_a_full_disk_leaves_no_half_soup(runs, command, small_disk):

@@ -80,6 +80,15 @@ def test_weights_come_back_to_the_bit_whatever_happens():
         assert not torch.equal(p, averages[name])
 
 
+def test_nothing_is_averaged_before_a_layer_is_unfrozen():
+    model = torch.nn.Linear(2, 2).requires_grad_(False)
+    average = WeightAverage(model, 0.9)
+    average.after_step(1)
+    model.requires_grad_(True)
+    average.include_trainable()
+    assert torch.equal(average.average["weight"], model.weight)
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5])
 def test_a_decay_outside_its_range_is_refused(decay):
     with pytest.raises(ValueError, match=f"decay is {decay}"):

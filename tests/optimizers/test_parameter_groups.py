@@ -12,7 +12,7 @@ from models.mixture import MixtureEncoder
 from models.pal import ProjectedAttentionLayers
 from models.tag_embeddings import TagEmbeddings
 from optimizers import build_lr_schedule, build_optimizer
-from optimizers.parameter_groups import layer_groups, parameter_groups
+from optimizers.parameter_groups import layer_groups, layer_number, parameter_groups
 from options.parsing import parse_args
 from options.task_table import built_in_tasks
 from reporting.start import open_run
@@ -84,6 +84,23 @@ def test_frozen_parameters_are_left_out_and_the_first_group_keeps_the_full_rate(
     groups = layer_groups(model, 0.3, LR, X)
     assert set(rates_of(model, groups).values()) == {LR * X}
     assert groups[0] == {"params": [], "weight_decay": 0.3, "lr": LR}
+
+
+@pytest.mark.parametrize(
+    "name, number",
+    [
+        ("encoder.model.embeddings_project.weight", -1),  # ELECTRA
+        ("encoder.model.encoder.rel_embeddings.weight", -1),  # DeBERTa
+        ("encoder.model.encoder.LayerNorm.weight", -1),
+        ("encoder.model.encoder.relative_attention_bias.weight", -1),  # MPNet
+        ("encoder.model.layers.3.attn.Wo.weight", 3),  # ModernBERT
+        ("encoder.model.final_norm.weight", None),
+        ("encoder.model.transformer.layer.2.ffn.lin1.weight", 2),  # DistilBERT
+        ("heads.sst.output.weight", None),
+    ],
+)
+def test_parameters_of_encoders_of_transformers_have_their_place(name, number):
+    assert layer_number(name) == number
 
 
 def test_layers_without_numbers_are_refused():

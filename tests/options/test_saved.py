@@ -51,6 +51,11 @@ def test_every_option_of_a_technique_comes_back(tmp_path):
     assert (args.projection, args.pal_size, args.smart_radius, args.rho) == ("vaccine", 6, 1.0, 2.0)
 
 
+def test_what_is_refused_since_stays_readable_in_older_runs():
+    options = saved("--task_scheduler joint --loss_weighting famo") | {"optimizer": "sophiah"}
+    assert check(options).optimizer == "sophiah"
+
+
 def test_a_missing_option_takes_its_default_and_says_so():
     options = saved("")
     del options["patience"], options["clip"]
