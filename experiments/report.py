@@ -210,12 +210,15 @@ def facts(results: list[dict], num_dev: dict[str, int]) -> str:
 def markdown(
     methods: dict[str, Method], results: list[dict], num_dev: dict[str, int], link: Callable
 ) -> str:
-    """Everything between the page's markers."""
+    """Everything between the page's markers. Methods without a result are named, not tabulated."""
+    missing = [f"`{name}`" for name, method in methods.items() if not method.runs]
+    methods = {name: method for name, method in methods.items() if method.runs}
     commands = [command_line(results), "python -m experiments.report --page docs/results.md"]
     parts = [
         "\n".join(["```bash", *commands, "```"]),
         facts(results, num_dev),
         overall_table(methods),
+        *([f"Not run here: {', '.join(missing)}."] if missing else []),
         f"![Mean score against relative training time]({link('cost.png')})",
         f"![Score of every method by task, with 95 % intervals]({link('scores.png')})",
     ]
