@@ -250,10 +250,11 @@ def main(args: Namespace) -> None:
     results = choose_settings(results, args.settings)
     methods = gather(rows, results)
     resample(methods, read_dev_labels(results_dir, results[0]["data"]))
-    draw_scores(list(methods.values()), figures_dir / "scores.png")
+    run = [method for method in methods.values() if method.runs]
+    draw_scores(run, figures_dir / "scores.png")
     baseline = methods.get(BASELINE, NO_METHOD)
-    times = {name: method.relative(baseline, COSTS[0]) for name, method in methods.items()}
-    draw_costs(list(methods.values()), times, figures_dir / "cost.png")
+    times = {method.name: method.relative(baseline, COSTS[0]) for method in run}
+    draw_costs(run, times, figures_dir / "cost.png")
     num_dev = {
         name: len(values) for result in results for name, values in result["predictions"].items()
     }
