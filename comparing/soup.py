@@ -240,8 +240,8 @@ def check_same_model(
     for name in one | two:
         if one.get(name) != two.get(name):
             raise InputError(
-                f"{run.path}: {name} is {two.get(name)}, but {one.get(name)} in {first.path}, so their "
-                f"weights cannot be averaged; {OTHERWISE}"
+                f"{run.path}: {name} is {two.get(name)}, but {one.get(name)} in {first.path}, so "
+                f"their weights cannot be averaged; {OTHERWISE}"
             )
     if other_tokenizer.to_str() != tokenizer.to_str():
         raise InputError(

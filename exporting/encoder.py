@@ -156,8 +156,8 @@ class EncoderExport:
         return [
             "It is the encoder alone. The heads of the tasks, and what lies between them and the "
             "encoder, are not in it.",
-            "No task trains the pooler, so `pooler_output` is that of the base model, or random where "
-            "that has none.",
+            "No task trains the pooler, so `pooler_output` is that of the base model, or random "
+            "where that has none.",
         ]
 
 

@@ -319,6 +319,7 @@ CONTRADICTIONS = (
     ),
 )
 
+
 def contradiction_of(args: Namespace, is_saved: bool = False) -> str | None:
     """Return what is wrong with these options together; None if nothing is.
 
