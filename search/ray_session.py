@@ -33,10 +33,15 @@ class SearchStop(StopSignal):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.end_trials: Any = None
+        self.is_held = False
+        self.held: int | None = None  # the last signal of that time
         self.ignored = [s for s in self.signals if signal.getsignal(s) is signal.SIG_IGN]
 
     def receive(self, signum: int, frame: object) -> None:
-        """Handle a signal."""
+        """Handle a signal, or remember it while signals are held back."""
+        if self.is_held and signum != signal.SIGINT:
+            self.held = signum
+            return
         if self.end_trials is not None:
             self.end_trials(signum, frame)
         super().receive(signum, frame)  # last: it lets a second Ctrl-C raise KeyboardInterrupt
@@ -172,15 +177,20 @@ def held_back(stop: SearchStop) -> Iterator[None]:
 
     The processes that the block starts hold them back for good. A closed terminal and a batch
     system send their signals to those as well, and Ray would be gone before it has been stopped.
-    Ray itself does the same for Ctrl-C.
+    Ray itself does the same for Ctrl-C. The mask is that of this thread and of what it starts; a
+    signal that another thread gets is remembered.
     """
+    stop.is_held = True
     signals = set(stop.signals) - {signal.SIGINT}
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
         stop.install()  # Ray has taken SIGTERM
+        stop.is_held = False
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        if stop.held is not None:
+            stop.receive(stop.held, None)
 
 
 def join_ray(address: str) -> None:

@@ -245,7 +245,7 @@ def test_loads_an_encoder_with_the_head_of_a_language_model(
     for name, tensor in encoder.state_dict().items():
         if "pooler." not in name:
             assert torch.equal(tensor, inside[name.removeprefix("model.")]), name
-    assert "unexpected, not used" in capsys.readouterr().out
+    assert "unexpected, not used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model_type", ["electra", "distilbert"])

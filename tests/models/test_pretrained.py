@@ -69,7 +69,7 @@ def test_loads_what_transformers_writes(tmp_path, capsys, model_name, prefix, ha
     for name, tensor in encoder.state_dict().items():
         if has_pooler or not name.startswith("pooler."):
             assert torch.equal(tensor, theirs[name]), name
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert ("missing, initialised: pooler.weight, pooler.bias" in printed) != has_pooler
     assert ("unexpected, not used: " in printed) == (model_name != "BertModel")
 
@@ -78,7 +78,7 @@ def test_position_buffers_of_old_checkpoints_are_ignored(bert, capsys):
     buffers = {"embeddings.position_ids": torch.arange(32)[None]}
     change_weights(bert, lambda weights: weights | buffers)
     load(bert)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_gamma_and_beta_are_layer_norms_weight_and_bias(bert):

@@ -64,6 +64,16 @@ def test_signals_wait_while_ray_starts(handlers):
     assert inside == [None]
 
 
+def test_a_signal_that_another_thread_gets_waits_too(handlers):
+    """The mask is that of the thread that starts Ray."""
+    stop, inside = SearchStop("this"), []
+    with caught_signals(stop), pytest.raises(Interrupted, match="stopped by SIGHUP"):
+        with held_back(stop):
+            stop.receive(signal.SIGHUP, None)  # as Python calls it, whichever thread got the signal
+            inside.append(stop.signum)
+    assert inside == [None]
+
+
 def test_a_start_without_an_answer_is_given_up(monkeypatch):
     monkeypatch.setattr(ray_session, "START_SECONDS", 1)
     with pytest.raises(TimeoutError, match="no answer within 1 seconds"):
