@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import evaluation
+import export
 from datasets import SPLITS
 from options.parsing import parse_args
 from options.run_options import get_args_parser
 from options.task_table import BUILT_IN
+from predicting.run import make_examples
 from reporting.run_directory import read_options
 from runtime.errors import InputError
 from search import tune
@@ -146,6 +148,21 @@ def test_own_tasks_train_resume_evaluate_and_label(train, own, capsys, monkeypat
     evaluation.main(evaluation.parse_args(evaluation.get_args_parser(), command.split()))
     header = capsys.readouterr().out.splitlines()[0].split("\t")
     assert header[-3:] == ["Probability_sport", "Probability_food", "Probability_travel"]
+
+
+def test_heads_of_own_tasks_leave_as_cross_encoders(train, own):
+    from sentence_transformers import CrossEncoder
+
+    run = train(*flags_of(own), *SMALL, "--epochs", 1)
+    words = f"--run {run} --to {own / 'heads'} --format cross-encoder"
+    export.main(export.parse_args(export.get_args_parser(), words.split()))
+    found = evaluation.load_run(run)
+    for name, task in found.tasks.items():
+        model = CrossEncoder(str(own / "heads" / name), device="cpu")
+        [example] = make_examples(task, ["the cat sees bread"])
+        expected = found.logits(task, [example])[0]
+        assert model.predict("the cat sees bread") == pytest.approx(expected.squeeze(), abs=1e-5)
+        assert (own / "heads" / name / "README.md").is_file()
 
 
 def test_an_older_version_s_run_has_the_built_in_tasks(run_copy):

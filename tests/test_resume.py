@@ -273,17 +273,15 @@ def wait_for(process: subprocess.Popen, start: str) -> None:
         *(f"{name} --no_use_amp" for name in ("uncertainty", "gradnorm", "famo")),
     ],
 )
-def test_killed_processes_resume_to_the_same_bits(
-    tmp_path, tiny_model, some_rows, train, technique
-):
+def test_killed_processes_resume_to_the_same_bits(tmp_path, tiny_model, some_rows, technique):
     """Real processes, killed within an epoch: kill -9 loses only time, SIGTERM loses nothing."""
-    own = [*JOINT, *technique.split(), *SIZES, "--save_every", "2", "--run_name", "whole"]
-    whole = train(*own)
-    logdir = tmp_path / "killed"
-    flags = ["--model_name", tiny_model, "--data_dir", some_rows]
-    flags += [*own[1:], "--logdir", logdir]
-    run = logdir / "whole"
-    with run_script(*flags) as process:
+    flags = ["--model_name", tiny_model, "--data_dir", some_rows, "--logdir", tmp_path]
+    flags += [*JOINT[1:], *technique.split(), *SIZES, "--save_every", "2", "--run_name"]
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    with run_script(*flags, "whole") as process:
+        process.communicate()
+    assert process.returncode == 0
+    with run_script(*flags, "killed") as process:
         wait_for(process, "epoch 1/3")
         process.send_signal(signal.SIGKILL)
     with run_script("--resume", run, stderr=subprocess.PIPE) as process:
@@ -296,7 +294,10 @@ def test_killed_processes_resume_to_the_same_bits(
     with run_script("--resume", run) as process:
         process.communicate()
     assert process.returncode == 0
-    for one, other in zip(final_state(whole), final_state(run)):
+    states = final_state(whole), final_state(run)
+    for last, _, _ in states:  # Python's generator: a library draws from it when it is imported
+        del last["random"][0]["python"]
+    for one, other in zip(*states):
         assert_same(one, other)
 
 
