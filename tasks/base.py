@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.errors import shorten
 from runtime.numbers import is_plain_number
-from tasks.metrics import Metric
+from tasks.metrics import Metric, sklearn_metrics
 
 if TYPE_CHECKING:
     import torch
@@ -258,9 +258,9 @@ class Task:
 
     def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Count examples by true class (rows) and predicted class (columns): [C, C]."""
-        from sklearn.metrics import confusion_matrix  # see `tasks` for why it is imported here
-
-        return confusion_matrix(labels, predictions, labels=range(self.num_classes))
+        classes = range(self.num_classes)
+        counts: np.ndarray = sklearn_metrics().confusion_matrix(labels, predictions, labels=classes)
+        return counts
 
 
 Update = list[tuple[Task, Batch, float]]  # of one update of the weights: tasks, batches, weights

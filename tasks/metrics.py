@@ -6,13 +6,30 @@ SciPy and scikit-learn are imported in the functions; see `tasks` for why.
 """
 
 import math
+import random
 import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 Metrics = dict[str, dict[str, float]]  # task name -> metric name -> value, the deciding one first
+
+
+@cache
+def sklearn_metrics() -> ModuleType:
+    """Import sklearn.metrics, and leave Python's random generator as it was.
+
+    A library that it imports draws from the generator. So a resumed process would end with another
+    state of it than one that was never stopped.
+    """
+    state = random.getstate()
+    module = import_module("sklearn.metrics")
+    random.setstate(state)
+    return module
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -23,16 +40,12 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def binary_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return the F1 score of label 1; 0 if it is neither predicted nor present."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, zero_division=0))
+    return float(sklearn_metrics().f1_score(labels, predictions, zero_division=0))
 
 
 def micro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return the F1 score of all labels [N, C] together; 0 if none is predicted or present."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="micro", zero_division=0))
+    return float(sklearn_metrics().f1_score(labels, predictions, average="micro", zero_division=0))
 
 
 def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -40,18 +53,14 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 
     Of labels [N, C], it is the mean over all C classes.
     """
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+    return float(sklearn_metrics().f1_score(labels, predictions, average="macro", zero_division=0))
 
 
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return Matthews' correlation coefficient; 0 if predictions or labels are constant."""
-    from sklearn.metrics import matthews_corrcoef
-
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
-    return float(matthews_corrcoef(labels, predictions))
+    return float(sklearn_metrics().matthews_corrcoef(labels, predictions))
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
