@@ -57,7 +57,8 @@ def draw_counts(
 
 def interval(resampled: np.ndarray) -> tuple[float, float]:
     """Return the 2.5 and 97.5 percent quantiles of [R]."""
-    return np.quantile(resampled, 0.025).item(), np.quantile(resampled, 0.975).item()
+    low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
+    return low, high
 
 
 def resampled_accuracy(

@@ -151,8 +151,8 @@ class MultitaskBert(nn.Module):
         return {"gate": mixture.take_gate_means() for mixture in self.mixtures()}
 
     def merged_encoder(self, task: Task) -> Encoder:
-        """Return a plain copy of the encoder as the task uses it, its adapters merged."""
-        return merged(self.encoder, task.name)
+        """Return the encoder as the task uses it: itself, or a plain copy with adapters merged."""
+        return self.encoder if self.adapters is None else merged(self.encoder, task.name)
 
     def unfreeze_layer(self, number: int) -> list[nn.Parameter]:
         """Train one layer of the encoder, and return its parameters that were frozen.

@@ -74,6 +74,7 @@ MORE = [
     "--extension hierarchical --segment_length 6 --use_smart_regularization",
     "--combined_models --extension cnn",
     "--extension attention --micro_batch_size 1",
+    "--average_weights .9 --rdrop_weight 1 --symmetric_pairs",
 ]
 CASES = [(model_type, flags) for model_type in TYPES for flags in TECHNIQUES + MORE]
 
@@ -124,6 +125,16 @@ def test_adapters_are_trained_and_nothing_else_of_the_encoder(tiny_checkpoint, r
     assert json.loads((trained / "metrics-dev.json").read_text()) == saved
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_frozen_encoder_stays_as_it_was(tiny_checkpoint, run, model_type):
+    directory = tiny_checkpoint(model_type)
+    trained = run(directory, "--option pretrain --epochs 2")
+    state = checkpoint.load(trained / "checkpoints" / "last.pt")["model"]
+    for name, tensor in load_pretrained(directory).state_dict().items():
+        assert torch.equal(state[f"encoder.{name}"], tensor), name
+
+
 def test_layers_are_unfrozen_from_the_top(tiny_checkpoint, run):
     directory = tiny_checkpoint("modernbert")
     flags = "--option pretrain --unfreeze_interval 1 --epochs 3 --lr 1e-2 --scheduler none"
@@ -157,6 +168,7 @@ def test_layers_are_unfrozen_from_the_top(tiny_checkpoint, run):
             "--unfreeze_interval does not go with an encoder of type albert: all layers share",
         ),
         ("modernbert", "--lora_rank 2", "--lora_rank does not go with .* modernbert: one map"),
+        ("albert", "--layer_decay .9", "--layer_decay gives every layer its own rate"),
         ("mpnet", "--gradient_checkpointing", "--gradient_checkpointing does .* transformers has"),
         ("modernbert", "--max_length 131", "--max_length is 131, .* has positions for 130"),
         ("mpnet", "--max_length 129", "--max_length is 129, .* has positions for 128"),

@@ -55,6 +55,8 @@ def combinations() -> list[str]:
 
 
 FAST = (
+    "--task_scheduler temperature --projection pcgrad --batches_per_update 5 "
+    "--combine_strategy force",
     "--task_scheduler joint --projection none",
     "--task_scheduler pal --projection vaccine --batches_per_update 5 --combine_strategy force",
 )

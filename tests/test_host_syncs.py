@@ -119,7 +119,7 @@ def lines() -> list[str]:
     """Flags of each scheduler without and with a projection, of each extension and technique."""
     schedules = []
     schedulers = [name for name in TASK_SCHEDULERS if name not in TASKS] + [next(iter(TASKS))]
-    for scheduler, projection in product(schedulers, ("none", "pcgrad")):
+    for scheduler, projection in product(schedulers, ("none", "pcgrad", "vaccine")):
         flags = f"--task_scheduler {scheduler} --projection {projection}"
         if projection != "none" and scheduler in SAMPLED:
             flags += " --combine_strategy force --batches_per_update 4"

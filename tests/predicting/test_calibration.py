@@ -117,13 +117,13 @@ def test_only_probabilities_follow_the_temperature(calibrated, finished_run, cap
         task = run.tasks[name]
         temperature = min(fitted_by_lbfgs(*dev_logits(plain, task)), 100)
         assert run.temperatures[name] == pytest.approx(temperature, rel=1e-3)
-        assert abs(temperature - 1) > 0.005  # so that the run without one differs
         texts = [("a fine film", "a bad one")] if task.is_pair else ["a fine film"]
         before, after = plain.predict(name, texts), run.predict(name, texts)
         assert before.values.tolist() == after.values.tolist()
         powers = before.probabilities ** (1 / temperature)
         expected = powers / powers.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(after.probabilities, expected, atol=1e-4)
+        assert np.abs(before.probabilities - expected).max() > 1e-4  # a run without one differs
+        np.testing.assert_allclose(after.probabilities, expected, atol=1e-5)
     pairs = [("a", "b")]
     assert run.predict("sts", pairs).values == plain.predict("sts", pairs).values
 
@@ -153,7 +153,8 @@ def test_it_is_measured_on_the_half_that_it_was_not_fitted_on(calibrated, finish
     for name, temperature in (("before", 1), ("after", half)):
         expected = F.cross_entropy(inputs / temperature, targets).item()
         assert found["nll"][name] == pytest.approx(expected, rel=1e-4)
-        assert 0 <= found["ece"][name] <= 1
+        error = expected_calibration_error(logits[held_out] / temperature, labels[held_out])
+        assert found["ece"][name] == pytest.approx(error, abs=1e-3)
 
 
 def test_some_tasks_are_calibrated_and_the_others_stay(calibrated, tmp_path, data_copy, capsys):

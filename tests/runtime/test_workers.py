@@ -36,17 +36,17 @@ CASES = {
     "smart": (PAL, f"{SMART} --smart_mu 1 --batch_size 5"),
     "pal": (PAL, "--use_pal --task_scheduler pal --projection pcgrad --combine_strategy force "
             "--batches_per_update 5 --batch_size 3"),
+    "micro": (JOINT, "--micro_batch_size 3"),
+    "gradnorm": (PAL, "--loss_weighting gradnorm --projection fairgrad --batch_size 5"),
     "lora": (PAL, f"--lora_rank 4 --projection vaccine {SMART} --micro_batch_size 3"),
     "lora_per_task": (PAL, "--lora_rank 4 --lora_per_task --gradient_checkpointing --batch_size 5"),
     "recipe": (PAL, "--rdrop_weight 1 --average_weights .9 --layer_decay .8 --batch_size 5"),
     "all": (PAL, f"--use_pal --projection vaccine --optimizer sophiah {SMART} --batch_size 5"),
 }  # fmt: skip
 SLOW_CASES = {  # on the bundled encoder alone
-    "micro": (JOINT, "--micro_batch_size 3"),
     "class_weights": (JOINT, "--class_weights --batch_size 5"),
     "smart_bi": (PAL, f"{SMART} --pair_encoding bi --micro_batch_size 3"),
     "uncertainty": (PAL, "--loss_weighting uncertainty --micro_batch_size 3"),
-    "gradnorm": (PAL, "--loss_weighting gradnorm --projection fairgrad --batch_size 5"),
     "famo": (PAL, f"--loss_weighting famo --projection pcd {SMART} --micro_batch_size 3"),
     "imtl_l": (PAL, "--loss_weighting imtl_l --task_scheduler joint --batch_size 7"),
     "rlw": (PAL, "--loss_weighting rlw --batch_size 5"),
@@ -240,7 +240,8 @@ def test_a_dead_worker_ends_the_job_with_one_message(tiny_model, few_rows, tmp_p
 @pytest.mark.parametrize(
     "name",
     [
-        *("plain", "uneven", "pcgrad", "vaccine", "sophiah", "smart", "pal"),
+        *("plain", "uneven", "micro", "pcgrad", "vaccine", "sophiah", "smart", "pal"),
+        "gradnorm",
         *SLOW_CASES,
     ],
 )
