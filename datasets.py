@@ -6,6 +6,7 @@ CRLF. Cells are quoted as RFC 4180 says.
 
 import csv
 import hashlib
+import os
 import unicodedata
 import warnings
 from argparse import Namespace
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer
 from inputs.augmentation import augment
 from inputs.batches import Rows, TokenizedTask
 from inputs.segments import SegmentedTask
-from inputs.tags import tag_texts
+from inputs.tags import TextTags, swapped, tag_texts
 from runtime.errors import InputError, shorten
 from runtime.files import MAX_DATA_BYTES, read_bytes
 from tasks import SPLITS, Example, Task
@@ -227,6 +228,12 @@ def is_visible(text: str) -> bool:
     )
 
 
+def use_data(args: Namespace, split: str, data_dir: str) -> None:
+    """Read all rows of a split from another folder; change the options in place."""
+    args.data_dir, args.smoketest = os.path.abspath(data_dir), False
+    vars(args).update({f"{name}_{split}": None for name in args.tasks})
+
+
 def task_file(args: Namespace, task: Task, split: str) -> Path:
     """Return the file of a split: the one that its own flag names, else the one in --data_dir."""
     own = getattr(args, f"{task.name}_{split}")
@@ -318,12 +325,14 @@ def tokenize(
         build = partial(SegmentedTask, segment_length=args.segment_length)
     texts = [text for example in examples for text in example.texts]
     tags = tag_texts(texts, is_kept=are_tags_kept) if args.additional_input else None
-    rows = build(
-        task, examples, tokenizer, pad_token_id, args.pair_encoding, args.max_length, tags=tags
-    )
+
+    def rows_of(examples: list[Example], tags: TextTags | None) -> TokenizedTask:
+        return build(
+            task, examples, tokenizer, pad_token_id, args.pair_encoding, args.max_length, tags=tags
+        )
+
+    rows = rows_of(examples, tags)
     if args.symmetric_pairs and task.is_unordered_pair and not is_trained:
         others = [replace(example, texts=example.texts[::-1]) for example in examples]
-        rows.swapped = tokenize(
-            args, task, others, tokenizer, pad_token_id, are_tags_kept, is_trained=True
-        )
+        rows.swapped = rows_of(others, None if tags is None else swapped(tags))
     return rows

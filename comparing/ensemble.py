@@ -3,7 +3,6 @@
 Axis letters: N examples, C outputs.
 """
 
-from argparse import Namespace
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from datasets import load_data
 from engine import predict_logits
 from inputs.batches import Rows
 from predicting.run import load_run
-from reporting.outputs import write_outputs
+from reporting.outputs import in_folder, write_outputs
 from runtime.errors import InputError
 from runtime.files import atomic_folder, write_json
 from tasks import Metrics
@@ -54,9 +53,8 @@ def make_ensemble(
     metrics, predictions = {}, {}
     for split, of_split in data.items():
         metrics[split], predictions[split] = averaged(of_split, split, outputs)
-    args = Namespace(**vars(first.args))
     with atomic_folder(folder) as partial:
-        args.run_dir, args.predictions_path = str(partial), str(partial / "predictions")
+        args = in_folder(first.args, partial)
         (partial / "predictions").mkdir()
         for split, of_split in data.items():
             write_outputs(args, split, of_split, metrics[split], predictions[split], {})
@@ -65,6 +63,7 @@ def make_ensemble(
         name: DevRows(first.dev[name].examples, first.dev[name].labels, decoded)
         for name, decoded in predictions["dev"].items()
     }
+    args = in_folder(first.args, folder)
     return FinishedRun("ensemble", str(folder), args, metrics["dev"], dev, {}, [])
 
 

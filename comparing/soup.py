@@ -8,7 +8,6 @@ initialised differently is legal, but hardly ever good.
 
 import hashlib
 import json
-import math
 import os
 import warnings
 from argparse import Namespace
@@ -30,14 +29,15 @@ from models.auto_config import TransformersConfig
 from models.bert_config import BertConfig
 from models.pretrained import load_config, load_tokenizer
 from predicting.run import load_run
-from reporting.outputs import write_outputs
+from reporting.outputs import in_folder, write_outputs
 from reporting.run_directory import SOUP, make_run_dir
 from reporting.summary import count_parameters
 from runtime import checkpoint
 from runtime.errors import InputError
 from tasks import Metrics, mean_score, scores
 
-# What a prediction depends on, beside the encoder and the weights.
+# What decides which function the weights compute. How to predict with them (--symmetric_pairs,
+# --use_amp) is taken from the first run.
 MODEL_OPTIONS = (
     *("pooling", "train_mode", "layers", "extension", "segment_length", "pair_encoding"),
     *("additional_input", "combined_models", "use_pal", "pal_size"),
@@ -88,18 +88,19 @@ def make_soup(
         check_same_model(first, config, tokenizer, run)
     trial = Trial(first, splits_of(runs), device)
     average = Average(trial.model.state_dict(), first)
-    best = trial.dev_mean(average) if is_greedy else -math.inf
+    found = {"dev": trial.evaluate(average, "dev")} if is_greedy else {}
     for run in others:
         larger = average.with_run(load_run(run.path, is_calibrated=False).model.state_dict(), run)
         if is_greedy:
-            mean = trial.dev_mean(larger)
+            result = trial.evaluate(larger, "dev")
+            mean, best = (mean_score(scores(metrics)) for metrics, _ in (result, found["dev"]))
             verdict = "kept" if mean >= best else "left out"
             print(f"{run.title}: dev mean {mean:.4f} with it, {best:.4f} without: {verdict}")
             if mean < best:
                 continue
-            best = mean
+            found["dev"] = result
         average = larger
-    results = {split: trial.evaluate(average, split) for split in trial.data}
+    results = {split: found.get(split) or trial.evaluate(average, split) for split in trial.data}
     name_soup(trial.args, folder, average.runs)
     facts = {"runs": [run.args.run_dir for run in average.runs], "greedy": is_greedy}
     write = partial(trial.write, average, results)
@@ -129,14 +130,9 @@ class Trial:
         self.model.load_state_dict(average.state_dict())
         return evaluate(self.model, self.data[split], use_amp=self.args.use_amp, split=split)
 
-    def dev_mean(self, average: "Average") -> float:
-        """Return the dev mean of an average."""
-        return mean_score(scores(self.evaluate(average, "dev")[0]))
-
     def write(self, average: "Average", results: dict[str, Result], folder: Path) -> None:
         """Write best.pt, metrics and prediction files of an average into a folder."""
-        places = {"run_dir": str(folder), "predictions_path": str(folder / "predictions")}
-        args = Namespace(**(vars(self.args) | places))
+        args = in_folder(self.args, folder)
         facts: dict[str, object] = {"num_parameters": count_parameters(self.model)}
         for split, (metrics, predictions) in results.items():
             write_outputs(args, split, self.data[split], metrics, predictions, facts)

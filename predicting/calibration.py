@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from datasets import load_data
+from datasets import load_data, use_data
 from engine import predict_logits
 from inputs.batches import Rows
 from predicting.run import Run, load_run
@@ -61,8 +61,7 @@ def calibrate_run(
     known, report = known_calibration(run)
     run.args.tasks = {name: task for name, task in tasks.items() if task.has_classes}
     if data_dir is not None:
-        run.args.data_dir, run.args.smoketest = data_dir, False
-        vars(run.args).update({f"{name}_dev": None for name in tasks})
+        use_data(run.args, "dev", data_dir)
     if run.args.smoketest:
         warnings.warn("the run is a --smoketest: only its few rows are used", stacklevel=1)
     data = load_data(run.args, run.tokenizer, run.pad_token_id, ("dev",))["dev"]

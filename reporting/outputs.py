@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import task_file
+from datasets import task_file, use_data
 from inputs.batches import Rows
 from reporting.run_directory import check_own
 from runtime import workers
@@ -66,6 +66,12 @@ def evaluated_files(args: Namespace, split: str) -> dict[str, str]:
     }
 
 
+def in_folder(args: Namespace, folder: Path) -> Namespace:
+    """Return the options of a run whose results go to another folder."""
+    places = {"run_dir": str(folder), "predictions_path": str(folder / "predictions")}
+    return Namespace(**(vars(args) | places))
+
+
 def redirect(args: Namespace, split: str, data_dir: str | None, output: str | None) -> None:
     """Let an evaluation read other data or write to another folder; change the options in place.
 
@@ -81,9 +87,7 @@ def redirect(args: Namespace, split: str, data_dir: str | None, output: str | No
     """
     run_dir = Path(args.run_dir)
     if data_dir is not None:
-        args.data_dir, args.smoketest = os.path.abspath(data_dir), False
-        for name in args.tasks:
-            setattr(args, f"{name}_{split}", None)
+        use_data(args, split, data_dir)
     name = re.sub(r"[^\w.-]", "_", os.path.basename(os.path.realpath(args.data_dir)))[:100]
     folder = run_dir / f"on-{name or 'root'}" if output is None else Path(output)
     if output is None:
@@ -95,7 +99,7 @@ def redirect(args: Namespace, split: str, data_dir: str | None, output: str | No
     if found != source and holds_results(folder, split):
         whose = "other results" if found is None else f"the results of {found}"
         raise InputError(f"{folder}: holds {whose}; name another folder with --output")
-    args.run_dir, args.predictions_path = str(folder), str(folder / "predictions")
+    vars(args).update(vars(in_folder(args, folder)))
     if workers.is_main():
         try:
             make_folder(folder / "predictions")

@@ -13,7 +13,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer, processors
 
 from inputs import tags
-from inputs.tags import STRIDE, TextTags, tag_texts
+from inputs.tags import STRIDE, TextTags, swapped, tag_texts
 from models.bert import BertModel
 from models.bert_config import BertConfig
 from models.pretrained import load_config, load_tokenizer
@@ -129,6 +129,15 @@ def test_pairs_take_each_piece_from_its_own_text(text_tags, tokenizer):
         alone = tokenizer.encode(TEXTS[text], add_special_tokens=False)
         assert (together[owners == owner] == text_tags.align(text, alone.offsets)).all()
     assert not together[owners == -1].any()
+
+
+def test_exchanged_texts_keep_their_tags(pipeline, tmp_path):
+    """Both orders of pairs are read from one tagging."""
+    exchanged = [SENTENCES[number ^ 1] for number in range(4)]
+    found = swapped(tag_texts(SENTENCES[:4], tmp_path))
+    expected = tag_texts(exchanged, tmp_path)
+    for name in ("starts", "ends", "tags"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
 
 def test_contractions_and_auxiliaries(pipeline):
