@@ -8,7 +8,6 @@ Axis letters: B batch, L tokens, H hidden, E width of the embeddings: H, except 
 ALBERT, which widen them afterwards.
 """
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -180,14 +179,3 @@ def new_encoder(config: BertConfig) -> BertModel | TransformersEncoder:
     if isinstance(config, TransformersConfig):
         return TransformersEncoder(config)
     return BertModel(config)
-
-
-def rename_published(name: str) -> str:
-    """Return the name that a published parameter has in `TransformersEncoder`.
-
-    A checkpoint with a head, of a language model for example, has the encoder under a prefix.
-    """
-    name = re.sub(r"^(model|deberta|mpnet|electra|albert|distilbert|bert)\.", "", name)
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)  # converted from TensorFlow
-    name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-    return name if name.startswith("embeddings.") else f"model.{name}"

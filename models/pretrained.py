@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
-from models.auto import TransformersEncoder, new_encoder, rename_published
+from models.auto import TransformersEncoder, new_encoder
 from models.auto_config import ARCHITECTURES, TransformersConfig
 from models.bert import BertModel
 from models.bert_config import MODEL_TYPES, BertConfig
@@ -46,32 +46,18 @@ OTHER_NAME = f"use --model_name {BUNDLED}, whose weights are installed, or name 
 # config.json has to state these. A wrong number of heads would change no shape, so a default of
 # ours in its place could go unnoticed.
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-# Replacements that turn a published parameter name into ours, applied in this order.
-RENAMES = (
-    (r"^(bert|roberta)\.", ""),
-    (r"LayerNorm\.gamma$", "LayerNorm.weight"),  # checkpoints converted from TensorFlow
-    (r"LayerNorm\.beta$", "LayerNorm.bias"),
-    (r"^encoder\.layer\.", "layer."),
-    (r"attention\.self\.", "attention."),
-    (r"attention\.output\.dense\.", "attention.output."),
-    (r"attention\.output\.LayerNorm\.", "attention.LayerNorm."),
-    (r"intermediate\.dense\.", "intermediate."),
-    (r"(\d)\.output\.dense\.", r"\1.output."),
-    (r"(\d)\.output\.LayerNorm\.", r"\1.LayerNorm."),
-    (r"^pooler\.dense\.", "pooler."),
-)
+LAYER_NAMES = {  # published name of a module inside a layer -> ours
+    "attention.self.query": "attention.query",
+    "attention.self.key": "attention.key",
+    "attention.self.value": "attention.value",
+    "attention.output.dense": "attention.output",
+    "attention.output.LayerNorm": "attention.LayerNorm",
+    "intermediate.dense": "intermediate",
+    "output.dense": "output",
+    "output.LayerNorm": "LayerNorm",
+}
+PUBLISHED_NAMES = {own: published for published, own in LAYER_NAMES.items()}
 BUFFERS = ("position_ids", "token_type_ids")  # in older checkpoints; these are not weights
-# Replacements that turn our name of a parameter into the published one, applied in this order.
-PUBLISHED = (
-    (r"^layer\.", "encoder.layer."),
-    (r"attention\.(query|key|value)\.", r"attention.self.\1."),
-    (r"attention\.output\.", "attention.output.dense."),
-    (r"attention\.LayerNorm\.", "attention.output.LayerNorm."),
-    (r"intermediate\.", "intermediate.dense."),
-    (r"(\d)\.output\.", r"\1.output.dense."),
-    (r"(\d)\.LayerNorm\.", r"\1.output.LayerNorm."),
-    (r"^pooler\.", "pooler.dense."),
-)
 
 
 def load_pretrained(
@@ -188,18 +174,34 @@ def load_config(directory: Path) -> BertConfig:
         raise InputError(f"{path}: {error}") from None
 
 
+def plain_name(name: str) -> str:
+    """Return a published name without the prefix of a model with a head, or TensorFlow's words."""
+    name = re.sub(r"^(model|deberta|mpnet|electra|albert|distilbert|bert|roberta)\.", "", name)
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+
+
 def rename(name: str) -> str:
-    """Return our name of a published parameter."""
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    """Return our name of a published parameter of BERT or RoBERTa."""
+    name = plain_name(name)
+    match = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", name)
+    if match and match[2] in LAYER_NAMES:
+        return f"layer.{match[1]}.{LAYER_NAMES[match[2]]}.{match[3]}"
+    return re.sub(r"^pooler\.dense\.", "pooler.", name)
+
+
+def rename_wrapped(name: str) -> str:
+    """Return the name that a published parameter has in `TransformersEncoder`."""
+    name = plain_name(name)
+    return name if name.startswith("embeddings.") else f"model.{name}"
 
 
 def published_name(name: str) -> str:
     """Return the published name of one of our parameters, without `bert.` or `roberta.`."""
-    for pattern, replacement in PUBLISHED:
-        name = re.sub(pattern, replacement, name)
-    return name
+    match = re.fullmatch(r"layer\.(\d+)\.(.+)\.(weight|bias)", name)
+    if match:
+        return f"encoder.layer.{match[1]}.{PUBLISHED_NAMES[match[2]]}.{match[3]}"
+    return re.sub(r"^pooler\.", "pooler.dense.", name)
 
 
 def load_encoder(directory: Path, config: BertConfig) -> BertModel | TransformersEncoder:
@@ -219,7 +221,7 @@ def load_encoder(directory: Path, config: BertConfig) -> BertModel | Transformer
     path = directory / "model.safetensors"
     shapes = encoder_shapes(config)
     is_ours = not isinstance(config, TransformersConfig)
-    weights, others = read_weights(path, shapes, rename if is_ours else rename_published)
+    weights, others = read_weights(path, shapes, rename if is_ours else rename_wrapped)
     missing = [name for name in shapes if name not in weights]
     fatal = [name for name in missing if "pooler." not in name]
     if fatal:

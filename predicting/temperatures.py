@@ -16,7 +16,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
-from runtime.saved_values import check_keys, check_like, check_number
+from runtime.saved_values import check_keys, check_like, check_number, shown
 from tasks import Task
 
 NAME = "calibration.json"
@@ -125,7 +125,8 @@ def read_temperatures(
         check_keys(content, {"temperatures": {}, "checkpoint": {}, "dev": {}})
         temperatures, owner = content["temperatures"], content["checkpoint"]
         check_keys(owner, best, "checkpoint")
-        check_keys(content["dev"], dict.fromkeys(content["dev"]), "dev")
+        if not isinstance(content["dev"], dict):
+            raise ValueError(f"dev is {shown(content['dev'])}, expected an object")
         check_like(temperatures, {name: 1.0 for name in temperatures}, "temperatures")
         for name, value in temperatures.items():
             if name not in tasks or not tasks[name].has_classes:
