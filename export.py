@@ -27,12 +27,12 @@ from pathlib import Path
 
 from exporting import FORMATS, CrossEncoderExport, EncoderExport, SentenceTransformerExport
 from exporting.card import model_card
-from exporting.directory import check_free, new_directory
 from exporting.hub import check_repo_id, push
 from predicting.run import Run, load_run
 from runtime.errors import InputError
 from runtime.files import atomic_write
-from runtime.interrupts import StopSignal, caught_signals
+from runtime.interrupts import StopAtOnce, caught_signals
+from runtime.new_folder import check_free, new_directory
 
 
 def main(args: Namespace) -> None:
@@ -50,7 +50,7 @@ def main(args: Namespace) -> None:
     exports = build_exports(args, run)
     for export in exports.values():
         export.check()
-    stop = StopSignal("nothing was written")
+    stop = StopAtOnce("nothing was written")
     with new_directory(target) as folder, caught_signals(stop):
         for place, export in exports.items():
             (folder / place).mkdir(exist_ok=True)
@@ -58,7 +58,6 @@ def main(args: Namespace) -> None:
             name = args.push or (target / place).name
             with atomic_write(folder / place / "README.md") as file:
                 file.write(model_card(export, name))
-            stop.check()
     for place in exports:
         print(f"written to {target / place}")
     if args.push is not None:

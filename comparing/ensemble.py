@@ -16,7 +16,8 @@ from inputs.batches import Rows
 from predicting.run import load_run
 from reporting.outputs import in_folder, write_outputs
 from runtime.errors import InputError
-from runtime.files import atomic_folder, write_json
+from runtime.files import write_json
+from runtime.new_folder import new_directory
 from tasks import Metrics
 
 
@@ -53,7 +54,7 @@ def make_ensemble(
     metrics, predictions = {}, {}
     for split, of_split in data.items():
         metrics[split], predictions[split] = averaged(of_split, split, outputs)
-    with atomic_folder(folder) as partial:
+    with new_directory(folder) as partial:
         args = in_folder(first.args, partial)
         (partial / "predictions").mkdir()
         for split, of_split in data.items():

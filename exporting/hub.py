@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -43,8 +43,3 @@ def push(folder: Path, repo_id: str) -> str:
             f"{folder} is complete, so later: {again}"
         ) from None
     return str(repository)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error that has one."""
-    return next((line for line in str(error).splitlines() if line.strip()), "no reason given")

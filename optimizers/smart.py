@@ -45,7 +45,7 @@ class PlainForward(Stateless):
         """Do nothing."""
 
 
-class Smart(Replay):
+class Smart:
     """SMART's two penalties on a loss: on the effect of small changes of input, and of weights.
 
     Smoothness: Ω is the mean over examples of the task's divergence ℓ between the outputs for the
@@ -108,7 +108,7 @@ class Smart(Replay):
                 f"{weight=}, {radius=}, {mu=}, {step_size=}, {noise_std=}: expected no negative "
                 "number, and noise_std > 0"
             )
-        super().__init__(model)
+        self.model, self.passes = model, Replay(model)
         self.weight, self.radius, self.mu = weight, radius, mu
         self.noise_std, self.step_size = noise_std, step_size
         self.seed, self.num_rows = seed, 0
@@ -122,9 +122,9 @@ class Smart(Replay):
 
         Keeps the embeddings, and the random states before and after them, for the other passes.
         """
-        self.before_embedding = self.random_state()
+        self.before_embedding = self.passes.random_state()
         self.x = self.model.embed(batch)  # [B, L, H]; hierarchical: [B, S, W, H]
-        self.after_embedding = self.random_state()
+        self.after_embedding = self.passes.random_state()
         logits: Tensor = self.model(task, batch, embeddings=self.x)
         return logits
 
@@ -140,11 +140,11 @@ class Smart(Replay):
             logits: what that call returned, [B, C].
         """
         delta = self.perturbation(task, batch, logits)
-        with self.replay(self.after_embedding):
+        with self.passes.replay(self.after_embedding):
             perturbed = self.model(task, batch, embeddings=self.x + delta)
         penalty = self.weight * task.divergence(logits, perturbed).mean()  # [B] -> []
         if self.mu:
-            with self.replay(self.before_embedding), torch.no_grad():
+            with self.passes.replay(self.before_embedding), torch.no_grad():
                 previous = functional_call(self.model, self.average, (task, batch))
             penalty = penalty + self.mu * task.divergence(logits, previous).mean()
         return penalty
@@ -164,9 +164,9 @@ class Smart(Replay):
         is_rounded = is_amp or rounds_float32(self.model, x.device)
         with torch.autocast(x.device.type, enabled=False), cudnn_switches(allow_tf32=False):
             if is_rounded:  # the rounding error of such logits exceeds the effect of 100 ν
-                with self.replay(self.after_embedding), torch.no_grad():
+                with self.passes.replay(self.after_embedding), torch.no_grad():
                     logits = self.model(task, batch, embeddings=x)
-            with self.replay(self.after_embedding):
+            with self.passes.replay(self.after_embedding):
                 perturbed = self.model(task, batch, embeddings=start)
             # No example reads another one, so the gradient of the sum holds each example's own.
             # Because of `inputs`, no gradient of a weight is computed.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from runtime import workers
 from runtime.archives import check_archive
-from runtime.errors import InputError, is_out_of_memory
+from runtime.errors import InputError, first_line, is_out_of_memory
 from runtime.files import MAX_WEIGHT_BYTES, atomic_write, check_regular
 from runtime.saved_values import check_kinds, check_like, check_number
 
@@ -216,7 +216,7 @@ def fitting(part: str, path: Path | str | None = None) -> Iterator[None]:
     except WRONG_VALUE as error:
         if is_out_of_memory(error):
             raise
-        reason = f"{error} is missing" if isinstance(error, KeyError) else workers.first_line(error)
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise InputError(
             f"{where}does not fit this run: {part}: {reason}; give a checkpoint that this run has "
             "written"

@@ -118,3 +118,8 @@ def show_thread_error(args: threading.ExceptHookArgs) -> None:
     """Hide a thread's OSError, a full disk under TensorBoard's thread: `command` raises it too."""
     if not issubclass(args.exc_type, OSError):
         threading.__excepthook__(args)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,24 +57,6 @@ def atomic_write(
         if not isinstance(error, OSError):
             raise
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Make a folder that takes its name only once the block has filled it; yields where it is.
-
-    Raises:
-        OSError: it cannot be made, or there is one of this name that is not empty.
-    """
-    partial = path.with_name(f".partial-{secrets.token_hex(8)}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        os.rename(partial, path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be made: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def exclusive_opener(path: str, flags: int) -> int:

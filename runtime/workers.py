@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from runtime.errors import first_line
 from runtime.ranks import (
     WorkerLost,
     is_first_to_report,
@@ -221,11 +222,6 @@ def watched() -> Iterator[None]:
         raise WorkerLost(
             f"a worker of this job has ended, so the others stop ({first_line(error)})"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def own_device() -> torch.device:

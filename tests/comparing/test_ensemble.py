@@ -89,6 +89,6 @@ def test_other_tasks_or_rows_are_refused_and_nothing_is_written(
 
 def test_a_full_disk_leaves_no_half_ensemble(runs, command, small_disk):
     (small_disk / "ballast").write_bytes(bytes(196 * 1024))
-    with pytest.raises(OSError, match="mean: cannot be made: .*No space left on device"):
+    with pytest.raises(OSError, match="/.mean.*: cannot be written: No space left on device"):
         command("--ensemble", runs["a"], "--to", small_disk / "mean")
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]

@@ -10,11 +10,11 @@ import pytest
 
 import export
 import exporting.encoder
-from exporting.directory import new_directory
 from options.export_options import get_args_parser, parse_args
 from runtime.errors import InputError
 from runtime.interrupts import Interrupted
 from runtime.locks import reserved
+from runtime.new_folder import new_directory
 
 
 def export_to(run: Path, target: Path, *flags: object) -> None:
@@ -92,7 +92,7 @@ def test_two_exports_do_not_share_a_target(tmp_path, one_line):
 
     with reserved(tmp_path / ".target.lock") as is_free:
         assert is_free
-        assert "target: another export is writing it" in one_line(write)
+        assert "target: another process is writing it" in one_line(write)
     assert not list(tmp_path.iterdir())
     write()
 

@@ -24,7 +24,7 @@ def test_ascent_runs_in_float32_under_autocast():
         logits = smart.logits(task, batch)
         delta = smart.perturbation(task, batch, logits)
     smart.num_rows = 0
-    with smart.replay(smart.after_embedding), torch.no_grad():
+    with smart.passes.replay(smart.after_embedding), torch.no_grad():
         exact = model(task, batch, embeddings=smart.x.float())
     assert not torch.equal(exact, logits)
     assert torch.equal(smart.perturbation(task, batch, exact), delta)
@@ -47,7 +47,7 @@ def test_divergences_compare_equal_masks_where_bfloat16_draws_others(monkeypatch
         torch.manual_seed(3)
         delta = smart.perturbation(task, batch, smart.logits(task, batch))
     smart.num_rows = 0
-    with smart.replay(smart.after_embedding), torch.no_grad():
+    with smart.passes.replay(smart.after_embedding), torch.no_grad():
         exact = model(task, batch, embeddings=smart.x.float())
     assert torch.equal(smart.perturbation(task, batch, exact), delta)
 

@@ -1,4 +1,4 @@
-"""The directory of an export: it appears as a whole or not at all."""
+"""A new folder for --to: it appears as a whole or not at all."""
 
 import errno
 import os
@@ -18,11 +18,11 @@ from runtime.locks import reserved
 def new_directory(target: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `target`, which takes its name once the block has ended.
 
-    If the block raises, the folder is removed, and so are those of earlier exports that were
-    killed.
+    If the block raises, the folder is removed. So are those that killed processes have left for
+    the same target.
 
     Raises:
-        InputError: the target is there and not an empty folder, or another export is at work on it.
+        InputError: the target is there and not an empty folder, or another process writes it.
         OSError: it cannot be made.
     """
     check_free(target)
@@ -38,7 +38,7 @@ def new_directory(target: Path) -> Iterator[Path]:
         except OSError as error:
             raise OSError(f"{target}: cannot be made: {error.strerror}") from None
         if not is_free:
-            raise InputError(f"{target}: another export is writing it; wait until it ends")
+            raise InputError(f"{target}: another process is writing it; wait until it ends")
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
         yield partial
         take_name(partial, target)
@@ -59,7 +59,7 @@ def check_free(target: Path) -> None:
 
 
 def remove_left(target: Path) -> None:
-    """Remove the hidden folders that killed exports to the same target have left."""
+    """Remove the hidden folders that killed processes have left for the same target."""
     name = re.escape(target.name)
     for path in target.parent.iterdir():
         if re.fullmatch(rf"\.{name}\.[0-9a-f]{{16}}\.partial", path.name):
