@@ -49,6 +49,7 @@ RESERVED = (
     *("seed", "logdir", "run_name", "resume", "filepath", "predictions_path"),
     *("task", "checkpoint", "smoketest", "hpo", "hpo_resume"),
 )
+PRECISIONS = ("--use_amp", "--no_use_amp")
 
 
 class Run(NamedTuple):
@@ -133,7 +134,8 @@ def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
         else:
             shutil.rmtree(run.directory, ignore_errors=True)
             log_path.unlink(missing_ok=True)
-            command += [*args.passed, *run.row.flags, "--seed", str(run.seed)]
+            command += [*shared_words(args.passed, run.row), *run.row.flags]
+            command += ["--seed", str(run.seed)]
             command += ["--logdir", args.work_dir, "--run_name", run.directory.name]
         write_state(run, [*parts, None])
         started = time.monotonic()
@@ -145,6 +147,14 @@ def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
         write_result(run.result, run.row, run.settings, run.directory, parts)
         if not args.keep_checkpoints:
             shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+
+
+def shared_words(passed: list[str], row: Row) -> list[str]:
+    """Return the options of every run, without the precision if the row has its own.
+
+    The two flags exclude each other, so that the row's could not simply come later.
+    """
+    return [word for word in passed if not (word in PRECISIONS and {*PRECISIONS} & {*row.flags})]
 
 
 def wait_for(command: list[str], log_path: Path, lock: int, stop: ForwardedStop) -> int:
@@ -284,7 +294,7 @@ def parse(argv: list[str]) -> tuple[Namespace, Namespace]:
     shared.data_dir = shared.data_dir or str(default_data_dir(shared.tasks.values()))
     if shared.use_amp is None:  # each machine has its default, and scores depend on it
         shared.use_amp = has_native_bfloat16(gpu_type() if shared.use_gpu else "cpu")
-        args.passed.append("--use_amp" if shared.use_amp else "--no_use_amp")
+        args.passed.append(PRECISIONS[not shared.use_amp])
     # Given again on resume, as they may differ from machine to machine.
     args.passed_on_resume = ["--data_dir", shared.data_dir, *["--use_gpu"] * shared.use_gpu]
     return args, shared

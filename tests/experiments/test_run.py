@@ -10,12 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_rows import ROOT, ROW_TEXTS, read_result, words, write_rows
+from small_rows import ROOT, ROW_TEXTS, ROWS, read_result, words, write_rows
 
+import train_multitask
+import train_multitask_pal
 from experiments import result_files, run
-from experiments.row_files import read_row, read_rows
+from experiments.row_files import SCRIPTS, read_row, read_rows
+from options.parsing import parse_args
 from runtime.device import has_native_bfloat16
 from runtime.errors import InputError
+
+SAMPLE = ROOT / "data" / "sample"
+PARSERS = dict(zip(SCRIPTS, (train_multitask.get_args_parser, train_multitask_pal.get_args_parser)))
 
 
 def test_a_failing_row_is_reported_and_the_rest_finishes(place):
@@ -90,6 +96,18 @@ def test_a_changed_row_is_run_again(place, tiny_model, few_rows, tmp_path):
     (tmp_path / "turns.txt").write_text(ROW_TEXTS["turns"] + "--lr 1e-3\n")
     assert not turns._replace(row=read_row(tmp_path / "turns.txt")).is_finished
     assert not turns._replace(result=tmp_path / "none.json").is_finished
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("precision", run.PRECISIONS)
+def test_a_rows_flags_go_with_the_options_of_every_run(precision, name):
+    args, _ = run.parse([precision, "--data_dir", str(SAMPLE)])
+    row = ROWS[name]
+    get_parser = PARSERS[row.script]
+    parsed = parse_args(get_parser(), [*run.shared_words(args.passed, row), *row.flags])
+    own = parse_args(get_parser(), [*row.flags])
+    expected = precision == "--use_amp" if own.use_amp is None else own.use_amp
+    assert parsed.use_amp is expected
 
 
 @pytest.mark.parametrize("name", run.RESERVED)
