@@ -14,7 +14,8 @@
 #   bash run_experiments.sh --seeds 1 2 3 --data_dir data              # every row
 #   bash run_experiments.sh joint pcgrad --seeds 1 --data_dir data     # these rows
 #   SBATCH_TIMELIMIT=01:00:00 SBATCH_PARTITION=short bash run_experiments.sh ...
-# The arguments are those of experiments/run.py. Finished runs are not repeated.
+# The arguments are those of experiments/run.py. Finished runs are not repeated. A row that averages
+# another row's runs needs them finished: it is submitted only if it is named, once they are.
 set -euo pipefail
 
 repository=$(dirname "$(readlink -f "$0")")
@@ -42,7 +43,7 @@ if ! is_batch_job; then
         fail "run_experiments.sh: there is no sbatch here; on one machine: python -m experiments.run"
     find_environment training # here, as a node may have no network
     if ((${#rows[@]} == 0)); then
-        mapfile -t rows < <(cd experiments/rows && grep -L "^# not run by default" -- *.txt)
+        mapfile -t rows < <(cd experiments/rows && grep -LE "^# (not run by default|average of):" -- *.txt)
         rows=("${rows[@]%.txt}")
     fi
     mkdir -p slurm_files

@@ -9,8 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from comparing.finished import DevRows, FinishedRun, difference_of_tasks, obstacle
-from datasets import load_data
+from comparing.finished import (
+    DevRows,
+    FinishedRun,
+    difference_of_rows,
+    difference_of_tasks,
+    obstacle,
+)
+from datasets import SMOKETEST_ROWS, load_data, read_examples, task_file
 from engine import predict_logits
 from inputs.batches import Rows
 from predicting.run import load_run
@@ -18,7 +24,7 @@ from reporting.outputs import in_folder, write_outputs
 from runtime.errors import InputError
 from runtime.files import write_json
 from runtime.new_folder import new_directory
-from tasks import Metrics
+from tasks import Example, Metrics
 
 
 def make_ensemble(
@@ -45,12 +51,13 @@ def make_ensemble(
     for run in runs:
         check_same_rows(first, run)
     splits = splits_of(runs)
+    if "test" in splits:
+        check_same_test_rows(runs)
     data: dict[str, dict[str, Rows]] = {}
     outputs: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)  # of each run, [N, C]
     for run in runs:
         of_run = load_outputs(run, splits, device, outputs)
         data = data or of_run
-        check_same_ids(first, run, data, of_run)
     metrics, predictions = {}, {}
     for split, of_split in data.items():
         metrics[split], predictions[split] = averaged(of_split, split, outputs)
@@ -130,17 +137,22 @@ def check_same_tasks(first: FinishedRun, run: FinishedRun) -> None:
         raise InputError(f"{run.path}: cannot be averaged with {first.path}: {reason}")
 
 
-def check_same_ids(
-    first: FinishedRun,
-    run: FinishedRun,
-    data: dict[str, dict[str, Rows]],
-    of_run: dict[str, dict[str, Rows]],
-) -> None:
-    """Raise InputError if a run's rows, those of test too, have other ids than the first run's."""
-    for split, of_split in of_run.items():
-        for name, rows in of_split.items():
-            if rows.ids != data[split][name].ids:
+def check_same_test_rows(runs: list[FinishedRun]) -> None:
+    """Raise InputError if runs, which have the same tasks, do not predict the same test rows."""
+    first, *others = runs
+    expected = {name: read_test_rows(first, name) for name in first.tasks}
+    for run in others:
+        for name, examples in expected.items():
+            reason = difference_of_rows(examples, read_test_rows(run, name), name)
+            if reason is not None:
                 raise InputError(
-                    f"{run.path}: cannot be averaged with {first.path}: its {split} rows of {name} "
-                    "have other ids"
+                    f"{run.path}: cannot be averaged with {first.path}: its test data differ: "
+                    f"{reason}"
                 )
+
+
+def read_test_rows(run: FinishedRun, name: str) -> list[Example]:
+    """Return the test rows of one of a run's tasks. Raises InputError."""
+    task, args = run.tasks[name], run.args
+    examples = read_examples(task_file(args, task, "test"), task, False, args.skip_bad_rows)
+    return examples[: SMOKETEST_ROWS["test"]] if args.smoketest else examples

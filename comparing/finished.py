@@ -192,14 +192,19 @@ def obstacle(first: FinishedRun, other: FinishedRun, name: str) -> str | None:
     for run in (first, other):
         if name in run.obstacles:
             return run.obstacles[name]
-    one, two = first.dev[name].examples, other.dev[name].examples
+    reason = difference_of_rows(first.dev[name].examples, other.dev[name].examples, name)
+    return None if reason is None else f"its dev data differ: {reason}"
+
+
+def difference_of_rows(one: list[Example], two: list[Example], name: str) -> str | None:
+    """Return how the second rows of a task differ from the first ones, or None."""
     if len(one) != len(two):
-        return f"its dev data differ: {len(two)} rows of {name}, not {len(one)}"
+        return f"{len(two)} rows of {name}, not {len(one)}"
     for number, (example, counterpart) in enumerate(zip(one, two), start=1):
         if example != counterpart:
             what = "id" if example.id != counterpart.id else "label"
             what = "text" if example.texts != counterpart.texts else what
-            return f"its dev data differ: row {number} of {name} has another {what}"
+            return f"row {number} of {name} has another {what}"
     return None
 
 

@@ -73,9 +73,14 @@ class Method:
         """Return the seeds that have a score of the task, or of every task for `MEAN`."""
         return sorted(seed for seed, run in self.runs.items() if name in run.scores)
 
+    @property
+    def is_average(self) -> bool:
+        """Whether its run is an average of several seeds' runs, and stands for each of them."""
+        return len(set(self.runs.values())) < len(self.runs)
+
     def values(self, name: str, metric: str | None = None) -> np.ndarray:
-        """Return a task's score, or another metric of it, by seed: [number of seeds]."""
-        runs = [self.runs[seed] for seed in self.seeds(name)]
+        """Return a task's score, or another metric of it, by seed, but an average's once: [K]."""
+        runs = dict.fromkeys(self.runs[seed] for seed in self.seeds(name))
         return np.array([run.metrics[name][metric] if metric else run.scores[name] for run in runs])
 
     def pairs(self, other: "Method", name: str) -> list[tuple[SeedRun, SeedRun]]:
@@ -112,9 +117,10 @@ def gather(rows: dict[str, Row], results: list[dict]) -> dict[str, Method]:
     methods = {row.method: Method(row.method, row.title, row.control) for row in rows.values()}
     parts = defaultdict(list)
     for result in results:
-        parts[rows[result["row"]].method, result["seed"]].append(result)
-    for (name, seed), of_one_run in parts.items():
-        methods[name].runs[seed] = SeedRun(of_one_run)
+        seeds = tuple(result.get("seeds", [result["seed"]]))  # several of an average
+        parts[rows[result["row"]].method, seeds].append(result)
+    for (name, seeds), of_one_run in parts.items():
+        methods[name].runs |= dict.fromkeys(seeds, SeedRun(of_one_run))
     return methods
 
 
@@ -127,7 +133,7 @@ def resample(methods: dict[str, Method], labels: dict[str, np.ndarray]) -> None:
         methods: the methods, changed in place.
         labels: [N] of the tasks that predict scores.
     """
-    every_run = [run for method in methods.values() for run in method.runs.values()]
+    every_run = [run for method in methods.values() for run in dict.fromkeys(method.runs.values())]
     for index, (name, task) in enumerate(built_in_tasks().items()):
         runs = [run for run in every_run if name in run.predictions]
         if not runs:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.averages import choose_averages
 from experiments.comparison import MEAN, NO_METHOD, Method, difference, gather, resample
 from experiments.plots import draw_costs, draw_scores
 from experiments.result_files import has_flags_of, read_dev_labels, read_results
@@ -64,7 +65,7 @@ def keep_current(results: list[dict], rows: dict[str, Row]) -> list[dict]:
         else:
             name = f"{result['row']} seed {result['seed']}"
             print(f"{name}: its row is gone or has other flags now; dropped", file=sys.stderr)
-    return current
+    return choose_averages(current, rows)
 
 
 def number(value: float, sign: str = "") -> str:
@@ -148,7 +149,8 @@ def format_table(
         cells += [score_cell(method.values(*score)) for score in scores]
         cells += difference_cells(method, methods, name)
         cells += [cost_cell(method, methods, cost) for cost in costs]
-        cells.append(({0: "–", 1: "1 †"}.get(num_seeds, str(num_seeds)), math.nan))
+        seeds = f"of {num_seeds}" if method.is_average else str(num_seeds)
+        cells.append(({0: "–", 1: "1 †"}.get(num_seeds, seeds), math.nan))
         lines.append(cells)
     lines.sort(key=lambda cells: -np.nan_to_num(cells[1][1], nan=-math.inf))
     # Of each column, as far as shown. nan equals nothing, so it is never bold.

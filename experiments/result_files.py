@@ -1,9 +1,9 @@
 """One small JSON file per finished run, and all that the tables need is in it.
 
 `results/<row>-seed<seed>-<settings key>.json` holds scores, cost and, for every dev example,
-whether it was right, or its predicted score. `results/dev_labels-<data>.json` holds the labels of
-the tasks that predict scores, as numbers, once for all runs on the same files. Neither holds a text
-or a path.
+whether it was right, or its predicted score. An average of runs has all of their seeds in its name,
+as in `seed1+2+3`. `results/dev_labels-<data>.json` holds the labels of the tasks that predict
+scores, as numbers, once for all runs on the same files. Neither holds a text or a path.
 """
 
 import base64
@@ -88,6 +88,29 @@ def has_flags_of(result: dict, row: Row) -> bool:
     return (result["script"], result["flags"]) == (row.script, list(row.flags))
 
 
+def is_of_members(result: dict, members: list[dict]) -> bool:
+    """Tell whether a result averages the runs of these results, not earlier ones of their seeds.
+
+    A result of training averages none.
+    """
+    return result.get("member_means", []) == [member["mean"] for member in members]
+
+
+def identity(row: Row, seed: int, settings: Settings) -> dict[str, object]:
+    """Return what a result file says first: what it is a result of."""
+    return {
+        "format": FORMAT,
+        "row": row.name,
+        "title": row.title,
+        "seed": seed,
+        "settings_key": settings.key,
+        "settings": settings.options,
+        "data": settings.data,
+        "script": row.script,
+        "flags": list(row.flags),
+    }
+
+
 def write_result(
     path: Path, row: Row, settings: Settings, run_dir: Path, parts: list[float]
 ) -> dict:
@@ -110,16 +133,7 @@ def write_result(
     labels = read_labels(args)
     dev = read_json(run_dir / "metrics-dev.json")
     record = read_json(run_dir / "args.json")
-    result = {
-        "format": FORMAT,
-        "row": row.name,
-        "title": row.title,
-        "seed": args.seed,
-        "settings_key": settings.key,
-        "settings": settings.options,
-        "data": settings.data,
-        "script": row.script,
-        "flags": list(row.flags),
+    result = identity(row, args.seed, settings) | {
         "options": portable_options(args),
         "git_revision": record["git_revision"],
         "versions": record["versions"],

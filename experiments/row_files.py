@@ -4,6 +4,8 @@
 # script: train_multitask_pal.py        entry script; unset: train_multitask.py
 # control: round_robin                  row that it is compared with; unset: joint
 # part of: single_task                  method of several rows, each with scores of its own tasks
+# average of: round_robin               trains nothing: compare.py averages that row's seeds as the
+#                                       flags say, --ensemble, --soup or --soup --greedy
 # not run by default: needs a GPU       why; the row runs if the command line names it
 # Any other line like this is a comment.
 --projection vaccine
@@ -18,6 +20,7 @@ from runtime.files import read_text
 
 BASELINE = "joint"
 SCRIPTS = ("train_multitask.py", "train_multitask_pal.py")
+AVERAGING = "compare.py"  # the script of a row that averages another one's runs
 
 
 class Row(NamedTuple):
@@ -32,6 +35,7 @@ class Row(NamedTuple):
         method: the rows of one method are one line of a table.
         control: the method that it is compared with; its own name for none.
         obstacle: why it is not run by default; empty if it is.
+        average_of: the row whose runs it averages; empty for a row that trains.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Row(NamedTuple):
     method: str
     control: str
     obstacle: str
+    average_of: str
 
 
 def read_rows(directory: Path) -> dict[str, Row]:
@@ -62,6 +67,12 @@ def read_rows(directory: Path) -> dict[str, Row]:
             raise InputError(
                 f"{row.path}: control is {row.control!r}, expected one of {', '.join(methods)}"
             )
+        trained = [name for name, other in rows.items() if not other.average_of]
+        if row.average_of and row.average_of not in trained:
+            raise InputError(
+                f"{row.path}: average of is {row.average_of!r}, expected one of "
+                f"{', '.join(trained)}"
+            )
     controls = {row.control for row in rows.values()}
     return dict(sorted(rows.items(), key=lambda item: item[1].method not in controls))
 
@@ -77,9 +88,11 @@ def read_row(path: Path) -> Row:
         raise InputError(f"{path}:1: expected '# ' and the row's title")
     comments = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
     headers = dict(comment.split(": ", 1) for comment in comments if ": " in comment)
-    script = headers.get("script", SCRIPTS[0]).strip()
-    if script not in SCRIPTS:
-        raise InputError(f"{path}: script is {script!r}, expected one of {', '.join(SCRIPTS)}")
+    average_of = headers.get("average of", "").strip()
+    scripts = (AVERAGING,) if average_of else SCRIPTS
+    script = headers.get("script", scripts[0]).strip()
+    if script not in scripts:
+        raise InputError(f"{path}: script is {script!r}, expected one of {', '.join(scripts)}")
     return Row(
         name=path.stem,
         title=title.removeprefix("# ").strip(),
@@ -89,4 +102,5 @@ def read_row(path: Path) -> Row:
         method=headers.get("part of", path.stem).strip(),
         control=headers.get("control", BASELINE).strip(),
         obstacle=headers.get("not run by default", "").strip(),
+        average_of=average_of,
     )

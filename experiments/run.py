@@ -6,14 +6,12 @@
 
 Rows come first, then options. The options of train_multitask.py go to every run, and a row's own
 flags win over them. Stop it in any way and give the same command again: finished runs are not
-repeated, interrupted ones resume from their checkpoint, failed ones are tried again. See
-`row_files` for the rows and `result_files` for what a run leaves behind.
+repeated, interrupted ones resume from their checkpoint, failed ones are tried again. Rows that
+average another row's runs come last, once for all seeds. See `row_files` for the rows and
+`result_files` for what a run leaves behind.
 """
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from argparse import ArgumentDefaultsHelpFormatter, Namespace
@@ -22,9 +20,10 @@ from collections.abc import Sequence
 from itertools import product, takewhile
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets import default_data_dir
+from experiments.averages import average, plan_averages
 from experiments.result_files import (
     Settings,
     fingerprint,
@@ -33,12 +32,13 @@ from experiments.result_files import (
     write_result,
 )
 from experiments.row_files import Row, read_rows
+from experiments.runs import ForwardedStop, Run, failure, place_run, wait_for
 from options.parsing import ArgumentParser, parse_args
 from options.types import count
 from runtime.device import gpu_type, has_native_bfloat16
 from runtime.errors import InputError, exit_status
 from runtime.files import read_json, write_json
-from runtime.interrupts import StopSignal, caught_signals
+from runtime.interrupts import caught_signals
 from runtime.locks import locked
 from train_multitask import get_args_parser as get_entry_parser
 
@@ -52,53 +52,6 @@ RESERVED = (
 PRECISIONS = ("--use_amp", "--no_use_amp")
 
 
-class Run(NamedTuple):
-    """One row with one seed.
-
-    Attributes:
-        row: the row.
-        seed: the seed.
-        settings: what it shares with the other runs.
-        result: its result file, which is there once the run is finished.
-        directory: its run directory. Beside it, `<run>.json` holds the row's flags and the seconds
-            of the run's processes, `<run>.log` their output, and `<run>.lock` keeps others out.
-    """
-
-    row: Row
-    seed: int
-    settings: Settings
-    result: Path
-    directory: Path
-
-    def __str__(self) -> str:
-        return f"{self.row.name} seed {self.seed}"
-
-    def beside(self, ending: str) -> Path:
-        """Return the file beside the run directory."""
-        return self.directory.with_suffix(ending)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is a result of the row as its file is now."""
-        return self.result.is_file() and has_flags_of(read_json(self.result), self.row)
-
-
-class ForwardedStop(StopSignal):
-    """Passes a signal on to the running child, so that it saves.
-
-    Always as SIGTERM: a terminal's Ctrl-C reaches the child too, and a second SIGINT would cut its
-    saving short.
-    """
-
-    child: subprocess.Popen | None = None
-
-    def receive(self, signum: int, frame: object) -> None:
-        """Handle a signal."""
-        super().receive(signum, frame)
-        if self.child is not None:
-            self.child.terminate()
-
-
 def plan_runs(args: Namespace, shared: Namespace) -> list[Run]:
     """Return every row with every seed, by seed, so that an early stop leaves complete seeds.
 
@@ -110,13 +63,14 @@ def plan_runs(args: Namespace, shared: Namespace) -> list[Run]:
         InputError: a row is wrong or unknown.
         OSError: a data file cannot be read.
     """
-    rows = choose_rows(args.rows, read_rows(Path(args.rows_dir)))
+    rows = read_rows(Path(args.rows_dir))
+    chosen = choose_rows(args.rows, rows)
+    args.averaged = {row.average_of for row in rows.values()}
     settings = Settings(portable_options(shared), fingerprint(shared))
-    plan = []
-    for seed, row in product(dict.fromkeys(args.seeds), rows):
-        path = Path(args.work_dir) / f"{row.name}-seed{seed}-{settings.key}"
-        plan.append(Run(row, seed, settings, Path(args.results_dir) / f"{path.name}.json", path))
-    return plan
+    trained = [row for row in chosen if not row.average_of]
+    pairs = product(dict.fromkeys(args.seeds), trained)
+    plan = [place_run(args, settings, row, [seed]) for seed, row in pairs]
+    return plan + plan_averages(args, settings, rows, chosen)
 
 
 def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
@@ -145,8 +99,20 @@ def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
         if status != 0:
             raise InputError(failure(status, log_path))
         write_result(run.result, run.row, run.settings, run.directory, parts)
-        if not args.keep_checkpoints:
-            shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+        remove_checkpoints(args, run)
+
+
+def remove_checkpoints(args: Namespace, run: Run) -> None:
+    """Remove the checkpoints of a finished run, but the best one if a row averages its row."""
+    folder = run.directory / "checkpoints"
+    if args.keep_checkpoints:
+        return
+    if run.row.name not in args.averaged:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.glob("*"):
+        if path.name != "best.pt":
+            path.unlink()
 
 
 def shared_words(passed: list[str], row: Row) -> list[str]:
@@ -155,27 +121,6 @@ def shared_words(passed: list[str], row: Row) -> list[str]:
     The two flags exclude each other, so that the row's could not simply come later.
     """
     return [word for word in passed if not (word in PRECISIONS and {*PRECISIONS} & {*row.flags})]
-
-
-def wait_for(command: list[str], log_path: Path, lock: int, stop: ForwardedStop) -> int:
-    """Run a command whose output goes to the log, and return its exit status.
-
-    The child inherits the lock, so that it keeps others out even if it outlives this runner.
-    """
-    with open(log_path, "ab") as log:
-        stop.child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            pass_fds=[lock],
-        )
-    if stop.signum is not None:  # it came before there was a child to pass it on to
-        stop.child.terminate()
-    status = stop.child.wait()
-    stop.child = None
-    return status
 
 
 def earlier_parts(run: Run) -> list[float]:
@@ -199,14 +144,6 @@ def write_state(run: Run, parts: Sequence[float | None]) -> None:
     write_json(run.beside(".json"), state | {"parts": parts}, make_parents=True)
 
 
-def failure(status: int, log_path: Path) -> str:
-    """Return why a run ended: the signal that killed it, or the last line that it wrote."""
-    output = log_path.read_text(encoding="utf-8", errors="replace").rstrip() or "no output"
-    last_line = output.split("\n")[-1].strip()
-    reason = f"killed by {signal.Signals(-status).name}" if status < 0 else last_line
-    return f"{reason} (all of it: {log_path})"
-
-
 def run_all(args: Namespace, plan: list[Run], stop: ForwardedStop) -> list[str]:
     """Run what is missing of the plan, in its order; return one line per failure."""
     missing = [run for run in plan if not run.is_finished]
@@ -219,7 +156,7 @@ def run_all(args: Namespace, plan: list[Run], stop: ForwardedStop) -> list[str]:
         print(f"[{num_before + done}/{len(plan)}] {run} ... ", end="", flush=True)
         started, error = time.monotonic(), ""
         try:
-            execute(args, run, stop)
+            (average if run.members else execute)(args, run, stop)
         except InputError as reason:
             error = f": {reason}"
             failures.append(f"{run}{error}")
@@ -272,7 +209,8 @@ def get_args_parser() -> ArgumentParser:
     add(
         "--keep_checkpoints",
         action="store_true",
-        help="keep the checkpoints of finished runs; off: remove them, as no score needs them",
+        help="keep the checkpoints of finished runs; off: keep only the best one of each, and only "
+        "if a row averages them",
     )
     return parser
 
@@ -284,6 +222,9 @@ def parse(argv: list[str]) -> tuple[Namespace, Namespace]:
     entry_parser: Any = get_entry_parser()
     args, passed = parser.parse_known_args(argv[len(rows) :])
     args.rows, args.passed = rows, passed
+    places = ("work_dir", "results_dir", "rows_dir")
+    given = [name for name in places if getattr(args, name) != parser.get_default(name)]
+    args.places = [word for name in given for word in (f"--{name}", getattr(args, name))]
     entry_parser.usage = parser.usage
     shared = parse_args(entry_parser, args.passed)
     reserved = [name for name in RESERVED if name in shared.given]

@@ -80,10 +80,18 @@ def test_other_tasks_or_rows_are_refused_and_nothing_is_written(
         with pytest.raises(InputError, match="dev data differ: (19|20) rows of sts, not (20|19)"):
             command(*extra, runs["a"], other, "--to", "mean")
     shutil.copy(few_rows / path.name, path)
-    shutil.copy(data / "sst-sentiment-dev.csv", data / "sst-sentiment-test-student.csv")
     other = train(*flags, "--data_dir", data, "--run_name", "third")
-    with pytest.raises(InputError, match="third: cannot be .*its test rows of sst have other ids"):
-        command("--ensemble", runs["a"], other, "--to", "mean")
+    path = data / "sst-sentiment-test-student.csv"
+    *lines, last = path.read_bytes().splitlines(keepends=True)
+    for changed, reason in (
+        ([last.replace(b"\t", b"\tIndeed, ")], "row 20 of sst has another text"),
+        ([b"x" + last], "row 20 of sst has another id"),
+        ([], "19 rows of sst, not 20"),
+    ):
+        path.write_bytes(b"".join([*lines, *changed]))
+        message = f"third: cannot be averaged with .*a: its test data differ: {reason}"
+        with pytest.raises(InputError, match=message):
+            command("--ensemble", runs["a"], other, "--to", "mean")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "runs"]
 
 

@@ -13,13 +13,17 @@ from experiments.row_files import SCRIPTS, read_rows
 from runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-ROWS = read_rows(ROOT / "experiments" / "rows")
+EVERY_ROW = read_rows(ROOT / "experiments" / "rows")
+ROWS = {name: row for name, row in EVERY_ROW.items() if not row.average_of}
+AVERAGES = {name: row for name, row in EVERY_ROW.items() if row.average_of}
 SIZES = "--batch_size 2 --no_tensorboard --no_test_predictions"
 ROW_TEXTS = {
     "broken": "# Broken on purpose\n--pooling nothing\n",
     "joint": "# Joint sum\n",
     "turns": f"# Taking turns\n# script: {SCRIPTS[1]}\n--task_scheduler round_robin\n",
     "single_sts": "# Single task\n# part of: single_task\n--task sts\n",
+    "mean": "# Mean\n# average of: joint\n--ensemble\n",
+    "soup": "# Greedy soup\n# average of: joint\n--soup --greedy\n",
     "far": "# Far away\n# not run by default: needs a dream\n",
 }
 

@@ -42,10 +42,13 @@ def test_the_rows_name_their_controls():
         ("--pooling max\n", ":1: expected '# ' and the row's title"),
         ("# A\n# script: other.py\n", "script is 'other.py', expected one of train_multitask.py, "),
         ("# A\n# control: nobody\n", "control is 'nobody', expected one of "),
+        ("# A\n# average of: a\n", "average of is 'a', expected one of b$"),
+        ("# A\n# average of: b\n# script: train.py\n", "is 'train.py', expected one of compare.py"),
     ],
 )
 def test_a_bad_row_file_is_one_line(tmp_path, text, message):
     (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_text("# B\n")
     with pytest.raises(InputError, match=message):
         read_rows(tmp_path)
 
