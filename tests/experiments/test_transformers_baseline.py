@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,16 @@ import torch
 from small_rows import ROWS, read_result
 from transformers import BertModel, get_linear_schedule_with_warmup
 
-from benchmarks.setup import build_seeded_model, load_rows
+from benchmarks.setup import build_seeded_model, load_rows, open_arm
 from comparing.finished import read_run
 from experiments import result_files, run, transformers_baseline
 from experiments.row_files import TRANSFORMERS
-from options.parsing import parse_args
-from options.run_options import get_args_parser
 from options.task_table import built_in_tasks
 from reporting.run_directory import read_options
-from reporting.start import open_run
 from runtime.errors import InputError
 
 TASKS = built_in_tasks()
-LR, BATCH_SIZE, EPOCHS = 5e-3, 4, 3
+LR, BATCH_SIZE, EPOCHS = 1e-3, 4, 3
 PLAIN = f"--plain_lr {LR} --plain_batch_size {BATCH_SIZE} --plain_epochs {EPOCHS}"
 IGNORED = "--epochs 7 --batch_size 3 --lr 1 --use_amp --save_every 2 --no_tensorboard"
 
@@ -67,14 +65,14 @@ def predictions_of(run_dir: Path) -> dict[str, str]:
 
 def reference(model: Path, data: Path, name: str) -> tuple[int, float, np.ndarray]:
     """The best epoch, score and dev predictions of one model, by a loop of this test's own."""
-    words = ["--data_dir", data, "--model_name", model, "--seed", 3, "--hidden_dropout_prob", 0]
-    with open_run(parse_args(get_args_parser(), [str(word) for word in words])) as start:
-        train, dev = load_rows(start)[name], load_rows(start, split="dev")[name]
-        head = build_seeded_model(start).heads[name].output
-    encoder = BertModel.from_pretrained(model, hidden_dropout_prob=0.0)
-    encoder.config.attention_probs_dropout_prob = 0.0
-    for layer in encoder.encoder.layer:
-        layer.attention.self.dropout.p = 0.0
+    start = open_arm(
+        Namespace(data_dir=str(data), model_name=str(model)), "--seed 3 --hidden_dropout_prob 0"
+    )
+    train, dev = load_rows(start)[name], load_rows(start, split="dev")[name]
+    head = build_seeded_model(start).heads[name].output
+    encoder = BertModel.from_pretrained(
+        model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
 
     def logits(batch: dict) -> torch.Tensor:
         mask = batch["attention_mask"]
@@ -82,7 +80,7 @@ def reference(model: Path, data: Path, name: str) -> tuple[int, float, np.ndarra
         return head((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
     parameters = [*encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, LR, weight_decay=0)
+    optimizer = torch.optim.AdamW(parameters, LR, weight_decay=0, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, 3 * EPOCHS)  # a tenth of 9 is 0
     generator = np.random.default_rng(3)
     order = np.concatenate([generator.permutation(20) for _ in range(2)]).reshape(-1, BATCH_SIZE)
@@ -210,7 +208,9 @@ def test_another_kind_of_encoder_is_one_line(plain, tiny_checkpoint):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_nothing(plain, separate):
     before = {*separate.parent.iterdir()}
-    with pytest.raises(FloatingPointError, match="of task sst is nan in epoch 1; .*--plain_lr"):
+    with pytest.raises(
+        FloatingPointError, match="of task sst is (nan|inf) in epoch 1; .*--plain_lr"
+    ):
         plain("--plain_lr 1e30 --plain_batch_size 4")
     assert {*separate.parent.iterdir()} == before
 
