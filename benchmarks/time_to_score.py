@@ -6,12 +6,10 @@ Arms, all with the same encoder weights, features, heads, losses, rows and token
   ours      train_multitask.py without flags
   joint     a plain loop around transformers' BertModel: one encoder for all tasks
   separate  the same loop with an encoder for each task
-The plain loops are what a user of transformers writes: batches of 16 random rows of one task,
-padded to their longest, the tasks in turns; fused AdamW at 5e-5 without weight decay; linear
-warm-up over a tenth of the updates and then linear decay to 0 after three epochs of all rows;
-clipping at 1; float32 as torch has it. The separate models take turns too, a batch each: one after
-the other, the models whose turn has not come would hold the mean score down. The table says the
-settings, and flags change them.
+The plain loops are those of `benchmarks.plain_loop`: batches of 16 random rows, AdamW at 5e-5,
+three epochs of all rows, float32 as torch has it. The separate models take turns too, a batch each:
+one after the other, the models whose turn has not come would hold the mean score down. The table
+says the settings, and flags change them.
 
 Everything runs in one process. The arms of a seed take turns, one interval of examples each, so
 that a busy machine slows all of them. An arm is looked at after every interval, so its seconds are
@@ -22,17 +20,14 @@ are outside the clock, collating inside.
 import math
 import statistics
 from argparse import Namespace
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Protocol, cast
 
-import numpy as np
 import torch
-from torch import nn
 
-from benchmarks.arms import OurArm, build_reference
+from benchmarks.arms import OurArm
+from benchmarks.plain_loop import MAX_NORM, PlainLoop, PlainSettings, add_plain_options
 from benchmarks.precision import Precision, device_precisions, machine
 from benchmarks.setup import (
     event_log,
@@ -53,7 +48,6 @@ from reporting.run_log import RunLog
 from reporting.start import Start
 from tasks import Metrics, mean_score, scores
 
-WARMUP_FRACTION, MAX_NORM = 0.1, 1.0  # of the plain loops
 Data = dict[str, TokenizedTask]
 
 
@@ -95,50 +89,6 @@ class Ours:
         return evaluate(training.model, {**dev}, use_amp=training.use_amp)[0]
 
 
-class PlainLoop:
-    """One model of transformers in training, on one or several tasks in turns.
-
-    Args:
-        options: the benchmark's options.
-        start: names the encoder.
-        data: the training rows by task.
-        seed: of the order of the rows.
-    """
-
-    def __init__(self, options: Namespace, start: Start, data: Data, seed: int) -> None:
-        from transformers import get_linear_schedule_with_warmup
-
-        size = options.plain_batch_size
-        self.data = data
-        self.model = build_reference(start)
-        self.names = cycle(data)
-        generator = np.random.default_rng(seed)
-        self.batches = {
-            name: random_batches(len(rows), size, generator) for name, rows in data.items()
-        }
-        num_updates = options.plain_epochs * sum(-(-len(rows) // size) for rows in data.values())
-        self.num_left = num_updates
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), options.plain_lr, weight_decay=0.0, fused=True
-        )
-        self.schedule = get_linear_schedule_with_warmup(
-            self.optimizer, int(WARMUP_FRACTION * num_updates), num_updates
-        )
-
-    def step(self) -> int:
-        """Train on the next batch; return its number of examples."""
-        name = next(self.names)
-        rows = next(self.batches[name])
-        task, batch = self.data[name].task, self.data[name].batch(rows)
-        self.optimizer.zero_grad()
-        task.loss(self.model(task, batch), batch["labels"]).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
-        self.optimizer.step()
-        self.schedule.step()
-        self.num_left -= 1
-        return len(rows)
-
-
 class Plain:
     """One plain loop, or several in turns, a batch each."""
 
@@ -152,7 +102,7 @@ class Plain:
         for loop in self.loops:
             loop.model.train()
         while seen < num_examples and any(loop.num_left for loop in self.loops):
-            seen += sum(loop.step() for loop in self.loops if loop.num_left)
+            seen += sum(loop.step().num_examples for loop in self.loops if loop.num_left)
         return seen
 
     def evaluate(self, dev: Data) -> Metrics:
@@ -202,6 +152,11 @@ def main(options: Namespace) -> None:
     print_medians(results)
 
 
+def plain_settings(options: Namespace) -> PlainSettings:
+    """Return the settings of the plain loops."""
+    return PlainSettings(options.plain_lr, options.plain_batch_size, options.plain_epochs)
+
+
 def open_ours(options: Namespace, seed: int) -> Start:
     """Return the defaults of train_multitask.py, with a seed."""
     return open_arm(options, f"--task_scheduler joint --seed {seed}")
@@ -210,12 +165,13 @@ def open_ours(options: Namespace, seed: int) -> Start:
 def train_arms(options: Namespace, seed: int, data: Data, dev: Data) -> dict[str, Result]:
     """Train all arms in turns until each is over; return their results by name."""
     start = open_ours(options, seed)
+    settings = plain_settings(options)
     with event_log() as log:
         arms: dict[str, Arm] = {
             "ours": Ours(start, data, log),
-            "joint": Plain([PlainLoop(options, start, data, seed)]),
+            "joint": Plain([PlainLoop(settings, start, data, seed)]),
             "separate": Plain(
-                [PlainLoop(options, start, {name: rows}, seed) for name, rows in data.items()]
+                [PlainLoop(settings, start, {name: rows}, seed) for name, rows in data.items()]
             ),
         }
         results = {name: Result() for name in arms}
@@ -242,15 +198,6 @@ def train_interval(arm: Arm, result: Result, options: Namespace, dev: Data) -> N
     result.is_reached = result.best >= options.target
     is_late = result.seconds >= 60 * options.minutes
     result.is_over = result.is_reached or is_late or not seen
-
-
-def random_batches(
-    num_rows: int, size: int, generator: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Yield endless batches [B] of row numbers: all rows in random order, again and again."""
-    while True:
-        rows = generator.permutation(num_rows)
-        yield from (rows[first : first + size] for first in range(0, num_rows, size))
 
 
 def default_precision(use_amp: bool) -> Precision:
@@ -310,9 +257,7 @@ def get_args_parser() -> ArgumentParser:
     add("--seeds", type=any_seed, nargs="+", default=[1, 2, 3], help="one training each per arm")
     add("--every", type=positive_int, default=2400, help="examples between evaluations")
     add("--minutes", type=positive_float, default=30.0, help="most minutes of training of an arm")
-    add("--plain_lr", type=positive_float, default=5e-5, help="learning rate of the plain loops")
-    add("--plain_batch_size", type=positive_int, default=16, help="their examples per batch")
-    add("--plain_epochs", type=positive_int, default=3, help="their epochs of all rows")
+    add_plain_options(parser)
     return parser
 
 

@@ -19,7 +19,8 @@ from runtime.errors import InputError
 from runtime.files import read_text
 
 BASELINE = "joint"
-SCRIPTS = ("train_multitask.py", "train_multitask_pal.py")
+TRANSFORMERS = "experiments/transformers_baseline.py"
+SCRIPTS = ("train_multitask.py", "train_multitask_pal.py", TRANSFORMERS)
 AVERAGING = "compare.py"  # the script of a row that averages another one's runs
 
 

@@ -82,7 +82,7 @@ def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
     log_path = run.beside(".log")
     with locked(run.beside(".lock")) as lock:
         parts = earlier_parts(run)
-        command = [sys.executable, str(ROOT / run.row.script)]
+        command = [sys.executable, *script_words(run.row.script)]
         if parts:
             command += ["--resume", str(run.directory), *args.passed_on_resume]
         else:
@@ -113,6 +113,12 @@ def remove_checkpoints(args: Namespace, run: Run) -> None:
     for path in folder.glob("*"):
         if path.name != "best.pt":
             path.unlink()
+
+
+def script_words(script: str) -> list[str]:
+    """Return the words for Python that start a script; one in a package starts as a module."""
+    *package, name = Path(script).with_suffix("").parts
+    return ["-m", ".".join([*package, name])] if package else [str(ROOT / script)]
 
 
 def shared_words(passed: list[str], row: Row) -> list[str]:

@@ -22,6 +22,7 @@ import export
 import train_multitask
 from experiments import report
 from experiments import run as experiments_run
+from experiments import transformers_baseline
 from options.parsing import parse_args
 from options.task_table import read_table
 from runtime.files import read_json
@@ -67,7 +68,7 @@ def test_every_page_is_linked_from_the_readme():
 @pytest.mark.parametrize("page", docs.PAGES, ids=page_ids)
 def test_every_flag_exists(page):
     parsers = [get() for get in (*docs.TRAINING.values(), *docs.PLAIN_PARSERS.values())]
-    parsers.append(experiments_run.get_args_parser())
+    parsers += [experiments_run.get_args_parser(), transformers_baseline.get_args_parser()]
     known = {flag for parser in parsers for flag in parser._option_string_actions}
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", docs.prose(page)))
     assert named - known - FOREIGN_FLAGS == set()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from benchmarks import time_to_score
+from benchmarks import plain_loop, time_to_score
 from benchmarks.precision import device_precisions
 from benchmarks.setup import load_rows, silent_log
 from engine import evaluate
@@ -16,11 +16,11 @@ TASKS = built_in_tasks()
 
 @pytest.fixture
 def parts(tiny_model, few_rows):
-    """The options, the start and 8 training rows of each task, in batches of 4."""
+    """The plain settings, the start and 8 training rows of each task, in batches of 4."""
     words = ["--data_dir", str(few_rows), "--model_name", str(tiny_model), "--plain_batch_size"]
     options = time_to_score.get_args_parser().parse_args([*words, "4", "--plain_epochs", "2"])
     start = time_to_score.open_ours(options, 1)
-    return options, start, load_rows(start, 8)
+    return time_to_score.plain_settings(options), start, load_rows(start, 8)
 
 
 def test_ours_has_the_options_of_a_run_without_flags(parts, parse):
@@ -33,15 +33,15 @@ def test_ours_has_the_options_of_a_run_without_flags(parts, parse):
 
 
 def test_a_plain_loop_warms_up_and_decays_over_its_own_updates(parts):
-    options, start, data = parts
-    loop = time_to_score.PlainLoop(options, start, data, seed=1)
+    settings, start, data = parts
+    loop = plain_loop.PlainLoop(settings, start, data, seed=1)
     assert loop.num_left == 2 * 3 * 2  # epochs, tasks, batches
-    other = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], options.plain_lr)
+    other = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], settings.lr)
     expected = get_linear_schedule_with_warmup(other, 1, 12)
     before = [p.clone() for p in loop.model.encoder.parameters()]
     for number in range(12):
         assert loop.optimizer.param_groups[0]["lr"] == pytest.approx(expected.get_last_lr()[0])
-        assert loop.step() == 4
+        assert loop.step().num_examples == 4
         other.step()
         expected.step()
     assert loop.num_left == 0 and loop.optimizer.param_groups[0]["lr"] == 0
@@ -50,14 +50,14 @@ def test_a_plain_loop_warms_up_and_decays_over_its_own_updates(parts):
 
 
 def test_one_loop_takes_its_tasks_in_turns_and_several_take_turns_themselves(parts, monkeypatch):
-    options, start, data = parts
+    settings, start, data = parts
     seen = []
     for name, rows in data.items():
         plain = rows.batch
         monkeypatch.setattr(rows, "batch", lambda r, n=name, b=plain: seen.append(n) or b(r))
-    joint = time_to_score.Plain([time_to_score.PlainLoop(options, start, data, 1)])
+    joint = time_to_score.Plain([plain_loop.PlainLoop(settings, start, data, 1)])
     assert joint.train(24) == 24 and seen == [*TASKS] * 2
-    loops = [time_to_score.PlainLoop(options, start, {n: r}, 1) for n, r in data.items()]
+    loops = [plain_loop.PlainLoop(settings, start, {n: r}, 1) for n, r in data.items()]
     separate = time_to_score.Plain(loops)
     seen.clear()
     assert separate.train(24) == 24 and seen == [*TASKS] * 2
@@ -65,8 +65,8 @@ def test_one_loop_takes_its_tasks_in_turns_and_several_take_turns_themselves(par
 
 
 def test_separate_models_are_evaluated_each_on_its_own_task(parts):
-    options, start, data = parts
-    loops = [time_to_score.PlainLoop(options, start, {n: r}, 1) for n, r in data.items()]
+    settings, start, data = parts
+    loops = [plain_loop.PlainLoop(settings, start, {n: r}, 1) for n, r in data.items()]
     separate = time_to_score.Plain(loops)
     separate.train(24)
     found = separate.evaluate(data)
@@ -79,7 +79,7 @@ def test_separate_models_are_evaluated_each_on_its_own_task(parts):
 
 
 def test_an_epoch_of_random_batches_has_every_row_once():
-    batches = time_to_score.random_batches(10, 4, np.random.default_rng(0))
+    batches = plain_loop.random_batches(10, 4, np.random.default_rng(0))
     epochs = [[next(batches) for _ in range(3)] for _ in range(2)]
     assert [len(rows) for rows in epochs[0]] == [4, 4, 2]
     first, second = (np.concatenate(epoch).tolist() for epoch in epochs)
@@ -97,12 +97,12 @@ def test_ours_ends_with_its_epochs_and_keeps_its_schedule(parts, tmp_path):
 
 
 def test_each_side_computes_in_what_a_user_of_it_gets(parts, tmp_path):
-    options, start, data = parts
+    settings, start, data = parts
     known = device_precisions()
     float32 = known.get("fast_float32", known["float32"])
     assert time_to_score.default_precision(False) == float32
     ours = time_to_score.Ours(start, data, silent_log(tmp_path))
-    plain = time_to_score.Plain([time_to_score.PlainLoop(options, start, data, 1)])
+    plain = time_to_score.Plain([plain_loop.PlainLoop(settings, start, data, 1)])
     with ours.precision():
         assert torch.get_float32_matmul_precision() == float32.matmul
     with plain.precision():

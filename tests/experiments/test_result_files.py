@@ -8,7 +8,7 @@ from small_rows import ROOT, ROWS, read_result
 
 import train_multitask
 import train_multitask_pal
-from experiments import result_files
+from experiments import result_files, transformers_baseline
 from experiments.row_files import SCRIPTS, read_row, read_rows
 from options.parsing import parse_args
 from options.task_table import built_in_tasks
@@ -20,7 +20,8 @@ TASKS = built_in_tasks()
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_accepted_by_its_script(name):
     row = ROWS[name]
-    parsers = dict(zip(SCRIPTS, [train_multitask, train_multitask_pal]))
+    modules = (train_multitask, train_multitask_pal, transformers_baseline)
+    parsers = dict(zip(SCRIPTS, modules, strict=True))
     args = parse_args(parsers[row.script].get_args_parser(), [f"@{row.path}"])
     assert args.script == row.script
     assert bool(args.given) == (name != "joint")

@@ -14,14 +14,15 @@ from small_rows import ROOT, ROW_TEXTS, ROWS, read_result, words, write_rows
 
 import train_multitask
 import train_multitask_pal
-from experiments import result_files, run
+from experiments import result_files, run, transformers_baseline
 from experiments.row_files import SCRIPTS, read_row, read_rows
 from options.parsing import parse_args
 from runtime.device import has_native_bfloat16
 from runtime.errors import InputError
 
 SAMPLE = ROOT / "data" / "sample"
-PARSERS = dict(zip(SCRIPTS, (train_multitask.get_args_parser, train_multitask_pal.get_args_parser)))
+MODULES = (train_multitask, train_multitask_pal, transformers_baseline)
+PARSERS = {script: module.get_args_parser for script, module in zip(SCRIPTS, MODULES, strict=True)}
 
 
 def test_a_failing_row_is_reported_and_the_rest_finishes(place):
