@@ -29,9 +29,10 @@ def test_every_row_is_accepted_by_its_script(name):
 
 def test_the_rows_name_their_controls():
     assert [name for name, row in ROWS.items() if row.obstacle] == ["bert_large"]
-    assert list(ROWS)[:4] == ["joint", "joint_small", "lora", "round_robin"]
+    assert list(ROWS)[:6] == ["joint", "joint_small", "lora", "pcgrad", "round_robin", "vaccine"]
     in_turns = {name for name, row in ROWS.items() if row.control == "round_robin"}
-    assert in_turns == {"joint_small", "pal_scheduler", "pals", "rdrop", "smart", "temperature"}
+    schedulers = {"joint_small", "pal_scheduler", "temperature"}
+    assert in_turns == schedulers | {"original", "pals", "rdrop", "smart"}
     parts = [row for row in ROWS.values() if row.method == "single_task"]
     assert {row.flags for row in parts} == {("--task", name) for name in TASKS}
     assert len({row.title for row in parts}) == 1
