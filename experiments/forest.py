@@ -2,6 +2,7 @@
 
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -80,11 +81,9 @@ def draw_line(axes: Axes, y: float, found: Difference, reach: float) -> None:
     if abs(found.mean) > reach:
         side = np.sign(found.mean)
         axes.plot(side * 1.07 * reach, y, marker=">" if side > 0 else "<", color=color, mfc=filled)
-        axes.text(
-            *(side * 0.98 * reach, y, number(found.mean, "+")),
-            **{"ha": "right" if side > 0 else "left", "va": "center"},
-            **{"color": color if found.is_finding else "0.35", "fontsize": 9.5},
-        )
+        label = axes.text(0.98 * side * reach, y, number(found.mean, "+"), va="center")
+        label.set(ha="right" if side > 0 else "left", fontsize=9.5)
+        label.set_color(color if found.is_finding else "0.35")
         return
     axes.plot(found.interval, (y, y), color=color, linewidth=2.2, solid_capstyle="butt")
     axes.scatter(found.by_seed, [y + 0.27] * len(found.by_seed), s=5, color=color, linewidths=0)
@@ -111,7 +110,7 @@ def label_lines(axes: Axes, lines: list[Line], methods: dict[str, Method]) -> No
 
 def legend_handles() -> list[Line2D]:
     """Return what the marks mean."""
-    marks = {
+    marks: dict[str, dict[str, Any]] = {
         "finding: better": {"color": BETTER_COLOR, "marker": "o", "linewidth": 2.2},
         "finding: worse": {"color": WORSE_COLOR, "marker": "o", "linewidth": 2.2},
         "no finding": {"color": PLAIN_COLOR, "marker": "o", "linewidth": 2.2},

@@ -36,10 +36,10 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     Returns:
         Whether there was a point to draw.
     """
-    times = {name: costs.find(method.row.cost) for name, method in methods.items()}
+    found_costs = {name: costs.find(method.row.cost) for name, method in methods.items()}
     points = {
         name: (cost.time, methods[name].mean(MEAN))
-        for name, cost in times.items()
+        for name, cost in found_costs.items()
         if cost is not None and methods[name].seeds(MEAN)
     }
     if not points:
@@ -53,7 +53,8 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.scatter(*np.array([*points.values()]).T, color=colors(methods, points), s=42, zorder=2)
+    times, scores = np.array([*points.values()]).T
+    axes.scatter(times, scores, color=colors(methods, points), s=42, zorder=2)
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # the layout has to stand before labels are measured
@@ -136,9 +137,10 @@ def draw_conflicts(methods: dict[str, Method], path: Path) -> bool:
     panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for axes, pair in zip(panels, pairs):
         for index, name in enumerate(names):
-            points = [(share[pair], value) for row, share, value in runs if row == name]
-            marker = MARKERS[index % len(MARKERS)]
-            axes.scatter(*zip(*points), s=60, marker=marker, color=f"C{index % 10}", label=name)
+            shares = [share[pair] for row, share, _ in runs if row == name]
+            changes = [value for row, _, value in runs if row == name]
+            style = {"marker": MARKERS[index % len(MARKERS)], "color": f"C{index % 10}"}
+            axes.plot(shares, changes, **style, linestyle="", markersize=8, label=name)
         axes.axhline(0, color="black", linewidth=1)
         axes.set_title(pair.replace("-", " against "), fontsize=13)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -147,10 +149,9 @@ def draw_conflicts(methods: dict[str, Method], path: Path) -> bool:
     panels[0].set_ylabel("mean score − that of the control", fontsize=12)
     panels[0].yaxis.set_major_formatter(lambda value, _: number(value, "+") if value else "0")
     figure.supxlabel("updates in which the two tasks conflict", fontsize=12)
-    figure.suptitle(
-        "Does surgery help where tasks conflict more often? Above zero = it helps",
-        **{"fontsize": 15, "weight": "bold"},
-    )
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=11)
+    title = "Does surgery help where tasks conflict more often? Above zero = it helps"
+    figure.suptitle(title, fontsize=15, weight="bold")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=11)
     save_png(figure, path)
     return True
