@@ -159,7 +159,9 @@ def difference(method: Method, control: Method | None, name: str) -> Difference 
 
     None without such a seed, without a control, and of a method with itself.
     """
-    pairs = method.pairs(control, name) if control not in (None, method) else []
+    if control is None or control is method:
+        return None
+    pairs = method.pairs(control, name)
     if not pairs:
         return None
     scores = np.nan_to_num([(one.scores[name], two.scores[name]) for one, two in pairs])

@@ -53,7 +53,7 @@ class Folder:
             (self.rows / f"{name}.txt").write_text(text)
         for data in ("d1", "d2"):
             labels = {"num_dev": NUM_DEV, "labels": {"sts": encode_scores(LABELS)}}
-            labels["majority"] = {"sst": 0.3, "para": 0.6}
+            labels["majority"] = {"sst": 0.2, "para": 0.4}
             write_json(self.results / f"dev_labels-{data}.json", labels, make_parents=True)
 
     def add(
