@@ -62,12 +62,15 @@ def draw_panel(
         elif label in of_task:
             draw_line(axes, y, of_task[label], reach)
     axes.axvline(0, color="black", linewidth=1)
-    metric = "mean of the tasks" if name == MEAN else built_in_tasks()[name].metric_name
-    axes.set_title(f"{name}\n{metric}", fontsize=12)
+    title = (
+        f"{name}\n{built_in_tasks()[name].metric_name}" if name != MEAN else "mean\nof all tasks"
+    )
+    axes.set_title(title, fontsize=12)
     axes.set(xlim=(-1.12 * reach, 1.12 * reach), ylim=(len(lines) - 0.4, -0.6))
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: number(value, "+") if value else "0")
     axes.tick_params(axis="x", labelsize=9.5, top=True, labeltop=True)
+    axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
 
@@ -86,7 +89,7 @@ def draw_line(axes: Axes, y: float, found: Difference, reach: float) -> None:
         label.set_color(color if found.is_finding else "0.35")
         return
     axes.plot(found.interval, (y, y), color=color, linewidth=2.2, solid_capstyle="butt")
-    axes.scatter(found.by_seed, [y + 0.27] * len(found.by_seed), s=5, color=color, linewidths=0)
+    axes.scatter(found.by_seed, [y + 0.27] * len(found.by_seed), s=9, color=color, linewidths=0)
     axes.plot(found.mean, y, marker="o", markersize=6.5, color=color, mfc=filled)
 
 
@@ -103,7 +106,6 @@ def label_lines(axes: Axes, lines: list[Line], methods: dict[str, Method]) -> No
         label if is_family else f"{label} − {methods[label].control}" for label, is_family in lines
     ]
     axes.set_yticks(range(len(lines)), texts, fontsize=10.5)
-    axes.tick_params(axis="y", length=0)
     for text, (_, is_family) in zip(axes.get_yticklabels(), lines):
         text.set_fontweight("bold" if is_family else "normal")
 
