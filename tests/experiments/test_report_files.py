@@ -191,8 +191,8 @@ def test_a_wrong_file_of_costs_is_one_line(folder, text, message):
 
 def test_an_axis_ends_before_what_is_far_off():
     def reach(*ends: float) -> float:
-        found = {str(end): comparison.Difference(end, (-end, end), [end]) for end in ends}
-        return forest.axis_reach(found)
+        found = [comparison.Difference(end, (-end, end), [end]) for end in ends]
+        return forest.axis_reach({str(number): one for number, one in enumerate(found)})
 
     assert reach(0.02, 0.05, 0.06) == 0.06
     assert reach(*[0.02] * 9, 0.5) == pytest.approx(0.026)
