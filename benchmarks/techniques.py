@@ -150,10 +150,10 @@ def main(options: Namespace) -> None:
     Raises:
         InputError: --to with several precisions.
     """
+    if options.to is not None and len({*(options.precisions or [])}) > 1:
+        raise InputError("--to holds the costs of one precision; name only one with --precisions")
     torch.set_num_threads(options.threads)
     precisions = chosen_precisions(options.precisions, [*device_precisions().values()][-1:])
-    if options.to is not None and len(precisions) > 1:
-        raise InputError("--to holds the costs of one precision; name only one with --precisions")
     data = load_rows(open_arm(options), options.rows)
     print(machine(options.threads))
     for precision in precisions:
