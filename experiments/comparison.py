@@ -13,7 +13,7 @@ import numpy as np
 
 from comparing.bootstrap import interval, resampled_scores
 from experiments.result_files import is_score
-from experiments.row_files import Row
+from experiments.row_files import FAMILIES, MIN_SEEDS, Row
 from options.task_table import built_in_tasks
 from tasks import Metrics, mean_score
 from tasks.metrics import accuracy
@@ -33,9 +33,8 @@ class SeedRun:
             counts as 0.
         predictions: [N] by task: 1 for right and 0 for wrong, or predicted scores.
         resampled: the scores in each resample, [R]; `resample` fills it.
-        training_seconds: of all rows together.
-        peak_memory_mib: the largest of the rows.
-        hardware: what the rows ran on.
+        conflicts: by pair of tasks, the share of updates in which they conflict; empty where no
+            cosines were logged.
     """
 
     def __init__(self, results: list[dict]) -> None:
@@ -43,9 +42,7 @@ class SeedRun:
         self.predictions: dict[str, np.ndarray] = dict(
             item for result in results for item in result["predictions"].items()
         )
-        self.training_seconds = sum(result["training_seconds"] for result in results)
-        self.peak_memory_mib = max(result["peak_memory_mib"] for result in results)
-        self.hardware = {result["hardware"] for result in results}
+        self.conflicts: dict[str, float] = results[0].get("conflicts") or {}
         self.resampled: dict[str, np.ndarray] = {}
         tasks = built_in_tasks()
         self.scores = {name: m[tasks[name].metric_name] for name, m in self.metrics.items()}
@@ -59,15 +56,18 @@ class Method:
 
     Attributes:
         name: the row, or what several rows are part of.
-        title: what the tables call it.
-        control: the method that it is compared with.
+        row: the row, or one of them; it has the title, the family, the control.
         runs: what it has, by seed.
     """
 
     name: str
-    title: str
-    control: str
+    row: Row
     runs: dict[int, SeedRun] = field(default_factory=dict)
+
+    @property
+    def control(self) -> str:
+        """The method that it is compared with."""
+        return self.row.control
 
     def seeds(self, name: str) -> list[int]:
         """Return the seeds that have a score of the task, or of every task for `MEAN`."""
@@ -88,40 +88,28 @@ class Method:
         seeds = sorted({*self.seeds(name)} & {*other.seeds(name)})
         return [(self.runs[seed], other.runs[seed]) for seed in seeds]
 
-    def relative(self, baseline: "Method", cost: str) -> float:
-        """Return a cost over the baseline's, as the mean over seeds.
+    def mean(self, name: str) -> float:
+        """Return a task's score as the mean over seeds; nan without one."""
+        values = self.values(name)
+        return float(values.mean()) if len(values) else math.nan
 
-        Only runs of the same seed on the same hardware are compared, as a machine is busier on some
-        days.
-
-        Args:
-            baseline: the method to compare with.
-            cost: training_seconds or peak_memory_mib.
-
-        Returns:
-            The mean ratio; nan without a pair of runs that have every task.
-        """
-        ratios = [
-            getattr(one, cost) / getattr(two, cost)
-            for one, two in self.pairs(baseline, MEAN)
-            if one.hardware == two.hardware
-        ]
-        return float(np.mean(ratios)) if ratios else math.nan
-
-
-NO_METHOD = Method("", "", "")  # what a row is compared with whose control is not there
+    @property
+    def place(self) -> tuple[int, float, str]:
+        """Where it stands in every table and figure: by family, then the best mean first."""
+        mean = np.nan_to_num(self.mean(MEAN), nan=-1.0)
+        return FAMILIES.index(self.row.family), -float(mean), self.name
 
 
 def gather(rows: dict[str, Row], results: list[dict]) -> dict[str, Method]:
-    """Return every method of the rows by name, also those without a run."""
-    methods = {row.method: Method(row.method, row.title, row.control) for row in rows.values()}
+    """Return every method of the rows by name, also those without a run, in their `place`."""
+    methods = {row.method: Method(row.method, row) for row in rows.values()}
     parts = defaultdict(list)
     for result in results:
         seeds = tuple(result.get("seeds", [result["seed"]]))  # several of an average
         parts[rows[result["row"]].method, seeds].append(result)
     for (name, seeds), of_one_run in parts.items():
         methods[name].runs |= dict.fromkeys(seeds, SeedRun(of_one_run))
-    return methods
+    return dict(sorted(methods.items(), key=lambda item: item[1].place))
 
 
 def resample(methods: dict[str, Method], labels: dict[str, np.ndarray]) -> None:
@@ -165,14 +153,22 @@ class Difference(NamedTuple):
     interval: tuple[float, float]
     by_seed: list[float]
 
+    @property
+    def is_finding(self) -> bool:
+        """Whether the interval excludes 0 and at least `MIN_SEEDS` seeds all have its sign."""
+        values = np.array([*self.interval, *self.by_seed])
+        return len(self.by_seed) >= MIN_SEEDS and bool((values > 0).all() or (values < 0).all())
 
-def difference(method: Method, control: Method, name: str) -> Difference | None:
+
+def difference(method: Method, control: Method | None, name: str) -> Difference | None:
     """Return the difference of a task's score, or of `MEAN`, over the seeds that both have.
 
-    None without such a seed, and of a method with itself.
+    None without such a seed, without a control, and of a method with itself.
     """
+    if control is None or control is method:
+        return None
     pairs = method.pairs(control, name)
-    if control is method or not pairs:
+    if not pairs:
         return None
     scores = np.nan_to_num([(one.scores[name], two.scores[name]) for one, two in pairs])
     resampled = [one.resampled[name] - two.resampled[name] for one, two in pairs]
@@ -181,7 +177,10 @@ def difference(method: Method, control: Method, name: str) -> Difference | None:
     return Difference(mean, interval(np.mean(resampled, axis=0)), by_seed.tolist())
 
 
-def own_interval(method: Method, name: str) -> tuple[float, float]:
-    """Return the 95 % interval of a method's own score over dev examples, its seeds averaged."""
-    runs = [method.runs[seed] for seed in method.seeds(name)]
-    return interval(np.mean([run.resampled[name] for run in runs], axis=0))
+def differences(methods: dict[str, Method], name: str) -> dict[str, Difference]:
+    """Return the difference of every method that has one to its control, in the methods' order."""
+    found = {
+        method.name: difference(method, methods.get(method.control), name)
+        for method in methods.values()
+    }
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,98 +1,158 @@
-"""The two figures beside the tables: scores with intervals, and score against relative time."""
+"""Two figures beside the tables: score against time, and surgery against conflicts."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from experiments.comparison import MEAN, Method, own_interval
+from benchmarks.cost_file import Costs
+from experiments.comparison import MEAN, Method, differences
+from experiments.forest import BETTER_COLOR, PLAIN_COLOR, WORSE_COLOR
 from experiments.row_files import BASELINE
-from options.task_table import built_in_tasks
+from experiments.tables import number
 from reporting.figures import save_png
 
+SURGERY = "gradient surgery"  # the family whose conflicts are drawn
 # Where a label may stand around its point, in typographic points; the first free place is taken.
 LABEL_PLACES = [
     (dx * step, dy * step)
-    for step in (7, 14, 22, 32, 44, 58)
+    for step in (7, 14, 22, 32)  # a label farther off is not read with its point
     for dx, dy in ((1, 0), (-1, 0), (0.7, 0.8), (0.7, -0.8), (-0.7, 0.8), (-0.7, -0.8))
 ]
+MARKERS = "os^vDPX*<>phd"
 
 
-def draw_scores(methods: list[Method], path: Path) -> None:
-    """Draw every method's score as a bar with its interval: one panel per task, the best on top."""
-    tasks = [name for name in built_in_tasks() if any(method.seeds(name) for method in methods)]
-    height = 1.2 + 0.27 * len(methods)
-    figure = Figure(figsize=(4.6 * len(tasks), height), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
-        shown = [method for method in methods if method.seeds(name)]
-        shown.sort(key=lambda method: method.values(name).mean())
-        scores = np.array([method.values(name).mean() for method in shown])
-        low, high = np.array([own_interval(method, name) for method in shown]).T
-        errors = np.maximum(0, [scores - low, high - scores])
-        names = [method.name for method in shown]
-        axes.barh(names, scores, xerr=errors, color=colors(shown))
-        margin = 0.1 * (high.max() - low.min()) or 0.05
-        axes.grid(axis="x", alpha=0.3)
-        axes.set(
-            title=f"{name}: {built_in_tasks()[name].metric_name} on dev (axis cut)",
-            xlim=(low.min() - margin, high.max() + margin),  # bars do not start at zero
-            axisbelow=True,
-        )
-    save_png(figure, path)
-
-
-def draw_costs(methods: list[Method], times: dict[str, float], path: Path) -> None:
-    """Draw mean score over training time relative to the baseline: one point per method.
+def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
+    """Draw mean score over the time of an update: one point per method that has both.
 
     Args:
-        methods: the methods.
-        times: relative time by method; nan for one that is not drawn.
+        methods: the methods by name.
+        costs: what techniques cost.
         path: the file to write.
+
+    Returns:
+        Whether there was a point to draw.
     """
+    found_costs = {name: costs.find(method.row.cost) for name, method in methods.items()}
+    points = {
+        name: (cost.time, methods[name].mean(MEAN))
+        for name, cost in found_costs.items()
+        if cost is not None and methods[name].seeds(MEAN)
+    }
+    if not points:
+        return False
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
-    axes.set(
-        xscale="log",  # most methods cost about as much as the baseline
-        xlabel="training time, relative to the baseline (logarithmic)",
-        ylabel="mean of the tasks' metrics on dev",
-    )
+    axes.set_title("Up = better, left = faster", fontsize=14, weight="bold")
+    axes.set_xscale("log")  # most methods cost about as much as the baseline
+    axes.set_xlabel("time for as many examples, relative to the plain sum (logarithmic)")
+    axes.set_ylabel("mean of the tasks' metrics on dev")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    shown = [method for method in methods if not math.isnan(times[method.name])]
-    points = [(times[method.name], method.values(MEAN).mean()) for method in shown]
-    axes.scatter(*np.reshape(points, (-1, 2)).T, color=colors(shown), zorder=2)
+    times, scores = np.array([*points.values()]).T
+    axes.scatter(times, scores, color=colors(methods, points), s=42, zorder=2)
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # the layout has to stand before labels are measured
-    place_labels(axes, points, [method.name for method in shown])
+    # The baseline and the findings first: what finds no free place stays without a label.
+    found = differences(methods, MEAN)
+    first = sorted(
+        points,
+        key=lambda name: (
+            name != BASELINE,
+            name not in found or not found[name].is_finding,
+            -points[name][1],
+        ),
+    )
+    place_labels(axes, [points[name] for name in first], first)
     save_png(figure, path)
+    return True
 
 
-def colors(methods: list[Method]) -> list[str]:
-    """Return one color per method, another for the baseline."""
-    return ["tab:orange" if method.name == BASELINE else "tab:blue" for method in methods]
+def colors(methods: dict[str, Method], names: dict[str, tuple[float, float]]) -> list[str]:
+    """Return the color of each name: those of findings, of the baseline, and one of the others."""
+    found = differences(methods, MEAN)
+    chosen = []
+    for name in names:
+        if name in found and found[name].is_finding:
+            chosen.append(BETTER_COLOR if found[name].mean > 0 else WORSE_COLOR)
+        else:
+            chosen.append("tab:orange" if name == BASELINE else PLAIN_COLOR)
+    return chosen
 
 
 def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]) -> None:
-    """Put each name beside its point, where it covers no other name or point if there is room."""
+    """Put each name beside its point, where it covers no other name or point.
+
+    A name for which there is no such place is left out.
+    """
     taken: list[Bbox] = []
     centers = axes.transData.transform(np.reshape(points, (-1, 2)))
     for index, (point, name) in enumerate(zip(points, names)):
         others = np.delete(centers, index, axis=0)
         label = axes.annotate(
-            name, point, LABEL_PLACES[0], textcoords="offset points", va="center", fontsize=8
+            name, point, LABEL_PLACES[0], textcoords="offset points", va="center", fontsize=10
         )
         for offset in LABEL_PLACES:
             label.set(position=offset, ha="left" if offset[0] > 0 else "right")
             box = label.get_window_extent()
             is_inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
             if is_inside and not box.count_overlaps(taken) and not box.count_contains(others):
+                taken.append(box)
+                line = {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}
+                axes.annotate("", point, offset, textcoords="offset points", arrowprops=line)
                 break
-        taken.append(box)
-        line = {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}
-        axes.annotate("", point, offset, textcoords="offset points", arrowprops=line)
+        else:
+            label.remove()
+
+
+def draw_conflicts(methods: dict[str, Method], path: Path) -> bool:
+    """Draw what surgery changes over how often tasks conflict: a panel per pair, a point per run.
+
+    A run is compared with its control of the same seed.
+
+    Args:
+        methods: the methods by name.
+        path: the file to write.
+
+    Returns:
+        Whether there was a run with conflicts and such a control.
+    """
+    runs = [
+        (method.name, one.conflicts, one.scores[MEAN] - two.scores[MEAN])
+        for method in methods.values()
+        if method.row.family == SURGERY and method.control in methods
+        for one, two in method.pairs(methods[method.control], MEAN)
+        if one.conflicts
+    ]
+    if not runs:
+        return False
+    pairs = list(runs[0][1])
+    names = list(dict.fromkeys(name for name, _, _ in runs))
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    for axes, pair in zip(panels, pairs):
+        for index, name in enumerate(names):
+            shares = [share[pair] for row, share, _ in runs if row == name]
+            changes = [value for row, _, value in runs if row == name]
+            style = {"marker": MARKERS[index % len(MARKERS)], "color": f"C{index % 10}"}
+            axes.plot(shares, changes, **style, linestyle="", markersize=8, label=name)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.set_title(pair.replace("-", " against "), fontsize=13)
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.tick_params(labelsize=11)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("mean score − that of the control", fontsize=12)
+    panels[0].yaxis.set_major_formatter(lambda value, _: number(value, "+") if value else "0")
+    figure.supxlabel("updates in which the two tasks conflict", fontsize=12)
+    title = "Above zero = surgery helps; to the right = tasks conflict more often"
+    figure.suptitle(title, fontsize=15, weight="bold")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=11)
+    save_png(figure, path)
+    return True

@@ -7,22 +7,27 @@
 Results on other settings or data files never share a table. Figures go to experiments/figures.
 """
 
-import math
 import os
 import shlex
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, Namespace
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.cost_file import Costs, read_costs
 from experiments.averages import choose_averages
-from experiments.comparison import MEAN, NO_METHOD, Method, difference, gather, resample
-from experiments.plots import draw_costs, draw_scores
-from experiments.result_files import has_flags_of, read_dev_labels, read_results
-from experiments.row_files import BASELINE, Row, read_rows
+from experiments.comparison import Method, gather, resample
+from experiments.findings import at_majority, findings, too_few_seeds
+from experiments.forest import draw_differences
+from experiments.plots import draw_conflicts, draw_costs
+from experiments.result_files import (
+    has_flags_of,
+    read_dev_labels,
+    read_majority,
+    read_results,
+)
+from experiments.row_files import MIN_SEEDS, Row, read_rows
+from experiments.tables import BETTER, WORSE, overall_table, task_table
 from models.pretrained import BUNDLED
 from options.parsing import ArgumentParser
 from options.task_table import built_in_tasks
@@ -30,12 +35,8 @@ from runtime.errors import InputError, exit_status
 from scripts.marked_page import insert
 
 ROOT = Path(__file__).resolve().parent.parent
-
 MARKED = "results"  # the part of the page that is written
-NOT_RUN = "not run here"
-MIN_SEEDS = 3  # for a standard deviation
-COSTS = ("training_seconds", "peak_memory_mib")
-Cell = tuple[str, float]  # text, and a value that is bold where it is the largest; nan: never
+DIFFERENCES, COST, CONFLICTS = "differences.png", "cost.png", "conflicts.png"
 
 
 def choose_settings(results: list[dict], key: str | None) -> list[dict]:
@@ -68,104 +69,6 @@ def keep_current(results: list[dict], rows: dict[str, Row]) -> list[dict]:
     return choose_averages(current, rows)
 
 
-def number(value: float, sign: str = "") -> str:
-    """Return a number in (-10, 10) with three decimals and without the leading zero.
-
-    Args:
-        value: the number.
-        sign: "+" writes the sign of a positive number too.
-    """
-    return f"{value:{sign}z.3f}".replace("-", "−").replace("0.", ".", 1)
-
-
-def score_cell(values: np.ndarray) -> Cell:
-    """Return the mean over seeds, ± their sample standard deviation where there are enough."""
-    if not len(values):
-        return NOT_RUN, math.nan
-    spread = f" ± {number(values.std(ddof=1))}" if len(values) >= MIN_SEEDS else ""
-    return f"{number(values.mean())}{spread}", values.mean()
-
-
-def difference_cells(method: Method, methods: dict[str, Method], name: str) -> list[Cell]:
-    """Return the difference to the control with its interval, and the control's name."""
-    found = difference(method, methods.get(method.control, NO_METHOD), name)
-    if found is None:
-        return [("–", math.nan), ("–", math.nan)]
-    low, high = (number(end, "+") for end in found.interval)
-    text = f"{number(found.mean, '+')} [{low}, {high}]"
-    if len(found.by_seed) > 1:
-        text += f"; {number(min(found.by_seed), '+')} to {number(max(found.by_seed), '+')}"
-    return [(text, math.nan), (method.control, math.nan)]
-
-
-def cost_cell(method: Method, methods: dict[str, Method], cost: str) -> Cell:
-    """Return a cost over the baseline's, the smallest of which is bold."""
-    ratio = method.relative(methods.get(BASELINE, NO_METHOD), cost)
-    return ("–", math.nan) if math.isnan(ratio) else (f"{ratio:.2f}", -round(ratio, 2))
-
-
-def overall_table(methods: dict[str, Method]) -> str:
-    """Return the table of all tasks, with costs."""
-    names = list(built_in_tasks())
-    header = ["method", "mean", *names, "difference of the mean [95 %]; by seed", "to"]
-    header += ["time", "memory", "seeds"]
-    return format_table(methods, header, MEAN, [(name, None) for name in (MEAN, *names)], COSTS)
-
-
-def task_table(methods: dict[str, Method], name: str) -> str:
-    """Return the table of one task, with all of its metrics."""
-    task = built_in_tasks()[name]
-    header = [
-        "method",
-        task.metric_name,
-        *(metric.replace("_", " ") for metric in task.other_metrics),
-    ]
-    header += ["difference [95 %]; by seed", "to", "seeds"]
-    return format_table(
-        methods, header, name, [(name, None), *((name, metric) for metric in task.other_metrics)]
-    )
-
-
-def format_table(
-    methods: dict[str, Method],
-    header: list[str],
-    name: str,
-    scores: list[tuple[str, str | None]],
-    costs: tuple[str, ...] = (),
-) -> str:
-    """Return Markdown with one line per method, the best first, and the best of each column bold.
-
-    Args:
-        methods: the methods by name.
-        header: the columns' titles.
-        name: the task that is compared with the control, or `MEAN`.
-        scores: a column each, as `Method.values` takes them; the first one sorts.
-        costs: a column each.
-    """
-    lines = []
-    for method in methods.values():
-        num_seeds = len(method.seeds(name))
-        cells = [(f"{method.title} (`{method.name}`)", math.nan)]
-        cells += [score_cell(method.values(*score)) for score in scores]
-        cells += difference_cells(method, methods, name)
-        cells += [cost_cell(method, methods, cost) for cost in costs]
-        seeds = f"of {num_seeds}" if method.is_average else str(num_seeds)
-        cells.append(({0: "–", 1: "1 †"}.get(num_seeds, seeds), math.nan))
-        lines.append(cells)
-    lines.sort(key=lambda cells: -np.nan_to_num(cells[1][1], nan=-math.inf))
-    # Of each column, as far as shown. nan equals nothing, so it is never bold.
-    best = [
-        max([round(x, 3) for _, x in column if x == x], default=math.nan) for column in zip(*lines)
-    ]
-    shown = [
-        [f"**{text}**" if round(x, 3) == top else text for (text, x), top in zip(cells, best)]
-        for cells in lines
-    ]
-    return "\n".join(
-        f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *shown]
-    )
-
-
 def command_line(results: list[dict]) -> str:
     """Return the command that makes these results from the data files in their default place."""
     words = ["python", "-m", "experiments.run", "--seeds"]
@@ -180,11 +83,12 @@ def command_line(results: list[dict]) -> str:
     return shlex.join(words)
 
 
-def facts(results: list[dict], num_dev: dict[str, int]) -> str:
+def facts(results: list[dict], methods: dict[str, Method]) -> str:
     """Return what the numbers were made of and what they mean, as Markdown."""
     first = results[0]
     hours = sum(result["wall_seconds"] for result in results) / 3600
-    rows = ", ".join(f"{name} {count:,}" for name, count in num_dev.items())
+    sizes = {name: len(rows) for result in results for name, rows in result["predictions"].items()}
+    rows = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     revisions = sorted({str(result["git_revision"]) for result in results})
     seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
     lines = [
@@ -193,13 +97,13 @@ def facts(results: list[dict], num_dev: dict[str, int]) -> str:
         f"`{first['settings_key']}`, data `{first['data']}`, dev rows: {rows}. "
         f"Code: {', '.join(f'`{name[:12]}{name[40:]}`' for name in revisions)}"
         + (" (several revisions)." if len(revisions) > 1 else "."),
+        too_few_seeds(methods),
         f"Scores are means over seeds. From {MIN_SEEDS} seeds on, ± is their standard deviation. "
         "† marks a single seed: chance may move it by more than the methods differ. The intervals "
         "are paired bootstraps over the dev examples, of the seeds that both methods have. They "
         "measure the chance in the choice of examples, not the chance in the choice of seed. For "
         "the latter, the smallest and the largest difference of a single seed stand after the "
-        f"semicolon. Time (of the updates alone) and memory are relative to `{BASELINE}`, seed by "
-        "seed on the same hardware. The best value of each column is bold.",
+        f"semicolon. {BETTER} and {WORSE} mark findings. The best value of each column is bold.",
     ]
     if first["settings"]["model_name"] == BUNDLED:
         lines.append(
@@ -209,23 +113,68 @@ def facts(results: list[dict], num_dev: dict[str, int]) -> str:
     return "\n\n".join(lines)
 
 
+def cost_facts(costs: Costs | None) -> str:
+    """Return where time and memory come from, as Markdown."""
+    if costs is None:
+        return "There is no file of costs, so the table has no time and no memory."
+    return (
+        f"Time and memory are those that `benchmarks.techniques` measured with `{costs.model_name}`"
+        f" in {costs.precision} on {costs.machine}: batches of {costs.batch_size}, {costs.rounds} "
+        f"rounds of {costs.updates} updates. Time is relative to the plain sum of the losses on as "
+        "many examples. Memory is what comes on top of that of the plain sum, in float32 copies of "
+        "the shared parameters. A technique in turns is measured with a batch of every task."
+    )
+
+
 def markdown(
-    methods: dict[str, Method], results: list[dict], num_dev: dict[str, int], link: Callable
+    methods: dict[str, Method],
+    results: list[dict],
+    majority: dict[str, float],
+    costs: Costs | None,
+    figures: dict[str, str],
 ) -> str:
-    """Everything between the page's markers. Methods without a result are named, not tabulated."""
+    """Everything between the page's markers. Methods without a result are named, not tabulated.
+
+    Args:
+        methods: the methods by name.
+        results: those of the methods.
+        majority: the score of the best constant prediction by task.
+        costs: of the techniques, or None.
+        figures: the link of each figure that was drawn, by the file's name.
+    """
     missing = [f"`{name}`" for name, method in methods.items() if not method.runs]
     methods = {name: method for name, method in methods.items() if method.runs}
     commands = [command_line(results), "python -m experiments.report --page docs/results.md"]
-    parts = [
-        "\n".join(["```bash", *commands, "```"]),
-        facts(results, num_dev),
-        overall_table(methods),
-        *([f"Not run here: {', '.join(missing)}."] if missing else []),
-        f"![Mean score against relative training time]({link('cost.png')})",
-        f"![Score of every method by task, with 95 % intervals]({link('scores.png')})",
-    ]
-    parts += [f"**{name}**\n\n{task_table(methods, name)}" for name in built_in_tasks()]
+    parts = ["\n".join(["```bash", *commands, "```"]), facts(results, methods)]
+    if DIFFERENCES in figures:
+        parts.append(f"![Difference of each row to its control]({figures[DIFFERENCES]})")
+    parts += ["### Findings", findings(methods)]
+    parts += ["### All tasks", cost_facts(costs), overall_table(methods, costs)]
+    if missing:
+        parts.append(f"Not run here: {', '.join(missing)}.")
+    parts.append(at_majority(methods, majority))
+    if COST in figures:
+        parts.append(f"![Mean score against the time of an update]({figures[COST]})")
+    parts.append(
+        f"![What surgery changes against how often tasks conflict]({figures[CONFLICTS]})"
+        if CONFLICTS in figures
+        else "No run of gradient surgery has both its conflicts and a control with its seed, so "
+        "there is no figure of what surgery changes against how often tasks conflict."
+    )
+    for name in built_in_tasks():
+        parts += [f"### {name}", task_table(methods, name)]
     return "\n\n".join(parts)
+
+
+def draw_figures(methods: dict[str, Method], costs: Costs | None, folder: Path) -> list[Path]:
+    """Draw what there is something to draw of; return the files."""
+    methods = {name: method for name, method in methods.items() if method.runs}
+    drawn = {
+        DIFFERENCES: draw_differences(methods, folder / DIFFERENCES),
+        COST: costs is not None and draw_costs(methods, costs, folder / COST),
+        CONFLICTS: draw_conflicts(methods, folder / CONFLICTS),
+    }
+    return [folder / name for name, is_drawn in drawn.items() if is_drawn]
 
 
 def get_args_parser() -> ArgumentParser:
@@ -241,6 +190,12 @@ def get_args_parser() -> ArgumentParser:
     add("--results_dir", default=str(here / "results"), help="folder of the result files")
     add("--rows_dir", default=str(here / "rows"), help="folder of the rows")
     add("--figures_dir", default=str(here / "figures"), help="folder of the figures")
+    add(
+        "--costs",
+        metavar="FILE",
+        default=str(here / "results" / "costs.json"),
+        help="what techniques cost, as benchmarks.techniques --to writes it; it may be missing",
+    )
     return parser
 
 
@@ -250,20 +205,14 @@ def main(args: Namespace) -> None:
     results_dir, figures_dir = Path(args.results_dir), Path(args.figures_dir)
     results = keep_current(read_results(results_dir), rows)
     results = choose_settings(results, args.settings)
+    costs = read_costs(args.costs) if Path(args.costs).is_file() else None
+    data = results[0]["data"]
     methods = gather(rows, results)
-    resample(methods, read_dev_labels(results_dir, results[0]["data"]))
-    run = [method for method in methods.values() if method.runs]
-    draw_scores(run, figures_dir / "scores.png")
-    baseline = methods.get(BASELINE, NO_METHOD)
-    times = {method.name: method.relative(baseline, COSTS[0]) for method in run}
-    draw_costs(run, times, figures_dir / "cost.png")
-    num_dev = {
-        name: len(values) for result in results for name, values in result["predictions"].items()
-    }
+    resample(methods, read_dev_labels(results_dir, data))
     base = Path(args.page).parent if args.page else Path.cwd()
-    text = markdown(
-        methods, results, num_dev, lambda name: os.path.relpath(figures_dir / name, base)
-    )
+    drawn = draw_figures(methods, costs, figures_dir)
+    figures = {path.name: os.path.relpath(path, base) for path in drawn}
+    text = markdown(methods, results, read_majority(results_dir, data), costs, figures)
     if args.page:
         insert(Path(args.page), MARKED, text)
         print(f"{len(results)} results written to {args.page}, figures to {figures_dir}")

@@ -3,7 +3,8 @@
 `results/<row>-seed<seed>-<settings key>.json` holds scores, cost and, for every dev example,
 whether it was right, or its predicted score. An average of runs has all of their seeds in its name,
 as in `seed1+2+3`. `results/dev_labels-<data>.json` holds the labels of the tasks that predict
-scores, as numbers, once for all runs on the same files. Neither holds a text or a path.
+scores, as numbers, and of the others the share of the largest class, once for all runs on the same
+files. Neither holds a text or a path.
 """
 
 import base64
@@ -154,13 +155,17 @@ def write_result(
 
 
 def add_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
-    """Add the labels [N] of tasks to the labels' file, as far as it lacks them."""
+    """Add what the labels [N] of tasks tell to the labels' file, as far as it lacks it."""
     with locked(path.with_suffix(".lock"), wait=True):  # the runs of an array add to it at once
         known = read_json(path) if path.is_file() else {"num_dev": {}, "labels": {}}
+        shares = known.setdefault("majority", {})
         for name, values in labels.items():
             known["num_dev"].setdefault(name, len(values))
             if is_score(built_in_tasks()[name]):
                 known["labels"].setdefault(name, encode_scores(values))
+            else:
+                counts = np.unique(values, return_counts=True)[1]
+                shares.setdefault(name, int(counts.max()) / len(values))
         write_json(path, known, make_parents=True)
 
 
@@ -280,6 +285,16 @@ def read_dev_labels(results_dir: Path, data: str) -> dict[str, np.ndarray]:
     """Return the labels [N] of the tasks that predict scores, on files with this fingerprint."""
     labels = read_labels_file(results_dir, data)["labels"]
     return {name: decode_scores(text) for name, text in labels.items()}
+
+
+def read_majority(results_dir: Path, data: str) -> dict[str, float]:
+    """Return the score of the best constant prediction of each task on these dev files.
+
+    That is the share of the largest class. A constant score has no correlation, which counts as 0.
+    A task whose share an older labels' file lacks is left out.
+    """
+    found = read_labels_file(results_dir, data)
+    return found.get("majority", {}) | dict.fromkeys(found["labels"], 0.0)
 
 
 def read_labels_file(results_dir: Path, data: str) -> dict:

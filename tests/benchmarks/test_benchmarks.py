@@ -22,6 +22,7 @@ from benchmarks import (
     time_to_score,
     waiting,
 )
+from benchmarks.cost_file import read_costs
 from benchmarks.precision import device_precisions
 from benchmarks.profiling import OPERATIONS
 from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
@@ -140,7 +141,7 @@ def test_the_plan_of_throughput_holds_the_rows_that_our_loop_draws(words, tmp_pa
 
 
 # The loss weightings and aggregators are many and alike: one of each is among the fast tests.
-FAST_ARMS = [*list(techniques.ARMS)[:6], "famo", "fairgrad"]
+FAST_ARMS = [*list(techniques.ARMS)[:6], "round robin", "hierarchical", "famo", "fairgrad"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ FAST_ARMS = [*list(techniques.ARMS)[:6], "famo", "fairgrad"]
 )
 def test_techniques_prints_every_technique(table, names):
     if names != FAST_ARMS:
-        for package in ("cvxpy", "clarabel", "ecos"):
+        for package in ("cvxpy", "clarabel", "ecos", "spacy"):
             pytest.importorskip(package)
     _, header, *lines = table(techniques, f"{SMALL} --only {shlex.join(names)}")
     assert header.split() == ["in", [*device_precisions()][-1], "time", "rounds", "memory"]
@@ -164,6 +165,44 @@ def test_only_the_named_techniques_run_in_every_named_precision(table):
     assert [line.split()[1] for line in lines[::3]] == names
     for number in range(0, len(lines), 3):
         assert list(cells(lines[number + 1 : number + 3], 24)) == ["plain sum", "pal"]
+
+
+def test_the_costs_of_groups_are_written_for_the_report(table, tmp_path, capsys):
+    path = tmp_path / "costs.json"
+    flags = f"{SMALL} --only famo float32 pal --group_size 2 --to {path} --precisions float32"
+    first, _, *lines = table(techniques, flags)
+    costs = read_costs(path)
+    assert (costs.machine, costs.precision) == (first, "float32")
+    assert (costs.batch_size, costs.rounds, costs.updates) == (4, 1, 1)
+    assert list(costs.arms) == ["plain sum", "pal", "float32", "famo"]  # the plain sum once
+    for name, printed in cells(lines, 24).items():
+        assert [*costs.arms[name]] == pytest.approx(printed, abs=0.051)
+    with pytest.raises(InputError, match="--to holds the costs of one precision"):
+        table(techniques, f"{SMALL} --to {path} --precisions float32 bfloat16")
+
+
+def test_groups_hold_so_many_techniques_each_beside_a_plain_sum():
+    parser = techniques.get_args_parser()
+    flags = ["--data_dir", "data", "--group_size", "2", "--only"]
+    names = [*techniques.groups(parser.parse_args([*flags, "pal", "lora", "rdrop"]))]
+    assert names == [["plain sum", "rdrop", "pal"], ["plain sum", "lora"]]
+    assert [*techniques.groups(parser.parse_args([*flags, "plain sum"]))] == [["plain sum"]]
+
+
+def test_an_arm_in_turns_makes_as_many_more_updates(words, tmp_path):
+    options = techniques.get_args_parser().parse_args([*words, *SMALL.split(), "--updates", "2"])
+    data, precision = load_rows(open_arm(options), 8), device_precisions()["float32"]
+    made = {}
+
+    def build(name: str) -> techniques.Arm:
+        made[name] = techniques.Arm(options, data, silent_log(tmp_path), precision, name)
+        return made[name]
+
+    found = techniques.measure(options, build, ["plain sum", "round robin"])
+    assert found["plain sum"] == (1, 1, 1, 0)
+    progress = {name: arm.training.progress for name, arm in made.items()}
+    assert progress["plain sum"].examples == progress["round robin"].examples
+    assert progress["round robin"].total_updates == 3 * progress["plain sum"].total_updates
 
 
 def test_frozen_prints_every_kind_of_features(table):

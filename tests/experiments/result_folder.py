@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.cost_file import Cost, Costs, write_costs
 from experiments import comparison, report
 from experiments.result_files import FORMAT, encode_right, encode_scores, read_results
 from experiments.row_files import read_rows
@@ -19,14 +20,26 @@ LABELS = np.tile([0, 1, 2, 3, 4, 5, 2.5, 3.5, 0.5, 4.5], 4)
 N = len(LABELS)
 NUM_DEV = dict.fromkeys(TASKS, N)
 ROW_TEXTS = {
-    "joint": "# Joint sum\n",
-    "fast": "# Fast one\n--pooling max\n",
-    "slow": "# Slow one\n# control: fast\n--pooling cls\n",
+    "joint": "# Joint sum\n# family: controls\n# seeds: 2\n# cost: plain sum\n",
+    "fast": "# Fast one\n# family: features\n# at majority: too fast\n--pooling max\n",
+    "slow": "# Slow one\n# family: features\n# control: fast\n--pooling cls\n",
+    "surgery": "# Surgery\n# family: gradient surgery\n# cost: mgda\n--projection mgda\n",
     "large": "# Large\n# not run by default: needs a dream\n--model_name large\n",
-    "single_sst": "# Single task\n# part of: single_task\n--task sst\n",
-    "single_para": "# Single task\n# part of: single_task\n--task para\n",
-    "single_sts": "# Single task\n# part of: single_task\n--task sts\n",
+    "single_sst": "# Single task\n# family: baselines\n# part of: single_task\n--task sst\n",
+    "single_para": "# Single task\n# family: baselines\n# part of: single_task\n--task para\n",
+    "single_sts": "# Single task\n# family: baselines\n# part of: single_task\n--task sts\n",
 }
+
+
+COSTS = Costs(
+    "some processor, 2 threads, torch 3",
+    *("minilm-l6", "bfloat16", 16, 3, 10),
+    arms={
+        "plain sum": Cost(1, 1, 1, 0),
+        "fast": Cost(0.5, 0.4, 0.6, -1.25),
+        "mgda": Cost(1.5, 1, 2, 6),
+    },
+)
 
 
 class Folder:
@@ -40,6 +53,7 @@ class Folder:
             (self.rows / f"{name}.txt").write_text(text)
         for data in ("d1", "d2"):
             labels = {"num_dev": NUM_DEV, "labels": {"sts": encode_scores(LABELS)}}
+            labels["majority"] = {"sst": 0.2, "para": 0.4}
             write_json(self.results / f"dev_labels-{data}.json", labels, make_parents=True)
 
     def add(
@@ -72,9 +86,7 @@ class Folder:
             "git_revision": "0123456789abcdef" * 2 + "01234567",
             "hardware": "some processor, 2 threads",
             "dev": {name: dev[name] for name in names},
-            "training_seconds": 10.0,
             "wall_seconds": 1800.0,
-            "peak_memory_mib": 1000.0,
             "predictions": {name: predictions[name] for name in names},
         } | changes
         write_json(self.results / f"{row}-seed{seed}-{content['settings_key']}.json", content)
@@ -84,9 +96,12 @@ class Folder:
         comparison.resample(methods, {"sts": LABELS})
         return methods
 
+    def add_costs(self) -> None:
+        write_costs(self.path / "costs.json", COSTS)
+
     def report(self, *flags: object) -> None:
         folders = ["--results_dir", self.results, "--rows_dir", self.rows]
-        folders += ["--figures_dir", self.path / "figures"]
+        folders += ["--figures_dir", self.path / "figures", "--costs", self.path / "costs.json"]
         report.main(report.get_args_parser().parse_args([str(f) for f in [*folders, *flags]]))
 
 
@@ -98,4 +113,4 @@ def folder(tmp_path) -> Folder:
 def cells(table: str) -> dict[str, list[str]]:
     """Cells of a table's lines by the method's name, in their order."""
     lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    return {re.search("`(.*)`", line[0])[1]: line[1:] for line in lines[2:]}
+    return {re.search("`(.*)`", line[0])[1]: line[1:] for line in lines[2:] if "`" in line[0]}

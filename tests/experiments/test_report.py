@@ -6,10 +6,10 @@ import statistics
 
 import numpy as np
 import pytest
-from result_folder import LABELS, Folder, N, cells
+from result_folder import COSTS, LABELS, Folder, N, cells
 
 from comparing import bootstrap
-from experiments import comparison, report
+from experiments import comparison, tables
 from experiments.result_files import encode_right, encode_scores
 from options.task_table import built_in_tasks
 
@@ -23,15 +23,20 @@ def test_mean_spread_order_and_bold_by_hand(folder):
     folder.add("slow", 2, sst=9, para=2, noise=0)
     folder.add("slow", 1, sst=8, para=2, noise=0)
     methods = folder.methods()
-    table = cells(report.task_table(methods, "sst"))
-    assert list(table) == ["slow", "fast", "joint", "large", "single_task"]
+    text = tables.task_table(methods, "sst")
+    table = cells(text)
+    order = ["joint", "single_task", "surgery", "fast", "slow", "large"]
+    # By family, then by the mean: .733 and (.85 + .2 + 1) / 3; the same for every task.
+    assert list(table) == list(cells(tables.overall_table(methods))) == order
+    families = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| **")]
+    names = ["controls", "baselines", "gradient surgery", "features", "other"]
+    assert families == [f"| **{name}**" for name in names]
     assert table["slow"][:2] == ["**.850**", "**.250**"]  # two seeds: no spread
     assert table["fast"][0] == ".700 ± .100" and table["joint"][0] == ".500 ± .100"
-    assert [line[-1] for line in table.values()] == ["2", "3", "3", "–", "–"]
+    assert [line[-1] for line in table.values()] == ["3", "–", "–", "3", "2", "–"]
     assert table["large"][0] == table["single_task"][0] == "not run here"
     assert table["fast"][1] == "**.250 ± .000**"  # as good as the best
-    overall = cells(report.overall_table(methods))
-    assert list(overall)[:3] == ["fast", "slow", "joint"]  # .733, (.85 + .2 + 1) / 3, .667
+    overall = cells(tables.overall_table(methods))
     assert overall["fast"][0] == "**.733 ± .033**"
     assert overall["slow"][:4] == [".683", "**.850**", ".200", "**1.000**"]
 
@@ -49,9 +54,9 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
     assert comparison.difference(methods["slow"], methods["fast"], "sst") == (0, (0, 0), [0])
     assert comparison.difference(methods["joint"], methods["joint"], "sst") is None
     assert comparison.difference(methods["large"], methods["joint"], "sst") is None
-    table = cells(report.task_table(methods, "sst"))
+    table = cells(tables.task_table(methods, "sst"))
     assert table["fast"][2:] == [
-        f"+.200 [{report.number(low, '+')}, {report.number(high, '+')}]",
+        f"+.200 [{tables.number(low, '+')}, {tables.number(high, '+')}]",
         "joint",
         "2",
     ]
@@ -61,14 +66,14 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
     assert found.mean == pytest.approx(0.2 / 3)
     # With two common seeds, the single ones too.
     folder.add("joint", 2, sst=8, noise=0)
-    assert "; +.100 to +.200" in cells(report.task_table(folder.methods(), "sst"))["fast"][2]
+    assert "; +.100 to +.200" in cells(tables.task_table(folder.methods(), "sst"))["fast"][2]
 
 
 def test_numbers_are_short_and_signed_where_asked():
     values = (0.12345, -0.5, 1, -0.0004, math.nan)
-    assert [report.number(value) for value in values] == [".123", "−.500", "1.000", ".000", "nan"]
-    assert [report.number(value, "+") for value in values[:3]] == ["+.123", "−.500", "+1.000"]
-    assert report.number(-0.0004, "+") == "+.000"
+    assert [tables.number(value) for value in values] == [".123", "−.500", "1.000", ".000", "nan"]
+    assert [tables.number(value, "+") for value in values[:3]] == ["+.123", "−.500", "+1.000"]
+    assert tables.number(-0.0004, "+") == "+.000"
 
 
 def random_methods(folder: Folder) -> dict[str, comparison.Method]:
@@ -132,8 +137,8 @@ def test_a_constant_has_no_pearson_and_counts_nothing(folder):
     folder.add("fast", 1, predictions=changes, dev=dev)
     methods = folder.methods()
     assert (methods["fast"].runs[1].resampled["sts"] == 0).all()
-    assert cells(report.task_table(methods, "sts"))["fast"][:2] == ["nan", "nan"]
-    assert cells(report.overall_table(methods))["fast"][0] == "**.667**"
+    assert cells(tables.task_table(methods, "sts"))["fast"][:2] == ["nan", "nan"]
+    assert cells(tables.overall_table(methods))["fast"][0] == "**.667**"
     assert (
         comparison.difference(methods["fast"], methods["joint"], "sts").mean
         == -methods["joint"].runs[1].scores["sts"]
@@ -142,33 +147,47 @@ def test_a_constant_has_no_pearson_and_counts_nothing(folder):
 
 def test_rows_of_one_method_are_one_line(folder):
     folder.add("joint", 1, sst=5)
-    for name, seconds, memory in (("sst", 4, 800), ("para", 5, 1500), ("sts", 6, 900)):
-        cost = {"training_seconds": seconds, "peak_memory_mib": memory}
-        folder.add(f"single_{name}", 1, sst=6, para=7, noise=0, **cost)
+    for name in TASKS:
+        folder.add(f"single_{name}", 1, sst=6, para=7, noise=0)
     folder.add("single_sst", 2, sst=8)
-    overall = cells(report.overall_table(folder.methods()))
+    overall = cells(tables.overall_table(folder.methods()))
     assert overall["single_task"][:4] == ["**.767**", "**.700**", "**.700**", "**1.000**"]
-    assert overall["single_task"][-3:] == ["1.50", "1.50", "1 †"]  # 4 + 5 + 6 s, the largest
-    assert cells(report.task_table(folder.methods(), "sst"))["single_task"][-1] == "2"
+    assert overall["single_task"][-1] == "1 †"  # with every task
+    assert cells(tables.task_table(folder.methods(), "sst"))["single_task"][-1] == "2"
 
 
 def test_a_method_without_some_task_has_no_mean(folder):
     folder.add("single_sst", 1)
-    line = cells(report.overall_table(folder.methods()))["single_task"]
+    line = cells(tables.overall_table(folder.methods()))["single_task"]
     assert line[:4] == ["not run here", "**.500**", "not run here", "not run here"]
-    assert line[-3:] == ["–", "–", "–"]
+    assert line[-3:] == ["–", "–", "–"]  # difference, control, seeds
 
 
-def test_costs_are_relative_to_joint_on_the_same_hardware(folder):
-    folder.add("joint", 1)
-    folder.add("fast", 1, training_seconds=5.0, peak_memory_mib=1250.0)
-    folder.add("slow", 1, training_seconds=90.0, hardware="a GPU")
-    overall = cells(report.overall_table(folder.methods()))
-    assert overall["joint"][-3:-1] == ["1.00", "**1.00**"]
-    assert overall["fast"][-3:-1] == ["**0.50**", "1.25"]
-    assert overall["slow"][-3:-1] == ["–", "–"]
-    # Seed 2 on a slower day: only runs of the same seed are compared.
-    folder.add("joint", 2, training_seconds=30.0)
-    folder.add("slow", 2, training_seconds=45.0)
-    overall = cells(report.overall_table(folder.methods()))
-    assert [overall[name][-3] for name in ("fast", "slow")] == ["**0.50**", "1.50"]
+def test_costs_are_those_of_the_rows_arms(folder):
+    for name in ("joint", "fast", "slow", "surgery"):
+        folder.add(name, 1)
+    overall = cells(tables.overall_table(folder.methods(), COSTS))
+    assert overall["joint"][-3:-1] == ["1.00", "+0.0"]
+    assert overall["fast"][-3:-1] == ["**0.50**", "**−1.2**"]
+    assert overall["surgery"][-3:-1] == ["1.50", "+6.0"]  # by its header
+    assert overall["slow"][-3:-1] == ["–", "–"]  # no arm
+    assert COSTS._replace(arms={"layer decay": 1}).find("layer_decay") == 1
+    without = tables.overall_table(folder.methods())
+    assert " time " not in without and len(cells(without)["fast"]) == len(overall["fast"]) - 2
+
+
+@pytest.mark.parametrize(
+    "interval, by_seed, expected",
+    [
+        ((0.01, 0.03), [0.01, 0.02, 0.03], True),
+        ((-0.03, -0.01), [-0.01, -0.02, -0.03], True),
+        ((0.01, 0.03), [0.01, 0.02], False),  # two seeds
+        ((0.01, 0.03), [0.06, -0.001, 0.03], False),  # one seed disagrees
+        ((0.0, 0.03), [0.01, 0.02, 0.03], False),  # 0 is in the interval
+        ((-0.01, 0.03), [0.01, 0.02, 0.03], False),
+    ],
+)
+def test_a_finding_needs_its_interval_and_three_seeds_of_one_sign(interval, by_seed, expected):
+    found = comparison.Difference(0.01, interval, by_seed)
+    assert found.is_finding == expected
+    assert (tables.difference_text(found)[0] in (tables.BETTER, tables.WORSE)) == expected

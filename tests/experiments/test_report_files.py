@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments import plots, report
+from benchmarks.cost_file import Cost, read_costs, write_costs
+from experiments import comparison, findings, forest, plots, report
 from runtime.errors import InputError
 from scripts.marked_page import markers
 
@@ -55,7 +56,8 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     assert "2 runs, seeds 1, 2, 1.0 hours in all, on some processor, 2 threads." in once
     assert "`0123456789ab`, `ffffffffffff-dirty` (several revisions)." in once
     assert "differences on `para` may be compressed" in once
-    assert "](figures/cost.png)" in once and "](figures/scores.png)" in once
+    assert "](figures/differences.png)" not in once and "](figures/cost.png)" not in once
+    assert "There is no file of costs, so" in once and "No run of gradient surgery has" in once
     assert str(folder.path) not in once
 
 
@@ -81,36 +83,135 @@ def test_a_result_that_does_not_fit_is_one_line(folder):
         folder.report()
 
 
+def add_three_seeds(folder) -> None:
+    """Two findings on sst, one of each sign, and conflicts with and without a control's seed."""
+    for seed in (1, 2, 3):
+        folder.add("joint", seed, noise=0)
+        folder.add("fast", seed, sst=7, para=4 + seed % 2, noise=0)
+        shares = {"sst-para": seed / 10, "sst-sts": 0.5, "para-sts": 0.6}
+        folder.add("surgery", seed, sst=3, noise=0, conflicts=shares)
+    folder.add("surgery", 4, conflicts=shares)
+    folder.add("slow", 1, sst=9)
+
+
 def test_figures_are_the_same_for_the_same_results(folder, capsys):
-    for seed in (1, 2):
-        folder.add("joint", seed)
-        folder.add("fast", seed, sst=6, training_seconds=11.0)
+    add_three_seeds(folder)
+    folder.add_costs()
     contents = []
     for _ in range(2):
         folder.report()
         paths = sorted((folder.path / "figures").iterdir())
         contents.append([path.read_bytes() for path in paths])
-    assert [path.name for path in paths] == ["cost.png", "scores.png"]
+    assert [path.name for path in paths] == ["conflicts.png", "cost.png", "differences.png"]
     assert contents[0] == contents[1]
     assert all(content.startswith(b"\x89PNG") for content in contents[0])
+    out = capsys.readouterr().out
+    assert all(f"figures/{path.name})" in out for path in paths)
+    assert "on some processor, 2 threads, torch 3: batches of 16, 3 rounds of 10 updates" in out
+    assert "with `minilm-l6` in bfloat16" in out
 
 
-def test_one_part_of_one_method_is_enough_to_draw(folder, capsys):
-    folder.add("single_sst", 1)
+def test_findings_are_listed_by_task(folder, capsys):
+    add_three_seeds(folder)
     folder.report()
-    assert len(list((folder.path / "figures").iterdir())) == 2
+    out = capsys.readouterr().out
+    text = out.partition("### Findings\n\n")[2].partition("\n\n###")[0]
+    head, *parts = text.split("\n\n")
+    # Two rows with three seeds on the mean and on three tasks.
+    assert "8 differences have so many seeds, 4 of them are findings" in head
+    lists = dict(zip(parts[::2], parts[1::2]))
+    assert list(lists) == ["**mean**", "**sst**", "**para**", "**sts**"]
+    surgery, fast = lists["**sst**"].splitlines()
+    assert surgery.startswith("- `surgery` − `joint`: ▼ −.200 [")
+    assert fast.startswith("- `fast` − `joint`: ▲ +.200 [") and fast.endswith(", 3 seeds")
+    assert lists["**para**"] == lists["**sts**"] == "None yet."
 
 
-def test_labels_of_near_points_do_not_overlap():
+def test_without_a_finding_it_says_so(folder):
+    folder.add("joint", 1)
+    folder.add("fast", 1, sst=9)
+    text = findings.findings(folder.methods())
+    assert "0 differences have so many seeds" in text and text.endswith("\n\nNone yet.")
+
+
+def test_rows_at_the_majority_class_are_named_with_their_reason(folder):
+    majority = {"sst": 0.3, "para": 0.6, "sts": 0.0}
+    folder.add("joint", 1, sst=4, para=7)
+    assert "Every row is better by more than .010." in findings.at_majority(
+        folder.methods(), majority
+    )
+    folder.add("fast", 1, sst=3, para=5)
+    folder.add("single_para", 1, para=6)
+    text = findings.at_majority(folder.methods(), majority)
+    assert "scores on dev: sst .300, para .600, sts .000. Rows" in text
+    assert "- `fast`: sst .300 (.300), para .500 (.600): too fast" in text
+    assert "- `single_task`: para .600 (.600): not explained yet" in text
+    assert "`joint`" not in text
+    old = findings.at_majority(folder.methods(), {"sts": 0.0})
+    assert "Not known of sst, para: the labels' file is of an older version." in old
+
+
+def test_rows_with_too_few_seeds_are_named(folder):
+    folder.add("joint", 1)
+    folder.add("joint", 2)
+    folder.add("fast", 1)
+    run = {name: method for name, method in folder.methods().items() if method.runs}
+    assert findings.too_few_seeds(run) == "Fewer seeds than the protocol asks for: `fast` (1 of 3)."
+    assert findings.too_few_seeds({"joint": run["joint"]}).startswith("Every row here has the see")
+
+
+def test_one_part_of_one_method_is_enough(folder, capsys):
+    folder.add("single_sst", 1)
+    folder.add_costs()
+    folder.report()
+    assert not (folder.path / "figures").exists()  # no difference, no mean, no surgery
+    assert "(`single_task`)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}", "format is None, expected 'multitask-bert-costs-1'"),
+        ('{"format": "multitask-bert-costs-1"}', "not as benchmarks.techniques --to writes it"),
+        (None, "the costs of 'a' are .-1, 1, 1, 0., expected three ratios above 0 and a memory"),
+    ],
+)
+def test_a_wrong_file_of_costs_is_one_line(folder, text, message):
+    folder.add("joint", 1)
+    folder.add_costs()
+    path = folder.path / "costs.json"
+    if text is None:
+        costs = read_costs(path)
+        write_costs(path, costs._replace(arms={"a": Cost(-1, 1, 1, 0)}))
+    else:
+        path.write_text(text)
+    with pytest.raises(InputError, match=f"costs.json: {message}"):
+        folder.report()
+
+
+def test_an_axis_ends_before_what_is_far_off():
+    def reach(*ends: float) -> float:
+        found = [comparison.Difference(end, (-end, end), [end]) for end in ends]
+        return forest.axis_reach({str(number): one for number, one in enumerate(found)})
+
+    assert reach(0.02, 0.05, 0.06) == 0.06
+    assert reach(*[0.02] * 9, 0.5) == pytest.approx(0.026)
+    assert reach(0.001) == 0.01
+
+
+def test_labels_cover_nothing_and_those_without_a_place_are_left_out():
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.5))
     axes = figure.subplots()
-    points = [(1 + i % 4 / 50, 0.7 + i / 900) for i in range(16)]
+    points = [(1 + i % 4 / 50, 0.7 + i / 900) for i in range(60)]
     axes.scatter(*zip(*points))
     axes.margins(0.15)
     figure.draw_without_rendering()
-    plots.place_labels(axes, points, [f"method_{i}" for i in range(16)])
-    boxes = [label.get_window_extent() for label in axes.texts if label.get_text()]
-    assert len(boxes) == 16
+    plots.place_labels(axes, points, [f"method_{i}" for i in range(60)])
+    labels = [label for label in axes.texts if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    centers = axes.transData.transform(points)
+    assert 10 < len(boxes) < 60 and labels[0].get_text() == "method_0"
     assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
+    assert not any(box.count_contains(centers) for box in boxes)

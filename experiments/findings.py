@@ -1,0 +1,73 @@
+"""What the results say in words: findings, rows at the majority class, rows with too few seeds."""
+
+import numpy as np
+
+from experiments.comparison import MEAN, Method, differences
+from experiments.row_files import MIN_SEEDS
+from experiments.tables import difference_text, number
+from options.task_table import built_in_tasks
+
+NEAR = 0.01  # of the majority class
+
+
+def findings(methods: dict[str, Method]) -> str:
+    """Return one line per finding, as Markdown: of the mean and of every task."""
+    parts, num_compared, num_found = [], 0, 0
+    for name in (MEAN, *built_in_tasks()):
+        of_task = differences(methods, name)
+        num_compared += sum(len(found.by_seed) >= MIN_SEEDS for found in of_task.values())
+        lines = [
+            f"- `{row}` − `{methods[row].control}`: {difference_text(found)}, "
+            f"{len(found.by_seed)} seeds"
+            for row, found in of_task.items()
+            if found.is_finding
+        ]
+        num_found += len(lines)
+        parts.append("\n\n".join([f"**{name}**", "\n".join(lines) or "None yet."]))
+    head = (
+        "A finding is a difference to the control whose 95 % interval excludes 0 and whose sign is "
+        f"that of every one of at least {MIN_SEEDS} seeds. Nothing else is called one. "
+        f"{num_compared} differences have so many seeds, {num_found} of them are findings. The "
+        "intervals are not corrected for their number."
+    )
+    return "\n\n".join([head, *parts]) if num_found else f"{head}\n\nNone yet."
+
+
+def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
+    """Return which methods are no better on some task than the best constant prediction.
+
+    Args:
+        methods: the methods by name.
+        majority: the score of that prediction by task, as far as known.
+    """
+    lines = []
+    for method in methods.values():
+        scores = {name: np.nan_to_num(method.mean(name)) for name in majority if method.seeds(name)}
+        near = [
+            f"{name} {number(score)} ({number(majority[name])})"
+            for name, score in scores.items()
+            if score <= majority[name] + NEAR
+        ]
+        reason = method.row.at_majority or "not explained yet"
+        if near:
+            lines.append(f"- `{method.name}`: {', '.join(near)}: {reason}")
+    known = ", ".join(f"{name} {number(score)}" for name, score in majority.items())
+    unknown = [name for name in built_in_tasks() if name not in majority]
+    text = f"The best constant prediction scores on dev: {known}."
+    if unknown:
+        text += f" Not known of {', '.join(unknown)}: the labels' file is of an older version."
+    if not lines:
+        return f"{text} Every row is better by more than {number(NEAR)}."
+    return "\n".join([f"{text} Rows that are not better by more than {number(NEAR)}:\n", *lines])
+
+
+def too_few_seeds(methods: dict[str, Method]) -> str:
+    """Return which methods have fewer complete seeds than the protocol asks for, in a sentence."""
+    few = [
+        f"`{method.name}` ({len(method.seeds(MEAN))} of {method.row.num_seeds})"
+        for method in methods.values()
+        if len(method.seeds(MEAN)) < method.row.num_seeds
+    ]
+    if not few:
+        return "Every row here has the seeds that the protocol asks for."
+    return f"Fewer seeds than the protocol asks for: {', '.join(few)}."
