@@ -193,8 +193,8 @@ def get_args_parser() -> ArgumentParser:
     add(
         "--costs",
         metavar="FILE",
-        default=str(here / "results" / "costs.json"),
-        help="what techniques cost, as benchmarks.techniques --to writes it; it may be missing",
+        help="what techniques cost, as benchmarks.techniques --to writes it; unset: costs.json "
+        "beside the results, if it is there",
     )
     return parser
 
@@ -205,7 +205,9 @@ def main(args: Namespace) -> None:
     results_dir, figures_dir = Path(args.results_dir), Path(args.figures_dir)
     results = keep_current(read_results(results_dir), rows)
     results = choose_settings(results, args.settings)
-    costs = read_costs(args.costs) if Path(args.costs).is_file() else None
+    own_costs = results_dir / "costs.json"
+    costs_file = args.costs or (own_costs if own_costs.is_file() else None)
+    costs = read_costs(costs_file) if costs_file else None
     data = results[0]["data"]
     methods = gather(rows, results)
     resample(methods, read_dev_labels(results_dir, data))

@@ -97,11 +97,11 @@ class Folder:
         return methods
 
     def add_costs(self) -> None:
-        write_costs(self.path / "costs.json", COSTS)
+        write_costs(self.results / "costs.json", COSTS)
 
     def report(self, *flags: object) -> None:
         folders = ["--results_dir", self.results, "--rows_dir", self.rows]
-        folders += ["--figures_dir", self.path / "figures", "--costs", self.path / "costs.json"]
+        folders += ["--figures_dir", self.path / "figures"]
         report.main(report.get_args_parser().parse_args([str(f) for f in [*folders, *flags]]))
 
 

@@ -179,7 +179,7 @@ def test_one_part_of_one_method_is_enough(folder, capsys):
 def test_a_wrong_file_of_costs_is_one_line(folder, text, message):
     folder.add("joint", 1)
     folder.add_costs()
-    path = folder.path / "costs.json"
+    path = folder.results / "costs.json"
     if text is None:
         costs = read_costs(path)
         write_costs(path, costs._replace(arms={"a": Cost(-1, 1, 1, 0)}))
@@ -187,6 +187,8 @@ def test_a_wrong_file_of_costs_is_one_line(folder, text, message):
         path.write_text(text)
     with pytest.raises(InputError, match=f"costs.json: {message}"):
         folder.report()
+    with pytest.raises(InputError, match="nowhere.json: no such file"):
+        folder.report("--costs", folder.path / "nowhere.json")
 
 
 def test_an_axis_ends_before_what_is_far_off():
