@@ -225,8 +225,8 @@ def test_an_ensemble_is_compared_with_every_members_control(made_up):
     assert found.interval[0] < 0.2 < found.interval[1]
     overall = cells(report.overall_table(methods))
     assert overall["mean"][1] == "**.700**"  # no ±
-    assert overall["mean"][4].startswith("+.067 [") and overall["mean"][5] == "joint"
-    assert overall["mean"][6] == "3.00" and overall["mean"][-1] == "of 3"
+    assert overall["mean"][4].startswith("▲ +.067 [") and overall["mean"][5] == "joint"
+    assert overall["mean"][-1] == "of 3"
     assert overall["joint"][1] == ".500 ± .100" and overall["joint"][-1] == "3"
 
 
