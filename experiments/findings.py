@@ -8,6 +8,7 @@ from experiments.tables import difference_text, number
 from options.task_table import built_in_tasks
 
 NEAR = 0.01  # of the majority class
+SEARCH_SEED = 11  # of the runs that learning rates were chosen by
 
 
 def findings(methods: dict[str, Method]) -> str:
@@ -71,3 +72,31 @@ def too_few_seeds(methods: dict[str, Method]) -> str:
     if not few:
         return "Every row here has the seeds that the protocol asks for."
     return f"Fewer seeds than the protocol asks for: {', '.join(few)}."
+
+
+def searched_rates(results: list[dict]) -> str:
+    """Return the means on dev by which learning rates were chosen, a line for each row.
+
+    Args:
+        results: of all settings, also of rows that have other flags by now.
+    """
+    rates: dict[str, dict[float, float]] = {}
+    revisions = set()
+    for result in results:
+        lr = result["settings"]["lr"]
+        if result["seed"] == SEARCH_SEED and lr is not None:
+            rates.setdefault(result["row"], {})[lr] = result["mean"]
+            revisions.add(f"`{str(result['git_revision'])[:12]}`")
+    if not rates:
+        return "No learning rates were searched yet."
+    lines = ["| row | dev mean by learning rate |", "| --- | --- |"]
+    for row, means in rates.items():
+        best = max(means.values())
+        cells = [f"{lr:g}: {number(mean)}" for lr, mean in sorted(means.items())]
+        shown = [f"**{c}**" if m == best else c for c, (_, m) in zip(cells, sorted(means.items()))]
+        lines.append(f"| `{row}` | {', '.join(shown)} |")
+    head = (
+        f"Seed {SEARCH_SEED}, code {', '.join(sorted(revisions))}. Since then, the row files hold "
+        "the chosen rates, where they are not the defaults."
+    )
+    return "\n".join([head, "", *lines])

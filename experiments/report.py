@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.cost_file import Costs, read_costs
 from experiments.averages import choose_averages
 from experiments.comparison import Method, gather, resample
-from experiments.findings import at_majority, findings, too_few_seeds
+from experiments.findings import at_majority, findings, searched_rates, too_few_seeds
 from experiments.forest import draw_differences
 from experiments.plots import draw_conflicts, draw_costs
 from experiments.result_files import (
@@ -132,6 +132,7 @@ def markdown(
     majority: dict[str, float],
     costs: Costs | None,
     figures: dict[str, str],
+    rates: str,
 ) -> str:
     """Everything between the page's markers. Methods without a result are named, not tabulated.
 
@@ -141,6 +142,7 @@ def markdown(
         majority: the score of the best constant prediction by task.
         costs: of the techniques, or None.
         figures: the link of each figure that was drawn, by the file's name.
+        rates: what the search of learning rates found, as Markdown.
     """
     missing = [f"`{name}`" for name, method in methods.items() if not method.runs]
     methods = {name: method for name, method in methods.items() if method.runs}
@@ -163,6 +165,7 @@ def markdown(
     )
     for name in built_in_tasks():
         parts += [f"### {name}", task_table(methods, name)]
+    parts += ["### Learning rates", rates]
     return "\n\n".join(parts)
 
 
@@ -203,8 +206,8 @@ def main(args: Namespace) -> None:
     """Read the results, draw the figures, and print or write the tables."""
     rows = read_rows(Path(args.rows_dir))
     results_dir, figures_dir = Path(args.results_dir), Path(args.figures_dir)
-    results = keep_current(read_results(results_dir), rows)
-    results = choose_settings(results, args.settings)
+    all_results = read_results(results_dir)
+    results = choose_settings(keep_current(all_results, rows), args.settings)
     own_costs = results_dir / "costs.json"
     costs_file = args.costs or (own_costs if own_costs.is_file() else None)
     costs = read_costs(costs_file) if costs_file else None
@@ -214,7 +217,8 @@ def main(args: Namespace) -> None:
     base = Path(args.page).parent if args.page else Path.cwd()
     drawn = draw_figures(methods, costs, figures_dir)
     figures = {path.name: os.path.relpath(path, base) for path in drawn}
-    text = markdown(methods, results, read_majority(results_dir, data), costs, figures)
+    majority = read_majority(results_dir, data)
+    text = markdown(methods, results, majority, costs, figures, searched_rates(all_results))
     if args.page:
         insert(Path(args.page), MARKED, text)
         print(f"{len(results)} results written to {args.page}, figures to {figures_dir}")

@@ -9,8 +9,8 @@ import pytest
 from result_folder import COSTS, LABELS, Folder, N, cells
 
 from comparing import bootstrap
-from experiments import comparison, tables
-from experiments.result_files import encode_right, encode_scores
+from experiments import comparison, findings, tables
+from experiments.result_files import encode_right, encode_scores, read_results
 from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
@@ -191,3 +191,15 @@ def test_a_finding_needs_its_interval_and_three_seeds_of_one_sign(interval, by_s
     found = comparison.Difference(0.01, interval, by_seed)
     assert found.is_finding == expected
     assert (tables.difference_text(found)[0] in (tables.BETTER, tables.WORSE)) == expected
+
+
+def test_searched_rates_stand_beside_each_other_whatever_flags_a_row_has_by_now(folder):
+    assert "No learning rates" in findings.searched_rates([])
+    for key, lr, mean in (("bbbb2222", 2e-4, 0.7), ("aaaa1111", 1e-4, 0.6)):
+        settings = {"model_name": "minilm-l6", "lr": lr}
+        changes = {"settings": settings, "settings_key": key, "mean": mean, "flags": ["--old"]}
+        folder.add("fast", 11, **changes)
+        folder.add("fast", 1, **changes | {"mean": 0.9})
+    text = findings.searched_rates(read_results(folder.results))
+    assert text.endswith("| `fast` | 0.0001: .600, **0.0002: .700** |")
+    assert "code `0123456789ab`." in text

@@ -38,7 +38,7 @@ def test_the_rows_name_their_controls():
     in_turns = {name for name, row in ROWS.items() if row.control == "round_robin"}
     assert in_turns >= {"original", "pal_scheduler", "pals", "rdrop", "smart", "temperature"}
     parts = [row for row in ROWS.values() if row.method == "single_task"]
-    assert {row.flags for row in parts} == {("--task", name) for name in TASKS}
+    assert {row.flags[:2] for row in parts} == {("--task", name) for name in TASKS}
     assert len({row.title for row in parts}) == 1
 
 
