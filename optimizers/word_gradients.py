@@ -52,7 +52,7 @@ class WordGradients:
 
     def clear(self) -> None:
         """Set to zero what the last update has filled."""
-        self.grads[:, self.words()] = 0
+        self.grads.index_fill_(1, self.words(), 0)
         self.met = []
 
     def rows(self) -> Tensor:
