@@ -56,8 +56,13 @@ def dense_parts(
 def gramian(part: Tensor) -> Tensor:
     """Return the inner products [T, T] float64 of the rows of `part` [T, columns].
 
-    The product is taken chunk by chunk, because one product of so flat a matrix is far slower.
+    The product is taken chunk by chunk, because one product of so flat a matrix is far slower. On a
+    GPU the chunks are one batch, as thousands of products would take longer to start there than to
+    compute; on a CPU a batch would be copied first.
     """
+    if part.device.type == "cpu":
+        products = [(chunk @ chunk.T).double() for chunk in torch.split(part, CHUNK, dim=1)]
+        return torch.stack(products).sum(0)
     num_chunks = part.shape[1] // CHUNK
     chunks = part[:, : num_chunks * CHUNK].view(len(part), num_chunks, CHUNK).transpose(0, 1)
     # [num_chunks, T, CHUNK] @ [num_chunks, CHUNK, T], and the columns after the last whole chunk
