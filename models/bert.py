@@ -226,6 +226,11 @@ class BertModel(Encoder):
         init_weights(self, config.initializer_range)
 
     @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The table of word embeddings [vocabulary, H]."""
+        return self.embeddings.word_embeddings
+
+    @property
     def embedding_size(self) -> int:
         """The width of the word embeddings."""
         return self.config.hidden_size

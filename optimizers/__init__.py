@@ -27,6 +27,7 @@ from optimizers.smart import PlainForward, Smart
 from optimizers.sophia import NoCurvature, SophiaH
 from optimizers.task_gradients import SummedGradients, TaskGradients
 from optimizers.uncertainty import Uncertainty
+from optimizers.word_gradients import sparse_tables
 from tasks import Task
 
 __all__ = [
@@ -122,13 +123,15 @@ def build_projection(
         names: the tasks that the run trains on.
         needs_gradients: whether the loss weighting does.
     """
+    tables = sparse_tables(model)
     is_logged = args.projection != "none" or args.log_conflicts
     if not (is_logged or needs_gradients):
-        return SummedGradients(), ConflictLog([], {})
+        return SummedGradients(tables), ConflictLog([], {})
     groups = model.parameter_groups()
     projection = PROJECTIONS[args.projection](args, len(names), groups)
     conflicts = ConflictLog(names, groups) if is_logged else ConflictLog([], {})
-    feeder = TaskGradients(projection, model.shared_parameters(), names, groups)
+    shared = model.shared_parameters()
+    feeder = TaskGradients(projection, shared, names, groups, tables=tables)
     if is_logged:
         feeder.observe = conflicts.observe
     return feeder, conflicts

@@ -11,32 +11,58 @@ gradients without any loss scaling; the arithmetic on the Gramian is in float64.
 Axis letters: T tasks, P flattened shared parameters, G groups of them.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from optimizers.word_gradients import WordGradients
 
 Orders = list[list[int]]  # orders[i]: a permutation of the tasks other than i
 Groups = dict[str, slice]  # name -> columns of J
 CHUNK = 1 << 17  # columns of J processed at once on a CPU, few enough to stay in the cache
 
 
-def gramians(J: Tensor, groups: list[slice]) -> Tensor:
+def gramians(J: Tensor, groups: list[slice], tables: Sequence[WordGradients] = ()) -> Tensor:
     """Return the inner products of the rows of J, separately for each group of columns.
 
     Args:
         J: [T, P].
         groups: G ranges of columns.
+        tables: word embeddings of which only the rows of some words are filled; the rest of their
+            columns in J is not read.
 
     Returns:
         [G, T, T] float64.
     """
-    return torch.stack([gramian(J[:, group]) for group in groups])
+    inner = []
+    for group in groups:
+        parts, inside = dense_parts(group, tables)
+        blocks = [*(J[:, part] for part in parts), *(table.rows() for table in inside)]
+        inner.append(torch.stack([gramian(block) for block in blocks]).sum(0))
+    return torch.stack(inner)
+
+
+def dense_parts(
+    group: slice, tables: Sequence[WordGradients]
+) -> tuple[list[slice], list[WordGradients]]:
+    """Return the columns of a group around the tables inside it, and these tables."""
+    inside = [table for table in tables if group.start <= table.columns.start < group.stop]
+    starts = [group.start, *(table.columns.stop for table in inside)]
+    stops = [*(table.columns.start for table in inside), group.stop]
+    return [slice(*ends) for ends in zip(starts, stops) if ends[0] < ends[1]], inside
 
 
 def gramian(part: Tensor) -> Tensor:
     """Return the inner products [T, T] float64 of the rows of `part` [T, columns].
 
-    The product is taken chunk by chunk, because one product of so flat a matrix is far slower.
+    The product is taken chunk by chunk, because one product of so flat a matrix is far slower. On a
+    GPU the chunks are one batch, as thousands of products would take longer to start there than to
+    compute; on a CPU a batch would be copied first.
     """
+    if part.device.type == "cpu":
+        products = [(chunk @ chunk.T).double() for chunk in torch.split(part, CHUNK, dim=1)]
+        return torch.stack(products).sum(0)
     num_chunks = part.shape[1] // CHUNK
     chunks = part[:, : num_chunks * CHUNK].view(len(part), num_chunks, CHUNK).transpose(0, 1)
     # [num_chunks, T, CHUNK] @ [num_chunks, CHUNK, T], and the columns after the last whole chunk
@@ -45,7 +71,11 @@ def gramian(part: Tensor) -> Tensor:
 
 
 def weighted_sum(
-    J: Tensor, weights: Tensor, groups: list[slice], out: Tensor | None = None
+    J: Tensor,
+    weights: Tensor,
+    groups: list[slice],
+    out: Tensor | None = None,
+    tables: Sequence[WordGradients] = (),
 ) -> Tensor:
     """Return the weighted sum [P] of the rows of J, with separate weights in each group.
 
@@ -55,11 +85,16 @@ def weighted_sum(
         groups: G ranges of columns that together cover J.
         out: [P], receives the sum; None allocates it. It may be the first row of J, which is then
             overwritten.
+        tables: as in `gramians`. `out` has to be the first row of J, then.
     """
     out = torch.empty_like(J[0]) if out is None else out
     add_group = add_in_chunks if J.device.type == "cpu" else add_whole
     for w, group in zip(weights, groups):
-        add_group(J[:, group], w, out[group])
+        parts, inside = dense_parts(group, tables)
+        for part in parts:
+            add_group(J[:, part], w, out[part])
+        for table in inside:
+            table.add_up(w)
     return out
 
 

@@ -135,7 +135,10 @@ class SophiaH(Optimizer):
                 for p in params
             ]
             self.hessian_buffer = [torch.zeros_like(p) for p in params]
-        grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+        grads = [
+            None if g is None else g.to_dense()  # that of a table of words may come as rows
+            for g in torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+        ]
         # A gradient is None where the loss does not depend on the parameter, and has no graph where
         # the loss is linear in it: both have no curvature.
         curved = [(g, u) for g, u in zip(grads, self.probe) if g is not None and g.requires_grad]
@@ -147,7 +150,7 @@ class SophiaH(Optimizer):
         )  # ∇²loss u
         for total, u, product in zip(self.hessian_buffer, self.probe, products):
             if product is not None:
-                total.addcmul_(u, product)
+                total.addcmul_(u, product.to_dense())
 
     @contextmanager
     def twice_differentiable(self) -> Iterator[None]:

@@ -1,21 +1,34 @@
 """Feed a projection from the model: each task's shared gradient becomes a row of J."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from optimizers.projections import Groups, Projection, gramians, weighted_sum
 from optimizers.stateless import Stateless
+from optimizers.word_gradients import WordGradients
 from tasks import Task
 
 
 class SummedGradients(Stateless):
-    """The plain form, without a projection: backward passes add up in `p.grad`; there is no J."""
+    """The plain form, without a projection: backward passes add up in `p.grad`; there is no J.
+
+    Args:
+        tables: word embeddings whose gradient fills only the rows of an update's words.
+    """
+
+    def __init__(self, tables: Sequence[nn.Embedding] = ()) -> None:
+        self.tables = [WordGradients(t, torch.zeros(1, t.weight.numel())) for t in tables]
 
     def backward(self, task: Task, loss: Tensor) -> None:
         """Add the gradient of `loss` [] to every parameter's `grad`."""
+        for table in self.tables:
+            if table.weight.grad is None:  # in the first backward pass of an update
+                table.clear()
+                table.weight.grad = table.grads[0]
         torch.autograd.backward(loss)
 
     def filled_rows(self) -> list[Tensor]:
@@ -59,6 +72,8 @@ class TaskGradients:
         groups: parts of the shared vector; together they cover it.
         observe: called in every update, before the projection, with `gramians(J)` [G, T, T] on the
             CPU.
+        tables: word embeddings whose gradients fill only the rows of an update's words, in the
+            order of `shared`.
     """
 
     def __init__(
@@ -68,6 +83,7 @@ class TaskGradients:
         names: list[str],
         groups: Groups,
         observe: Callable[[Tensor], None] = lambda inner: None,
+        tables: Sequence[nn.Embedding] = (),
     ) -> None:
         self.projection = projection
         self.shared = shared
@@ -80,6 +96,8 @@ class TaskGradients:
             name: [part.view_as(p) for p, part in zip(shared, row.split(sizes))]
             for name, row in self.rows.items()
         }
+        starts: dict[Tensor, int] = dict(zip(shared, accumulate([0, *sizes])))
+        self.tables = [WordGradients(table, self.J, starts[table.weight]) for table in tables]
         self.factors = torch.ones(len(names), device=self.J.device)  # of the rows, see `scale`
         self.own: list[Tensor] = []  # gradients that are not shared, between measure and combine
         self.filled: set[str] = set()  # tasks with a gradient in this update
@@ -88,14 +106,15 @@ class TaskGradients:
     def backward(self, task: Task, loss: Tensor) -> None:
         """Add the gradient of `loss` [] to the task's row of J and to its own parameters."""
         self.clear()
+        parts: dict[Tensor, Tensor] = dict(zip(self.shared, self.parts[task.name]))
+        for table in self.tables:
+            if not self.filled:  # in the first backward pass of an update
+                table.clear()
+            table.weight.grad = parts.pop(table.weight)  # the backward pass adds rows to it
         torch.autograd.backward(loss)
-        reached = {
-            part: p.grad
-            for part, p in zip(self.parts[task.name], self.shared)
-            if p.grad is not None
-        }
-        if task.name not in self.filled and len(reached) < len(self.shared):
-            self.rows[task.name].zero_()
+        reached = {part: p.grad for p, part in parts.items() if p.grad is not None}
+        if task.name not in self.filled and len(reached) < len(parts):
+            torch._foreach_zero_(list(parts.values()))
         if reached:
             move = torch._foreach_add_ if task.name in self.filled else torch._foreach_copy_
             move(list(reached), list(reached.values()))
@@ -123,7 +142,8 @@ class TaskGradients:
             for name, row in self.rows.items():
                 if name not in self.filled:
                     row.zero_()
-            self.inner = gramians(self.J, self.groups) * torch.outer(self.factors, self.factors)
+            inner = gramians(self.J, self.groups, self.tables)
+            self.inner = inner * torch.outer(self.factors, self.factors)
         return self.inner
 
     def measure(self, model: nn.Module) -> Tensor:
@@ -162,7 +182,8 @@ class TaskGradients:
         norm = math.sqrt(measured[0] ** 2 + squared_norm)
         scale = min(1.0, (clip or math.inf) / (norm + 1e-6))  # as in clip_grad_norm_
         groups = self.projection.groups or [slice(0, self.J.shape[1])]
-        weighted_sum(self.J, scale * factors * weights, groups, out=self.J[0])
+        weights = scale * factors * weights
+        weighted_sum(self.J, weights, groups, self.J[0], self.tables)
         for p, part in zip(self.shared, next(iter(self.parts.values()))):
             p.grad = part
         if scale < 1 and self.own:

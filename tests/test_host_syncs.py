@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 aten = torch.ops.aten
 # What reads a number from the device to decide a shape or a value, or copies Python numbers to it.
 WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.lift_fresh}
+WAITING |= {aten._unique2, aten._coalesce}
 # What is done on the host alone: with a batch's lengths, with the numbers of the one read, and with
 # each batch's share in its task's loss, before it is copied to the device without waiting.
 ON_THE_HOST = {
@@ -42,6 +43,9 @@ ON_THE_HOST = {
     "aten.lift_fresh.default in loss_weighting.py:task_losses",
     "aten._local_scalar_dense.default in multitask.py:prefix",
     "aten._local_scalar_dense.default in features.py:forward",
+    # On a GPU, the gradients of word embeddings are no rows.
+    "aten._unique2.default in word_gradients.py:words",
+    "aten._coalesce.default in sophia.py:accumulate_hessian",
 }
 HOST_READS = ("cpu", "tolist", "numpy", "item")
 
