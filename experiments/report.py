@@ -61,7 +61,8 @@ def keep_current(results: list[dict], rows: dict[str, Row]) -> list[dict]:
     """Return the results of rows as their files are now; print which others are dropped."""
     current = []
     for result in results:
-        if result["row"] in rows and has_flags_of(result, rows[result["row"]]):
+        row = rows.get(result["row"])
+        if row is not None and has_flags_of(result, row, result["settings"]):
             current.append(result)
         else:
             name = f"{result['row']} seed {result['seed']}"

@@ -84,9 +84,15 @@ def fingerprint(args: Namespace) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
 
-def has_flags_of(result: dict, row: Row) -> bool:
-    """Tell whether a result, or a run's state, is of the row's present script and flags."""
-    return (result["script"], result["flags"]) == (row.script, list(row.flags))
+def has_flags_of(record: dict, row: Row, options: dict) -> bool:
+    """Tell whether a result, or a run's state, is of the row's present script and flags.
+
+    Args:
+        record: the result or the state.
+        row: the row.
+        options: those of every run, which may replace the row's learning rate.
+    """
+    return (record["script"], record["flags"]) == (row.script, row.flags_with(options))
 
 
 def is_of_members(result: dict, members: list[dict]) -> bool:
@@ -108,7 +114,7 @@ def identity(row: Row, seed: int, settings: Settings) -> dict[str, object]:
         "settings": settings.options,
         "data": settings.data,
         "script": row.script,
-        "flags": list(row.flags),
+        "flags": row.flags_with(settings.options),
     }
 
 

@@ -88,7 +88,7 @@ def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
         else:
             shutil.rmtree(run.directory, ignore_errors=True)
             log_path.unlink(missing_ok=True)
-            command += [*shared_words(args.passed, run.row), *run.row.flags]
+            command += [*shared_words(args.passed, run.row), *run.flags]
             command += ["--seed", str(run.seed)]
             command += ["--logdir", args.work_dir, "--run_name", run.directory.name]
         write_state(run, [*parts, None])
@@ -138,7 +138,7 @@ def earlier_parts(run: Run) -> list[float]:
     if not (run.beside(".json").is_file() and last.is_file()):
         return []
     state = read_json(run.beside(".json"))
-    if not has_flags_of(state, run.row):
+    if not has_flags_of(state, run.row, run.settings.options):
         return []
     killed = max(0.0, round(last.stat().st_mtime - state["started"], 1))
     return [killed if seconds is None else seconds for seconds in state["parts"]]
@@ -146,7 +146,7 @@ def earlier_parts(run: Run) -> list[float]:
 
 def write_state(run: Run, parts: Sequence[float | None]) -> None:
     """Write what the next invocation has to know; None stands for the process that starts now."""
-    state = {"script": run.row.script, "flags": list(run.row.flags), "started": time.time()}
+    state = {"script": run.row.script, "flags": run.flags, "started": time.time()}
     write_json(run.beside(".json"), state | {"parts": parts}, make_parents=True)
 
 

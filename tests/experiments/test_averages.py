@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import result_folder
 from result_folder import cells
-from small_rows import AVERAGES, words, write_rows
+from small_rows import AVERAGES, ROW_TEXTS, words, write_rows
 
 import train_multitask
 from datasets import read_examples
@@ -193,7 +193,7 @@ def test_a_finished_member_without_its_checkpoint_has_to_be_repeated(copy, plan_
 
 
 def test_a_failing_average_leaves_no_result(copy, invoke):
-    (copy / "rows" / "soup.txt").write_text("# Soup\n# average of: joint\n--greedy\n")
+    (copy / "rows" / "soup.txt").write_text(ROW_TEXTS["soup"].replace("--soup ", ""))
     output, _ = invoke(copy, f"soup --seeds 1 2 {FLAGS}")
     assert "--greedy does nothing without --soup" in output
     assert not list(copy.glob("results/soup*"))
@@ -202,7 +202,7 @@ def test_a_failing_average_leaves_no_result(copy, invoke):
 @pytest.fixture
 def made_up(folder, monkeypatch):
     """Three seeds of a row with .4, .5 and .6 right, and a row for their ensembles."""
-    text = "# Mean\n# average of: joint\n--ensemble\n"
+    text = ROW_TEXTS["mean"]
     monkeypatch.setitem(result_folder.ROW_TEXTS, "mean", text)
     (folder.rows / "mean.txt").write_text(text)
     for seed, right in ((1, 4), (2, 5), (3, 6)):

@@ -29,7 +29,7 @@ def test_mean_spread_order_and_bold_by_hand(folder):
     # By family, then by the mean: .733 and (.85 + .2 + 1) / 3; the same for every task.
     assert list(table) == list(cells(tables.overall_table(methods))) == order
     families = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| **")]
-    names = ["controls", "baselines", "gradient surgery", "features", "other"]
+    names = ["controls", "baselines", "gradient surgery", "features", "recipe"]
     assert families == [f"| **{name}**" for name in names]
     assert table["slow"][:2] == ["**.850**", "**.250**"]  # two seeds: no spread
     assert table["fast"][0] == ".700 ± .100" and table["joint"][0] == ".500 ± .100"

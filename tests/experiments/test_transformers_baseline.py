@@ -52,7 +52,9 @@ def row_place(tmp_path_factory, invoke) -> Path:
     """What the runner leaves of a row without dropout, in a process of its own."""
     place = tmp_path_factory.mktemp("row")
     (place / "rows").mkdir()
-    text = f"# Plain\n# script: {TRANSFORMERS}\n{PLAIN} --hidden_dropout_prob 0\n"
+    text = (
+        f"# Plain\n# family: baselines\n# script: {TRANSFORMERS}\n{PLAIN} --hidden_dropout_prob 0\n"
+    )
     (place / "rows" / "plain.txt").write_text(text)
     output, error = invoke(place, "--seeds 3 --samples_per_epoch 12 --use_amp --epochs 1")
     assert error is None, output
