@@ -209,17 +209,17 @@ def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(
 ):
     [joint] = plan_runs(place, tiny_model, few_rows, "joint --seeds 1 --epochs 7")
     joint = joint._replace(directory=tmp_path / "joint")
-    assert run.earlier_parts(joint) == []
     last = joint.directory / "checkpoints" / "last.pt"
+    assert run.earlier_parts(joint, last) == []
     last.parent.mkdir(parents=True)
     run.write_state(joint, [20.0, None])
-    assert run.earlier_parts(joint) == []  # no checkpoint: starts anew
+    assert run.earlier_parts(joint, last) == []  # no checkpoint: starts anew
     last.touch()
     started = json.loads(joint.beside(".json").read_text())["started"]
     os.utime(last, (started + 7, started + 7))
-    assert run.earlier_parts(joint) == [20.0, 7.0]
+    assert run.earlier_parts(joint, last) == [20.0, 7.0]
     changed = joint._replace(row=joint.row._replace(flags=("--lr", "1e-3")))
-    assert run.earlier_parts(changed) == []  # another run than the one that was stopped
+    assert run.earlier_parts(changed, last) == []  # another run than the one that was stopped
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_killed_and_stopped_runs_are_resumed(tmp_path, invoke, tiny_model, few_r
     with start() as process:
         wait_for(process, "work/*/checkpoints/last.pt")
         process.send_signal(signal.SIGTERM)
-        assert "stopped by SIGTERM; its run is saved" in process.stderr.read()
+        assert "stopped by SIGTERM; the same command resumes its run from" in process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
     with start() as process:
         wait_for(process, "work/*.log", "resumed after")
