@@ -89,7 +89,8 @@ def draw_line(axes: Axes, y: float, found: Difference, reach: float) -> None:
     # Of an average, the seeds' differences are the spread of its control alone.
     seeds = found.by_seed if found.num_runs == len(found.by_seed) else []
     for side, marker in ((-1, "<"), (1, ">")):
-        if max(side * value for value in (found.mean, *found.interval, *seeds)) > EDGE * reach:
+        farthest = max(side * value for value in (*found.interval, *seeds))
+        if farthest > EDGE * reach or side * found.mean > reach:
             axes.plot(side * 1.07 * reach, y, marker=marker, color=color, mfc=filled)
     if abs(found.mean) > reach:
         side = np.sign(found.mean)
