@@ -89,7 +89,7 @@ def command_lines(results: list[dict], rows: dict[str, Row]) -> list[str]:
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in filter(seeds.__contains__, rows):
         groups.setdefault(tuple(sorted(seeds[name])), []).append(name)
-    (default, members), *others = sorted(groups.items(), key=lambda item: -len(item[1]))
+    (default, members), *others = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     named = [name for name in members if rows[name].obstacle]
     if len(named) == len(members):
         chosen = [(default, named)]
