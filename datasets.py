@@ -240,6 +240,19 @@ def task_file(args: Namespace, task: Task, split: str) -> Path:
     return Path(own) if own else Path(args.data_dir) / f"{task.stem}-{SPLITS[split]}.csv"
 
 
+def read_split(args: Namespace, task: Task, split: str) -> list[Example]:
+    """Read what a run uses of a task's file: with --smoketest, its first rows. Raises InputError.
+
+    Args:
+        args: the run's options.
+        task: the task.
+        split: a key of `SPLITS`; only the test file may have no labels.
+    """
+    path = task_file(args, task, split)
+    rows = read_examples(path, task, split != "test", args.skip_bad_rows)
+    return rows[: SMOKETEST_ROWS[split]] if args.smoketest else rows
+
+
 def load_data(
     args: Namespace, tokenizer: Tokenizer, pad_token_id: int, splits: tuple[str, ...] | None = None
 ) -> dict[str, dict[str, Rows]]:
@@ -266,9 +279,7 @@ def load_data(
     examples = {}
     for split in splits:
         for task in tasks:
-            path = task_file(args, task, split)
-            rows = read_examples(path, task, split != "test", args.skip_bad_rows)
-            examples[split, task.name] = rows[: SMOKETEST_ROWS[split]] if args.smoketest else rows
+            examples[split, task.name] = read_split(args, task, split)
     for (split, name), rows in examples.items():
         num_in_file = len(rows)
         if split == "train" and args.augment:

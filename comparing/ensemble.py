@@ -16,7 +16,7 @@ from comparing.finished import (
     difference_of_tasks,
     obstacle,
 )
-from datasets import SMOKETEST_ROWS, load_data, read_examples, task_file
+from datasets import load_data, read_split
 from engine import predict_logits
 from inputs.batches import Rows
 from predicting.run import load_run
@@ -24,7 +24,7 @@ from reporting.outputs import in_folder, write_outputs
 from runtime.errors import InputError
 from runtime.files import write_json
 from runtime.new_folder import new_directory
-from tasks import Example, Metrics
+from tasks import Metrics
 
 
 def make_ensemble(
@@ -140,19 +140,13 @@ def check_same_tasks(first: FinishedRun, run: FinishedRun) -> None:
 def check_same_test_rows(runs: list[FinishedRun]) -> None:
     """Raise InputError if runs, which have the same tasks, do not predict the same test rows."""
     first, *others = runs
-    expected = {name: read_test_rows(first, name) for name in first.tasks}
+    expected = {name: read_split(first.args, task, "test") for name, task in first.tasks.items()}
     for run in others:
         for name, examples in expected.items():
-            reason = difference_of_rows(examples, read_test_rows(run, name), name)
+            rows = read_split(run.args, run.tasks[name], "test")
+            reason = difference_of_rows(examples, rows, name)
             if reason is not None:
                 raise InputError(
                     f"{run.path}: cannot be averaged with {first.path}: its test data differ: "
                     f"{reason}"
                 )
-
-
-def read_test_rows(run: FinishedRun, name: str) -> list[Example]:
-    """Return the test rows of one of a run's tasks. Raises InputError."""
-    task, args = run.tasks[name], run.args
-    examples = read_examples(task_file(args, task, "test"), task, False, args.skip_bad_rows)
-    return examples[: SMOKETEST_ROWS["test"]] if args.smoketest else examples

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import SMOKETEST_ROWS, read_examples, read_lines, split_record, task_file
+from datasets import read_lines, read_split, split_record, task_file
 from options.resolving import set_data_dir
 from reporting import metrics_file
 from reporting.run_directory import read_options
@@ -130,10 +130,7 @@ def read_dev(args: Namespace, task: Task, score: float) -> DevRows:
     Raises:
         InputError: a file cannot be read, or the two do not belong together.
     """
-    path = task_file(args, task, "dev")
-    examples = read_examples(path, task, True, args.skip_bad_rows)
-    if args.smoketest:
-        examples = examples[: SMOKETEST_ROWS["dev"]]
+    path, examples = task_file(args, task, "dev"), read_split(args, task, "dev")
     if args.predictions_path is None:
         raise InputError("its predictions are outside the run")
     file = Path(args.predictions_path) / f"{task.stem}-dev-output.csv"

@@ -10,16 +10,14 @@ import shutil
 import sys
 import time
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 
 from experiments.result_files import (
     Settings,
-    add_labels,
     identity,
     is_of_members,
-    read_labels,
-    read_predictions,
+    sums,
+    write_outcome,
 )
 from experiments.row_files import Row
 from experiments.runs import ForwardedStop, Run, failure, place_run, wait_for
@@ -27,7 +25,7 @@ from reporting.outputs import in_folder
 from reporting.run_directory import SOUP, read_options
 from reporting.run_record import git_revision, package_versions
 from runtime.errors import InputError
-from runtime.files import read_json, write_json
+from runtime.files import read_json
 from runtime.locks import locked
 from runtime.startup import ROOT
 
@@ -72,9 +70,12 @@ def average(args: Namespace, run: Run, stop: ForwardedStop) -> None:
     Raises:
         InputError: a member is missing, compare.py failed, or another runner is at work on it.
     """
-    check_members(args, run)
     log_path = run.beside(".log")
     with locked(run.beside(".lock")) as lock:
+        if run.is_finished:  # by another runner, since this one has made its plan
+            return
+        # No runner starts a finished run again, so its members stay as they are now.
+        check_members(args, run)
         shutil.rmtree(run.directory, ignore_errors=True)
         log_path.unlink(missing_ok=True)
         command = [sys.executable, str(ROOT / run.row.script), *run.row.flags]
@@ -134,30 +135,20 @@ def write_average(run: Run, seconds: float) -> dict:
     """
     members = [read_json(member.result) for member in run.members]
     args = in_folder(read_options(run.members[0].directory), run.directory)
-    labels = read_labels(args)
-    dev = read_json(run.directory / "metrics-dev.json")
-    result = identity(run.row, run.seed, run.settings) | {
+    facts = {
         "seeds": [member.seed for member in run.members],
         "kept_seeds": kept_seeds(run),
         "member_means": [member["mean"] for member in members],
         "git_revision": git_revision(),
         "versions": package_versions(),
         "hardware": "; ".join(sorted({member["hardware"] for member in members})),
-        "dev": dev["metrics"],
-        "mean": dev["mean"],
         # What its members cost, as a method: all of them have to be trained.
-        **{
-            key: dict(sum((Counter(member[key]) for member in members), Counter()))
-            for key in ("examples", "updates")
-        },
+        **{key: sums(members, key) for key in ("examples", "updates")},
         "training_seconds": round(sum(member["training_seconds"] for member in members), 2),
         "peak_memory_mib": max(member["peak_memory_mib"] for member in members),
         "wall_seconds": seconds,
-        "predictions": {name: read_predictions(args, name, labels[name]) for name in args.tasks},
     }
-    add_labels(run.result.parent / f"dev_labels-{run.settings.data}.json", labels)
-    write_json(run.result, result, make_parents=True)
-    return result
+    return write_outcome(run.result, identity(run.row, run.seed, run.settings) | facts, args)
 
 
 def kept_seeds(run: Run) -> list[int]:

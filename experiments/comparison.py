@@ -19,6 +19,7 @@ from tasks import Metrics, mean_score
 from tasks.metrics import accuracy
 
 MEAN = "mean"  # stands for all tasks where a task's name is asked for
+SEVERAL = "‡"  # marks a control from which a row differs in more than one thing
 
 
 class SeedRun:
@@ -35,6 +36,7 @@ class SeedRun:
         resampled: the scores in each resample, [R]; `resample` fills it.
         conflicts: by pair of tasks, the share of updates in which they conflict; empty where no
             cosines were logged.
+        num_kept: of an average, how many of its members are in it.
     """
 
     def __init__(self, results: list[dict]) -> None:
@@ -43,6 +45,7 @@ class SeedRun:
             item for result in results for item in result["predictions"].items()
         )
         self.conflicts: dict[str, float] = results[0].get("conflicts") or {}
+        self.num_kept = len(results[0].get("kept_seeds", results[0].get("seeds", [])))
         self.resampled: dict[str, np.ndarray] = {}
         tasks = built_in_tasks()
         self.scores = {name: m[tasks[name].metric_name] for name, m in self.metrics.items()}
@@ -68,6 +71,11 @@ class Method:
     def control(self) -> str:
         """The method that it is compared with."""
         return self.row.control
+
+    @property
+    def control_label(self) -> str:
+        """What tables and figures call the control, with a mark if more than one thing differs."""
+        return f"{self.control} {SEVERAL}" if self.row.differs_in else self.control
 
     def seeds(self, name: str) -> list[int]:
         """Return the seeds that have a score of the task, or of every task for `MEAN`."""
@@ -147,17 +155,20 @@ class Difference(NamedTuple):
         mean: over seeds.
         interval: 95 % interval over dev examples.
         by_seed: the difference of each seed.
+        num_runs: how many different runs the side with fewer of them has. An average counts as one
+            run, whatever the number of its members: its `by_seed` is the spread of its control.
     """
 
     mean: float
     interval: tuple[float, float]
     by_seed: list[float]
+    num_runs: int
 
     @property
     def is_finding(self) -> bool:
-        """Whether the interval excludes 0 and at least `MIN_SEEDS` seeds all have its sign."""
+        """Whether the interval excludes 0 and at least `MIN_SEEDS` runs all have its sign."""
         values = np.array([*self.interval, *self.by_seed])
-        return len(self.by_seed) >= MIN_SEEDS and bool((values > 0).all() or (values < 0).all())
+        return self.num_runs >= MIN_SEEDS and bool((values > 0).all() or (values < 0).all())
 
 
 def difference(method: Method, control: Method | None, name: str) -> Difference | None:
@@ -173,8 +184,9 @@ def difference(method: Method, control: Method | None, name: str) -> Difference 
     scores = np.nan_to_num([(one.scores[name], two.scores[name]) for one, two in pairs])
     resampled = [one.resampled[name] - two.resampled[name] for one, two in pairs]
     by_seed = scores[:, 0] - scores[:, 1]
-    mean = float(np.mean(by_seed))
-    return Difference(mean, interval(np.mean(resampled, axis=0)), by_seed.tolist())
+    num_runs = min(len({*side}) for side in zip(*pairs))
+    interval_of_mean = interval(np.mean(resampled, axis=0))
+    return Difference(float(np.mean(by_seed)), interval_of_mean, by_seed.tolist(), num_runs)
 
 
 def differences(methods: dict[str, Method], name: str) -> dict[str, Difference]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.comparison import MEAN, Method, differences
+from experiments.comparison import MEAN, SEVERAL, Method, differences
 from experiments.row_files import MIN_SEEDS
 from experiments.tables import difference_text, number
 from options.task_table import built_in_tasks
@@ -16,10 +16,10 @@ def findings(methods: dict[str, Method]) -> str:
     parts, num_compared, num_found = [], 0, 0
     for name in (MEAN, *built_in_tasks()):
         of_task = differences(methods, name)
-        num_compared += sum(len(found.by_seed) >= MIN_SEEDS for found in of_task.values())
+        num_compared += sum(found.num_runs >= MIN_SEEDS for found in of_task.values())
         lines = [
             f"- `{row}` − `{methods[row].control}`: {difference_text(found)}, "
-            f"{len(found.by_seed)} seeds"
+            f"{len(found.by_seed)} seeds{others_text(methods[row])}"
             for row, found in of_task.items()
             if found.is_finding
         ]
@@ -27,11 +27,34 @@ def findings(methods: dict[str, Method]) -> str:
         parts.append("\n\n".join([f"**{name}**", "\n".join(lines) or "None yet."]))
     head = (
         "A finding is a difference to the control whose 95 % interval excludes 0 and whose sign is "
-        f"that of every one of at least {MIN_SEEDS} seeds. Nothing else is called one. "
+        f"that of every one of at least {MIN_SEEDS} seeds. Nothing else is called one. An average "
+        "of several runs is one model, whatever their number, so its difference is none. "
         f"{num_compared} differences have so many seeds, {num_found} of them are findings. The "
-        "intervals are not corrected for their number."
+        "intervals are not corrected for their number, and they exclude the chance of the seed, "
+        f"for which the signs stand: {MIN_SEEDS} seeds agree in sign by chance in 1 of "
+        f"{2 ** (MIN_SEEDS - 1)} cases."
     )
     return "\n\n".join([head, *parts]) if num_found else f"{head}\n\nNone yet."
+
+
+def others_text(method: Method) -> str:
+    """Return in what a method differs from its control, if in more than one thing."""
+    return f"; differs in: {method.row.differs_in}" if method.row.differs_in else ""
+
+
+def several_differences(methods: dict[str, Method]) -> str:
+    """Return which methods differ from their controls in more than one thing; empty if none do."""
+    texts = [
+        f"`{method.name}` ({method.row.differs_in})"
+        for method in methods.values()
+        if method.row.differs_in and method.control in methods
+    ]
+    if not texts:
+        return ""
+    return (
+        f"{SEVERAL} marks the control of a row that differs from it in more than one thing, so the "
+        f"difference is not that of one technique: {', '.join(texts)}."
+    )
 
 
 def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
@@ -43,7 +66,11 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
     """
     lines = []
     for method in methods.values():
-        scores = {name: np.nan_to_num(method.mean(name)) for name in majority if method.seeds(name)}
+        scores = {  # nan counts as 0, as in the mean of all tasks
+            name: float(np.nan_to_num(method.values(name)).mean())
+            for name in majority
+            if method.seeds(name)
+        }
         near = [
             f"{name} {number(score)} ({number(majority[name])})"
             for name, score in scores.items()

@@ -16,6 +16,7 @@ from reporting.figures import save_png
 
 BETTER_COLOR, WORSE_COLOR, PLAIN_COLOR = "tab:blue", "tab:red", "0.6"
 INCHES_PER_LINE = 0.235
+EDGE = 1.12  # of its reach, where an axis ends
 FAR = 1.6  # an axis ends before the farthest rows if they are so many times as far as most
 Line = tuple[str, bool]  # a method's name, or a family's and True
 
@@ -46,7 +47,11 @@ def draw_differences(methods: dict[str, Method], path: Path) -> bool:
     figure.suptitle(
         "Right of zero = better than its control (95 % intervals)", fontsize=15, weight="bold"
     )
-    figure.legend(handles=legend_handles(), loc="outside lower center", ncols=3, fontsize=11)
+    handles = legend_handles()
+    if any(method.row.differs_in for method in shown):
+        style: dict[str, Any] = {"color": "black", "marker": r"$\ddag$", "linewidth": 0}
+        handles.append(Line2D([], [], label="differs in more than one thing", **style))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=11)
     save_png(figure, path)
     return True
 
@@ -66,7 +71,7 @@ def draw_panel(
         f"{name}\n{built_in_tasks()[name].metric_name}" if name != MEAN else "mean\nof all tasks"
     )
     axes.set_title(title, fontsize=12)
-    axes.set(xlim=(-1.12 * reach, 1.12 * reach), ylim=(len(lines) - 0.4, -0.6))
+    axes.set(xlim=(-EDGE * reach, EDGE * reach), ylim=(len(lines) - 0.4, -0.6))
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: number(value, "+") if value else "0")
     axes.tick_params(axis="x", labelsize=9.5, top=True, labeltop=True)
@@ -76,20 +81,25 @@ def draw_panel(
 
 
 def draw_line(axes: Axes, y: float, found: Difference, reach: float) -> None:
-    """Draw one difference; an arrow and a number if it lies beyond the axis."""
+    """Draw one difference, with an arrow where some of it lies beyond the axis."""
     color = PLAIN_COLOR
     if found.is_finding:
         color = BETTER_COLOR if found.mean > 0 else WORSE_COLOR
-    filled = color if len(found.by_seed) > 1 else "white"
+    filled = color if found.num_runs > 1 else "white"
+    # Of an average, the seeds' differences are the spread of its control alone.
+    seeds = found.by_seed if found.num_runs == len(found.by_seed) else []
+    for side, marker in ((-1, "<"), (1, ">")):
+        farthest = max(side * value for value in (*found.interval, *seeds))
+        if farthest > EDGE * reach or side * found.mean > reach:
+            axes.plot(side * 1.07 * reach, y, marker=marker, color=color, mfc=filled)
     if abs(found.mean) > reach:
         side = np.sign(found.mean)
-        axes.plot(side * 1.07 * reach, y, marker=">" if side > 0 else "<", color=color, mfc=filled)
         label = axes.text(0.98 * side * reach, y, number(found.mean, "+"), va="center")
         label.set(ha="right" if side > 0 else "left", fontsize=9.5)
         label.set_color(color if found.is_finding else "0.35")
         return
     axes.plot(found.interval, (y, y), color=color, linewidth=2.2, solid_capstyle="butt")
-    axes.scatter(found.by_seed, [y + 0.27] * len(found.by_seed), s=9, color=color, linewidths=0)
+    axes.scatter(seeds, [y + 0.27] * len(seeds), s=9, color=color, linewidths=0)
     axes.plot(found.mean, y, marker="o", markersize=6.5, color=color, mfc=filled)
 
 
@@ -103,7 +113,8 @@ def axis_reach(of_task: dict[str, Difference]) -> float:
 def label_lines(axes: Axes, lines: list[Line], methods: dict[str, Method]) -> None:
     """Write each line's `row − control`, or the family's name in bold, left of the panel."""
     texts = [
-        label if is_family else f"{label} − {methods[label].control}" for label, is_family in lines
+        label if is_family else f"{label} − {methods[label].control_label}"
+        for label, is_family in lines
     ]
     axes.set_yticks(range(len(lines)), texts, fontsize=10.5)
     for text, (_, is_family) in zip(axes.get_yticklabels(), lines):
@@ -113,11 +124,23 @@ def label_lines(axes: Axes, lines: list[Line], methods: dict[str, Method]) -> No
 def legend_handles() -> list[Line2D]:
     """Return what the marks mean."""
     marks: dict[str, dict[str, Any]] = {
-        "finding: better": {"color": BETTER_COLOR, "marker": "o", "linewidth": 2.2},
-        "finding: worse": {"color": WORSE_COLOR, "marker": "o", "linewidth": 2.2},
-        "no finding": {"color": PLAIN_COLOR, "marker": "o", "linewidth": 2.2},
-        "a single seed": {"color": PLAIN_COLOR, "marker": "o", "mfc": "white", "linewidth": 2.2},
+        "a single seed, or an average": {
+            "color": PLAIN_COLOR,
+            "marker": "o",
+            "mfc": "white",
+            "linewidth": 2.2,
+        },
         "each seed's difference": {"color": "0.3", "marker": ".", "markersize": 4, "linewidth": 0},
         "beyond the axis": {"color": PLAIN_COLOR, "marker": "<", "linewidth": 0},
     }
-    return [Line2D([], [], label=label, **style) for label, style in marks.items()]
+    others = [Line2D([], [], label=label, **style) for label, style in marks.items()]
+    return [*finding_handles(linewidth=2.2), *others]
+
+
+def finding_handles(linewidth: float) -> list[Line2D]:
+    """Return what the colors mean: points, on lines of this width."""
+    colors = {"finding: better": BETTER_COLOR, "finding: worse": WORSE_COLOR}
+    return [
+        Line2D([], [], label=label, color=color, marker="o", linewidth=linewidth)
+        for label, color in (colors | {"no finding": PLAIN_COLOR}).items()
+    ]

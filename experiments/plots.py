@@ -5,12 +5,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    LogLocator,
+    MultipleLocator,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 from matplotlib.transforms import Bbox
 
 from benchmarks.cost_file import Costs
 from experiments.comparison import MEAN, Method, differences
-from experiments.forest import BETTER_COLOR, PLAIN_COLOR, WORSE_COLOR
+from experiments.forest import BETTER_COLOR, PLAIN_COLOR, WORSE_COLOR, finding_handles
 from experiments.row_files import BASELINE
 from experiments.tables import number
 from reporting.figures import save_png
@@ -22,6 +29,8 @@ LABEL_PLACES = [
     for step in (7, 14, 22, 32)  # a label farther off is not read with its point
     for dx, dy in ((1, 0), (-1, 0), (0.7, 0.8), (0.7, -0.8), (-0.7, 0.8), (-0.7, -0.8))
 ]
+BASELINE_COLOR = "tab:orange"
+STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of ticks: exact in three decimals
 MARKERS = "os^vDPX*<>phd"
 
 
@@ -57,6 +66,9 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     axes.scatter(times, scores, color=colors(methods, points), s=42, zorder=2)
     axes.margins(0.15)
     axes.grid(alpha=0.3)
+    baseline = Line2D([], [], label=BASELINE, color=BASELINE_COLOR, marker="o", linewidth=0)
+    handles = [baseline, *finding_handles(linewidth=0)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=11)
     figure.draw_without_rendering()  # the layout has to stand before labels are measured
     # The baseline and the findings first: what finds no free place stays without a label.
     found = differences(methods, MEAN)
@@ -81,7 +93,7 @@ def colors(methods: dict[str, Method], names: dict[str, tuple[float, float]]) ->
         if name in found and found[name].is_finding:
             chosen.append(BETTER_COLOR if found[name].mean > 0 else WORSE_COLOR)
         else:
-            chosen.append("tab:orange" if name == BASELINE else PLAIN_COLOR)
+            chosen.append(BASELINE_COLOR if name == BASELINE else PLAIN_COLOR)
     return chosen
 
 
@@ -147,12 +159,19 @@ def draw_conflicts(methods: dict[str, Method], path: Path) -> bool:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.tick_params(labelsize=11)
         axes.grid(alpha=0.3)
+    panels[0].yaxis.set_major_locator(MultipleLocator(tick_step([value for *_, value in runs])))
     panels[0].set_ylabel("mean score − that of the control", fontsize=12)
     panels[0].yaxis.set_major_formatter(lambda value, _: number(value, "+") if value else "0")
     figure.supxlabel("updates in which the two tasks conflict", fontsize=12)
-    title = "Above zero = surgery helps; to the right = tasks conflict more often"
+    title = "Above zero = scores above its control in that seed"
     figure.suptitle(title, fontsize=15, weight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=11)
     save_png(figure, path)
     return True
+
+
+def tick_step(values: list[float]) -> float:
+    """Return the smallest of `STEPS` that makes at most about seven ticks from 0 to all values."""
+    spread = max(*values, 0) - min(*values, 0)
+    return next((step for step in STEPS if spread <= 7 * step), STEPS[-1])

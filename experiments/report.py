@@ -17,7 +17,13 @@ from pathlib import Path
 from benchmarks.cost_file import Costs, read_costs
 from experiments.averages import choose_averages
 from experiments.comparison import Method, gather, resample
-from experiments.findings import at_majority, findings, searched_rates, too_few_seeds
+from experiments.findings import (
+    at_majority,
+    findings,
+    searched_rates,
+    several_differences,
+    too_few_seeds,
+)
 from experiments.forest import draw_differences
 from experiments.plots import draw_conflicts, draw_costs
 from experiments.result_files import (
@@ -61,7 +67,8 @@ def keep_current(results: list[dict], rows: dict[str, Row]) -> list[dict]:
     """Return the results of rows as their files are now; print which others are dropped."""
     current = []
     for result in results:
-        if result["row"] in rows and has_flags_of(result, rows[result["row"]]):
+        row = rows.get(result["row"])
+        if row is not None and has_flags_of(result, row, result["settings"]):
             current.append(result)
         else:
             name = f"{result['row']} seed {result['seed']}"
@@ -69,18 +76,45 @@ def keep_current(results: list[dict], rows: dict[str, Row]) -> list[dict]:
     return choose_averages(current, rows)
 
 
-def command_line(results: list[dict]) -> str:
-    """Return the command that makes these results from the data files in their default place."""
-    words = ["python", "-m", "experiments.run", "--seeds"]
-    words += map(str, sorted({result["seed"] for result in results}))
-    for name, value in results[0]["settings"].items():
+def command_lines(results: list[dict], rows: dict[str, Row]) -> list[str]:
+    """Return the commands that make these results from the data files in their default place.
+
+    There is one for each set of seeds. The one that most rows have comes first, without their
+    names, but those of rows that only run if they are named are in a command of their own.
+    """
+    seeds: dict[str, set[int]] = {}
+    for result in results:
+        of_row = seeds.setdefault(result["row"], set())
+        of_row.update(result.get("seeds", [result["seed"]]))
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name in filter(seeds.__contains__, rows):
+        groups.setdefault(tuple(sorted(seeds[name])), []).append(name)
+    (default, members), *others = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    named = [name for name in members if rows[name].obstacle]
+    if len(named) == len(members):
+        chosen = [(default, named)]
+    else:
+        chosen = [(default, []), *[(default, named)] * bool(named)]
+    options = option_words(results[0]["settings"])
+    return [
+        shlex.join(
+            ["python", "-m", "experiments.run", *names, "--seeds", *map(str, of_rows), *options]
+        )
+        for of_rows, names in [*chosen, *others]
+    ]
+
+
+def option_words(settings: dict) -> list[str]:
+    """Return the options of every run as words of a command line."""
+    words: list[str] = []
+    for name, value in settings.items():
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no_{name}")
         elif isinstance(value, dict):
             words += [f"--{name}", *(f"{key}={item}" for key, item in value.items())]
         elif value is not None:
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join(words)
+    return words
 
 
 def facts(results: list[dict], methods: dict[str, Method]) -> str:
@@ -105,6 +139,7 @@ def facts(results: list[dict], methods: dict[str, Method]) -> str:
         "the latter, the smallest and the largest difference of a single seed stand after the "
         f"semicolon. {BETTER} and {WORSE} mark findings. The best value of each column is bold.",
     ]
+    lines += filter(None, [several_differences(methods)])
     if first["settings"]["model_name"] == BUNDLED:
         lines.append(
             f"`{BUNDLED}` was itself tuned on sentence pairs, including Quora's and possibly these "
@@ -133,6 +168,7 @@ def markdown(
     costs: Costs | None,
     figures: dict[str, str],
     rates: str,
+    commands: list[str],
 ) -> str:
     """Everything between the page's markers. Methods without a result are named, not tabulated.
 
@@ -143,10 +179,11 @@ def markdown(
         costs: of the techniques, or None.
         figures: the link of each figure that was drawn, by the file's name.
         rates: what the search of learning rates found, as Markdown.
+        commands: those that make the results.
     """
     missing = [f"`{name}`" for name, method in methods.items() if not method.runs]
     methods = {name: method for name, method in methods.items() if method.runs}
-    commands = [command_line(results), "python -m experiments.report --page docs/results.md"]
+    commands = [*commands, "python -m experiments.report --page docs/results.md"]
     parts = ["\n".join(["```bash", *commands, "```"]), facts(results, methods)]
     if DIFFERENCES in figures:
         parts.append(f"![Difference of each row to its control]({figures[DIFFERENCES]})")
@@ -157,6 +194,7 @@ def markdown(
     parts.append(at_majority(methods, majority))
     if COST in figures:
         parts.append(f"![Mean score against the time of an update]({figures[COST]})")
+        parts.append("A point without a name had no free place for it; the table above has it.")
     parts.append(
         f"![What surgery changes against how often tasks conflict]({figures[CONFLICTS]})"
         if CONFLICTS in figures
@@ -170,13 +208,16 @@ def markdown(
 
 
 def draw_figures(methods: dict[str, Method], costs: Costs | None, folder: Path) -> list[Path]:
-    """Draw what there is something to draw of; return the files."""
+    """Draw what there is something to draw of, and remove the other figures; return the files."""
     methods = {name: method for name, method in methods.items() if method.runs}
     drawn = {
         DIFFERENCES: draw_differences(methods, folder / DIFFERENCES),
         COST: costs is not None and draw_costs(methods, costs, folder / COST),
         CONFLICTS: draw_conflicts(methods, folder / CONFLICTS),
     }
+    for name, is_drawn in drawn.items():
+        if not is_drawn:  # a figure of earlier results would be taken for one of these
+            (folder / name).unlink(missing_ok=True)
     return [folder / name for name, is_drawn in drawn.items() if is_drawn]
 
 
@@ -218,7 +259,8 @@ def main(args: Namespace) -> None:
     drawn = draw_figures(methods, costs, figures_dir)
     figures = {path.name: os.path.relpath(path, base) for path in drawn}
     majority = read_majority(results_dir, data)
-    text = markdown(methods, results, majority, costs, figures, searched_rates(all_results))
+    rates, commands = searched_rates(all_results), command_lines(results, rows)
+    text = markdown(methods, results, majority, costs, figures, rates, commands)
     if args.page:
         insert(Path(args.page), MARKED, text)
         print(f"{len(results)} results written to {args.page}, figures to {figures_dir}")

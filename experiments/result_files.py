@@ -16,6 +16,7 @@ import platform
 import re
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,9 +85,15 @@ def fingerprint(args: Namespace) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
 
-def has_flags_of(result: dict, row: Row) -> bool:
-    """Tell whether a result, or a run's state, is of the row's present script and flags."""
-    return (result["script"], result["flags"]) == (row.script, list(row.flags))
+def has_flags_of(record: dict, row: Row, options: dict) -> bool:
+    """Tell whether a result, or a run's state, is of the row's present script and flags.
+
+    Args:
+        record: the result or the state.
+        row: the row.
+        options: those of every run, which may replace the row's learning rate.
+    """
+    return (record["script"], record["flags"]) == (row.script, row.flags_with(options))
 
 
 def is_of_members(result: dict, members: list[dict]) -> bool:
@@ -108,7 +115,7 @@ def identity(row: Row, seed: int, settings: Settings) -> dict[str, object]:
         "settings": settings.options,
         "data": settings.data,
         "script": row.script,
-        "flags": list(row.flags),
+        "flags": row.flags_with(settings.options),
     }
 
 
@@ -131,27 +138,51 @@ def write_result(
         InputError: the run's outputs are missing or do not fit its dev files.
     """
     args = read_options(run_dir)
-    labels = read_labels(args)
     dev = read_json(run_dir / "metrics-dev.json")
     record = read_json(run_dir / "args.json")
-    result = identity(row, args.seed, settings) | {
+    facts = {
         "options": portable_options(args),
         "git_revision": record["git_revision"],
         "versions": record["versions"],
         "hardware": hardware(args.use_gpu),
-        "dev": dev["metrics"],
-        "mean": dev["mean"],
         **cost(run_dir),
         "wall_seconds": round(sum(parts), 1),
         "processes": len(parts),
         # Null where main does not report them.
         "num_parameters": dev.get("num_parameters"),
         "conflicts": dev.get("conflicts"),
-        "predictions": {name: read_predictions(args, name, labels[name]) for name in args.tasks},
     }
-    add_labels(path.parent / f"dev_labels-{settings.data}.json", labels)
-    write_json(path, result, make_parents=True)
-    return result
+    return write_outcome(path, identity(row, args.seed, settings) | facts, args)
+
+
+def write_outcome(path: Path, facts: dict[str, object], args: Namespace) -> dict:
+    """Write a result file: the given facts, and the scores and predictions of a run directory.
+
+    Adds to the labels' file what it lacks.
+
+    Args:
+        path: the result file.
+        facts: what it says beside scores and predictions, with its `identity`.
+        args: the options of the run directory.
+
+    Returns:
+        What the result file holds.
+
+    Raises:
+        InputError: the directory's outputs are missing or do not fit its dev files.
+    """
+    dev = read_json(Path(args.run_dir) / "metrics-dev.json")
+    labels = read_labels(args)
+    predictions = {name: read_predictions(args, name, labels[name]) for name in args.tasks}
+    scores = {"dev": dev["metrics"], "mean": dev["mean"], "predictions": predictions}
+    add_labels(path.parent / f"dev_labels-{facts['data']}.json", labels)
+    write_json(path, facts | scores, make_parents=True)
+    return facts | scores
+
+
+def sums(parts: Iterable[dict], key: str) -> dict[str, int]:
+    """Return the sum of each task's count under a key, over epochs or over runs."""
+    return dict(sum((Counter(part[key]) for part in parts), Counter()))
 
 
 def add_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
@@ -180,10 +211,7 @@ def cost(run_dir: Path) -> dict[str, object]:
     return {
         # The first of equals, as in training.
         "best_epoch": max(epochs, key=lambda line: line["mean"])["epoch"],
-        **{
-            key: dict(sum((Counter(line[key]) for line in epochs), Counter()))
-            for key in ("examples", "updates")
-        },
+        **{key: sums(epochs, key) for key in ("examples", "updates")},
         "training_seconds": round(sum(seconds), 2),
         "peak_memory_mib": max(line["peak_memory_mib"] for line in epochs),
     }

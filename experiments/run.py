@@ -6,8 +6,9 @@
 
 Rows come first, then options. The options of train_multitask.py go to every run, and a row's own
 flags win over them. Stop it in any way and give the same command again: finished runs are not
-repeated, interrupted ones resume from their checkpoint, failed ones are tried again. Rows that
-average another row's runs come last, once for all seeds. See `row_files` for the rows and
+repeated, interrupted ones resume from their checkpoint, failed ones are tried again. What has
+no checkpoint, an average or a plain loop of transformers, starts again. Rows that average another
+row's runs come last, once for all seeds. See `row_files` for the rows and
 `result_files` for what a run leaves behind.
 """
 
@@ -79,27 +80,55 @@ def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
     Raises:
         InputError: the run failed, or another runner is at work on it, on whichever machine.
     """
-    log_path = run.beside(".log")
     with locked(run.beside(".lock")) as lock:
-        parts = earlier_parts(run)
-        command = [sys.executable, *script_words(run.row.script)]
-        if parts:
-            command += ["--resume", str(run.directory), *args.passed_on_resume]
+        if run.is_finished:  # by another runner, since this one has made its plan
+            return
+        if is_complete(args, run):
+            parts = earlier_parts(run, run.directory / "metrics-dev.json")
         else:
-            shutil.rmtree(run.directory, ignore_errors=True)
-            log_path.unlink(missing_ok=True)
-            command += [*shared_words(args.passed, run.row), *run.row.flags]
-            command += ["--seed", str(run.seed)]
-            command += ["--logdir", args.work_dir, "--run_name", run.directory.name]
-        write_state(run, [*parts, None])
-        started = time.monotonic()
-        status = wait_for(command, log_path, lock, stop)
-        parts.append(round(time.monotonic() - started, 1))
-        write_state(run, parts)
-        if status != 0:
-            raise InputError(failure(status, log_path))
+            parts = train(args, run, lock, stop)
         write_result(run.result, run.row, run.settings, run.directory, parts)
         remove_checkpoints(args, run)
+
+
+def train(args: Namespace, run: Run, lock: int, stop: ForwardedStop) -> list[float]:
+    """Start or resume the process of a run; return the seconds of all of the run's processes.
+
+    Raises:
+        InputError: the run failed.
+    """
+    log_path = run.beside(".log")
+    parts = earlier_parts(run, run.directory / "checkpoints" / "last.pt")
+    command = [sys.executable, *script_words(run.row.script)]
+    if parts:
+        command += ["--resume", str(run.directory), *args.passed_on_resume]
+    else:
+        shutil.rmtree(run.directory, ignore_errors=True)
+        log_path.unlink(missing_ok=True)
+        command += [*shared_words(args.passed, run.row), *run.flags, "--seed", str(run.seed)]
+        command += ["--logdir", args.work_dir, "--run_name", run.directory.name]
+    write_state(run, [*parts, None])
+    started = time.monotonic()
+    status = wait_for(command, log_path, lock, stop)
+    parts.append(round(time.monotonic() - started, 1))
+    write_state(run, parts)
+    if status != 0:
+        raise InputError(failure(status, log_path))
+    return parts
+
+
+def is_complete(args: Namespace, run: Run) -> bool:
+    """Tell whether a run has ended, and only its result was not written, or was removed.
+
+    A run with its last checkpoint is resumed instead, which finds out how far it came. Without that
+    checkpoint, metrics are there at the end alone: the plain loop makes its directory then, and a
+    trained run loses its checkpoint then.
+    """
+    folder = run.directory / "checkpoints"
+    has_metrics = (run.directory / "metrics-dev.json").is_file()
+    if not has_metrics or (folder / "last.pt").exists() or not read_parts(run):
+        return False
+    return run.row.name not in args.averaged or (folder / "best.pt").is_file()
 
 
 def remove_checkpoints(args: Namespace, run: Run) -> None:
@@ -129,24 +158,35 @@ def shared_words(passed: list[str], row: Row) -> list[str]:
     return [word for word in passed if not (word in PRECISIONS and {*PRECISIONS} & {*row.flags})]
 
 
-def earlier_parts(run: Run) -> list[float]:
-    """Return the seconds of each earlier process of a run to resume; none if it starts anew.
+def earlier_parts(run: Run, last: Path) -> list[float]:
+    """Return the seconds of each earlier process of a run; none if it starts anew.
 
-    A process that was killed together with its runner counts up to its last checkpoint.
+    Args:
+        run: the run.
+        last: what its processes write, without which it starts anew. A process that was killed
+            together with its runner counts up to then.
     """
-    last = run.directory / "checkpoints" / "last.pt"
-    if not (run.beside(".json").is_file() and last.is_file()):
+    parts = read_parts(run) if last.is_file() else []
+    if not parts:
         return []
-    state = read_json(run.beside(".json"))
-    if not has_flags_of(state, run.row):
+    started = read_json(run.beside(".json"))["started"]
+    killed = max(0.0, round(last.stat().st_mtime - started, 1))
+    return [killed if seconds is None else seconds for seconds in parts]
+
+
+def read_parts(run: Run) -> list[float | None]:
+    """Return what `write_state` was given, or nothing if the row had other flags then."""
+    path = run.beside(".json")
+    state = read_json(path) if path.is_file() else None
+    if state is None or not has_flags_of(state, run.row, run.settings.options):
         return []
-    killed = max(0.0, round(last.stat().st_mtime - state["started"], 1))
-    return [killed if seconds is None else seconds for seconds in state["parts"]]
+    parts: list[float | None] = state["parts"]
+    return parts
 
 
 def write_state(run: Run, parts: Sequence[float | None]) -> None:
     """Write what the next invocation has to know; None stands for the process that starts now."""
-    state = {"script": run.row.script, "flags": list(run.row.flags), "started": time.time()}
+    state = {"script": run.row.script, "flags": run.flags, "started": time.time()}
     write_json(run.beside(".json"), state | {"parts": parts}, make_parents=True)
 
 
@@ -254,7 +294,9 @@ def main(args: Namespace, shared: Namespace) -> None:
         InputError: some runs failed.
     """
     plan = plan_runs(args, shared)
-    stop = ForwardedStop("its run is saved; the same command resumes it")
+    stop = ForwardedStop(
+        "the same command resumes its run from the last checkpoint, or starts it again without one"
+    )
     with caught_signals(stop):
         failures = run_all(args, plan, stop)
     if failures:

@@ -42,6 +42,11 @@ class Run(NamedTuple):
         return self.directory.with_suffix(ending)
 
     @property
+    def flags(self) -> list[str]:
+        """The row's flags, beside the options of every run."""
+        return self.row.flags_with(self.settings.options)
+
+    @property
     def is_finished(self) -> bool:
         """Whether there is a result of the row as its file is now, and of the present members."""
         if not all(run.result.is_file() for run in (self, *self.members)):
@@ -49,7 +54,7 @@ class Run(NamedTuple):
         result = read_json(self.result)
         members = [read_json(member.result) for member in self.members]
         return (
-            has_flags_of(result, self.row)
+            has_flags_of(result, self.row, self.settings.options)
             and all(member.is_finished for member in self.members)
             and is_of_members(result, members)
         )

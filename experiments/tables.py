@@ -36,10 +36,15 @@ def score_cell(values: np.ndarray) -> Cell:
 
 
 def difference_text(found: Difference) -> str:
-    """Return a difference with its interval and those of the seeds, a finding with its mark."""
+    """Return a difference with its interval and those of the seeds, a finding with its mark.
+
+    An average has no seeds of its own, so that it is named instead.
+    """
     low, high = (number(end, "+") for end in found.interval)
     text = f"{number(found.mean, '+')} [{low}, {high}]"
-    if len(found.by_seed) > 1:
+    if found.num_runs < len(found.by_seed):
+        text += f"; one average of {len(found.by_seed)} runs"
+    elif len(found.by_seed) > 1:
         text += f"; {number(min(found.by_seed), '+')} to {number(max(found.by_seed), '+')}"
     if found.is_finding:
         text = f"{BETTER if found.mean > 0 else WORSE} {text}"
@@ -48,7 +53,7 @@ def difference_text(found: Difference) -> str:
 
 def difference_cells(method: Method, found: Difference | None) -> list[Cell]:
     """Return the difference to the control, and the control's name."""
-    texts = [NONE, NONE] if found is None else [difference_text(found), method.control]
+    texts = [NONE, NONE] if found is None else [difference_text(found), method.control_label]
     return [(text, math.nan) for text in texts]
 
 
@@ -59,6 +64,15 @@ def cost_cells(method: Method, costs: Costs) -> list[Cell]:
         return [(NONE, math.nan)] * 2
     memory = f"{cost.memory:+z.1f}".replace("-", "−")
     return [(f"{cost.time:.2f}", -round(cost.time, 2)), (memory, -round(cost.memory, 1))]
+
+
+def seeds_text(method: Method, name: str) -> str:
+    """Return how many seeds have the task's score, or of how many runs an average is made."""
+    seeds = method.seeds(name)
+    if not method.is_average:
+        return {0: NONE, 1: "1 †"}.get(len(seeds), str(len(seeds)))
+    num_kept = method.runs[seeds[0]].num_kept
+    return f"{f'{num_kept} ' if num_kept < len(seeds) else ''}of {len(seeds)}"
 
 
 def overall_table(methods: dict[str, Method], costs: Costs | None = None) -> str:
@@ -99,13 +113,11 @@ def format_table(
     found = differences(methods, name)
     lines = []
     for method in methods.values():
-        num_seeds = len(method.seeds(name))
         cells = [(f"{method.row.title} (`{method.name}`)", math.nan)]
         cells += [score_cell(method.values(*score)) for score in scores]
         cells += difference_cells(method, found.get(method.name))
         cells += cost_cells(method, costs) if costs is not None else []
-        seeds = f"of {num_seeds}" if method.is_average else str(num_seeds)
-        cells.append(({0: NONE, 1: "1 †"}.get(num_seeds, seeds), math.nan))
+        cells.append((seeds_text(method, name), math.nan))
         lines.append(cells)
     # Of each column, as far as shown. nan equals nothing, so it is never bold.
     best = [

@@ -149,7 +149,7 @@ def change_score(run, name: str) -> None:
     if name not in args.tasks:
         return
     task = args.tasks[name]
-    examples = finished.read_examples(finished.task_file(args, task, "dev"), task)
+    examples = finished.read_split(args, task, "dev")
     path = run / "predictions" / f"{task.stem}-dev-output.csv"
     predictions = read_predictions(path, task, [example.id for example in examples])
     labels = np.array([example.label for example in examples], dtype=task.label_dtype)

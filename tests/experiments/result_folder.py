@@ -24,7 +24,7 @@ ROW_TEXTS = {
     "fast": "# Fast one\n# family: features\n# at majority: too fast\n--pooling max\n",
     "slow": "# Slow one\n# family: features\n# control: fast\n--pooling cls\n",
     "surgery": "# Surgery\n# family: gradient surgery\n# cost: mgda\n--projection mgda\n",
-    "large": "# Large\n# not run by default: needs a dream\n--model_name large\n",
+    "large": "# Large\n# family: recipe\n# not run by default: needs a dream\n--model_name large\n",
     "single_sst": "# Single task\n# family: baselines\n# part of: single_task\n--task sst\n",
     "single_para": "# Single task\n# family: baselines\n# part of: single_task\n--task para\n",
     "single_sts": "# Single task\n# family: baselines\n# part of: single_task\n--task sts\n",

@@ -17,14 +17,15 @@ EVERY_ROW = read_rows(ROOT / "experiments" / "rows")
 ROWS = {name: row for name, row in EVERY_ROW.items() if not row.average_of}
 AVERAGES = {name: row for name, row in EVERY_ROW.items() if row.average_of}
 SIZES = "--batch_size 2 --no_tensorboard --no_test_predictions"
+CONTROLS, TURNS = "# family: controls\n", "--task_scheduler round_robin"
 ROW_TEXTS = {
-    "broken": "# Broken on purpose\n--pooling nothing\n",
-    "joint": "# Joint sum\n",
-    "turns": f"# Taking turns\n# script: {SCRIPTS[1]}\n--task_scheduler round_robin\n",
-    "single_sts": "# Single task\n# part of: single_task\n--task sts\n",
-    "mean": "# Mean\n# average of: joint\n--ensemble\n",
-    "soup": "# Greedy soup\n# average of: joint\n--soup --greedy\n",
-    "far": "# Far away\n# not run by default: needs a dream\n",
+    "broken": f"# Broken on purpose\n{CONTROLS}--pooling nothing\n",
+    "joint": f"# Joint sum\n{CONTROLS}",
+    "turns": f"# Taking turns\n{CONTROLS}# script: {SCRIPTS[1]}\n# lr: 1e-3\n{TURNS}\n",
+    "single_sts": f"# Single task\n{CONTROLS}# part of: single_task\n--task sts\n",
+    "mean": f"# Mean\n{CONTROLS}# average of: joint\n--ensemble\n",
+    "soup": f"# Greedy soup\n{CONTROLS}# average of: joint\n--soup --greedy\n",
+    "far": f"# Far away\n{CONTROLS}# not run by default: needs a dream\n",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import result_folder
 from result_folder import cells
-from small_rows import AVERAGES, words, write_rows
+from small_rows import AVERAGES, ROW_TEXTS, words, write_rows
 
 import train_multitask
 from datasets import read_examples
@@ -20,7 +20,7 @@ from options.comparison_options import parse_args as parse_comparison
 from options.parsing import parse_args
 from runtime.errors import InputError
 
-FLAGS = "--num_batches_per_epoch 2 --epochs 1"
+FLAGS = "--num_batches_per_epoch 2 --epochs 1 --no_use_amp"
 
 
 @pytest.fixture
@@ -154,6 +154,29 @@ def test_an_average_is_finished_for_the_same_members_alone(averaged, plan_of, tm
     assert not mean._replace(members=(first, second._replace(result=other))).is_finished
 
 
+def test_what_another_runner_has_finished_meanwhile_stays(averaged, plan_of):
+    place, _ = averaged
+
+    def stamps() -> dict:
+        return {path: path.stat().st_mtime_ns for path in place.glob("work/*/*")}
+
+    before = stamps()
+    stop = run.ForwardedStop("")
+    args, [joint, *_, mean, _] = plan_of(place, "--seeds 1 2")
+    averages.average(args, mean, stop)
+    run.execute(args, joint, stop)
+    assert stamps() == before
+
+
+def test_members_are_checked_again_under_the_lock(copy, plan_of):
+    args, [mean] = plan_of(copy, "mean --seeds 1 2")
+    (mean.directory / "metrics-dev.json").touch()
+    mean.members[1].result.unlink()
+    with pytest.raises(InputError, match="no finished run with its best checkpoint of joint"):
+        averages.average(args, mean, run.ForwardedStop(""))
+    assert (mean.directory / "metrics-dev.json").exists()
+
+
 def test_one_seed_is_no_average(averaged, plan_of):
     place, _ = averaged
     assert [str(one) for one in plan_of(place, "--seeds 1")[1]] == ["joint seed 1"]
@@ -193,7 +216,7 @@ def test_a_finished_member_without_its_checkpoint_has_to_be_repeated(copy, plan_
 
 
 def test_a_failing_average_leaves_no_result(copy, invoke):
-    (copy / "rows" / "soup.txt").write_text("# Soup\n# average of: joint\n--greedy\n")
+    (copy / "rows" / "soup.txt").write_text(ROW_TEXTS["soup"].replace("--soup ", ""))
     output, _ = invoke(copy, f"soup --seeds 1 2 {FLAGS}")
     assert "--greedy does nothing without --soup" in output
     assert not list(copy.glob("results/soup*"))
@@ -202,7 +225,7 @@ def test_a_failing_average_leaves_no_result(copy, invoke):
 @pytest.fixture
 def made_up(folder, monkeypatch):
     """Three seeds of a row with .4, .5 and .6 right, and a row for their ensembles."""
-    text = "# Mean\n# average of: joint\n--ensemble\n"
+    text = ROW_TEXTS["mean"]
     monkeypatch.setitem(result_folder.ROW_TEXTS, "mean", text)
     (folder.rows / "mean.txt").write_text(text)
     for seed, right in ((1, 4), (2, 5), (3, 6)):
@@ -225,7 +248,10 @@ def test_an_ensemble_is_compared_with_every_members_control(made_up):
     assert found.interval[0] < 0.2 < found.interval[1]
     overall = cells(report.overall_table(methods))
     assert overall["mean"][1] == "**.700**"  # no ±
-    assert overall["mean"][4].startswith("▲ +.067 [") and overall["mean"][5] == "joint"
+    assert found.num_runs == 1 and not found.is_finding  # one model, not three seeds
+    text = overall["mean"][4]
+    assert text.startswith("+.067 [") and text.endswith("]; one average of 3 runs")
+    assert overall["mean"][5] == "joint"
     assert overall["mean"][-1] == "of 3"
     assert overall["joint"][1] == ".500 ± .100" and overall["joint"][-1] == "3"
 
@@ -241,6 +267,11 @@ def test_the_report_takes_the_average_of_most_present_members(made_up, capsys):
     out, err = capsys.readouterr()
     assert err == "mean seeds 1, 2, 3: its members are gone or other runs now; dropped\n"
     assert "| of 2 |" in out and "| of 3 |" not in out
+    made_up.add("joint", 3, sst=6, noise=0, mean=0.6)
+    path = made_up.results / "mean-seed3-aaaa1111.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"kept_seeds": [1, 3]}))
+    made_up.report()  # of a greedy soup, how many it kept
+    assert "| 2 of 3 |" in capsys.readouterr().out
     (made_up.results / "joint-seed1-aaaa1111.json").unlink()
     made_up.report()
     assert "(`mean`)" not in capsys.readouterr().out

@@ -29,7 +29,7 @@ def test_mean_spread_order_and_bold_by_hand(folder):
     # By family, then by the mean: .733 and (.85 + .2 + 1) / 3; the same for every task.
     assert list(table) == list(cells(tables.overall_table(methods))) == order
     families = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| **")]
-    names = ["controls", "baselines", "gradient surgery", "features", "other"]
+    names = ["controls", "baselines", "gradient surgery", "features", "recipe"]
     assert families == [f"| **{name}**" for name in names]
     assert table["slow"][:2] == ["**.850**", "**.250**"]  # two seeds: no spread
     assert table["fast"][0] == ".700 ± .100" and table["joint"][0] == ".500 ± .100"
@@ -47,11 +47,11 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
     folder.add("fast", 2, sst=9, noise=0)
     folder.add("slow", 2, sst=9, noise=0)
     methods = folder.methods()
-    value, (low, high), by_seed = comparison.difference(methods["fast"], methods["joint"], "sst")
+    value, (low, high), *_ = comparison.difference(methods["fast"], methods["joint"], "sst")
     half = 1.96 * math.sqrt(0.2 * 0.8 / N)  # a fifth of the examples differs
     assert value == pytest.approx(0.2)
     assert (low, high) == pytest.approx((0.2 - half, 0.2 + half), abs=0.03)
-    assert comparison.difference(methods["slow"], methods["fast"], "sst") == (0, (0, 0), [0])
+    assert comparison.difference(methods["slow"], methods["fast"], "sst") == (0, (0, 0), [0], 1)
     assert comparison.difference(methods["joint"], methods["joint"], "sst") is None
     assert comparison.difference(methods["large"], methods["joint"], "sst") is None
     table = cells(tables.task_table(methods, "sst"))
@@ -177,18 +177,21 @@ def test_costs_are_those_of_the_rows_arms(folder):
 
 
 @pytest.mark.parametrize(
-    "interval, by_seed, expected",
+    "interval, by_seed, num_runs, expected",
     [
-        ((0.01, 0.03), [0.01, 0.02, 0.03], True),
-        ((-0.03, -0.01), [-0.01, -0.02, -0.03], True),
-        ((0.01, 0.03), [0.01, 0.02], False),  # two seeds
-        ((0.01, 0.03), [0.06, -0.001, 0.03], False),  # one seed disagrees
-        ((0.0, 0.03), [0.01, 0.02, 0.03], False),  # 0 is in the interval
-        ((-0.01, 0.03), [0.01, 0.02, 0.03], False),
+        ((0.01, 0.03), [0.01, 0.02, 0.03], 3, True),
+        ((-0.03, -0.01), [-0.01, -0.02, -0.03], 3, True),
+        ((0.01, 0.03), [0.01, 0.02], 2, False),  # two seeds
+        ((0.01, 0.03), [0.01, 0.02, 0.03], 1, False),  # an average of three
+        ((0.01, 0.03), [0.06, -0.001, 0.03], 3, False),  # one seed disagrees
+        ((0.0, 0.03), [0.01, 0.02, 0.03], 3, False),  # 0 is in the interval
+        ((-0.01, 0.03), [0.01, 0.02, 0.03], 3, False),
     ],
 )
-def test_a_finding_needs_its_interval_and_three_seeds_of_one_sign(interval, by_seed, expected):
-    found = comparison.Difference(0.01, interval, by_seed)
+def test_a_finding_needs_its_interval_and_three_seeds_of_one_sign(
+    interval, by_seed, num_runs, expected
+):
+    found = comparison.Difference(0.01, interval, by_seed, num_runs)
     assert found.is_finding == expected
     assert (tables.difference_text(found)[0] in (tables.BETTER, tables.WORSE)) == expected
 

@@ -1,5 +1,8 @@
 """What the report takes in, refuses, writes and draws."""
 
+import math
+from argparse import Namespace
+
 import pytest
 
 from benchmarks.cost_file import Cost, read_costs, write_costs
@@ -51,8 +54,9 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     assert page.read_text(encoding="utf-8") == once
     assert once.startswith(f"# Title\n\n{start}\n\n```bash\n")
     assert once.endswith(f"\n\n{end}\n\n## Next\n") and "last year" not in once
-    command = "python -m experiments.run --seeds 1 2 --model_name minilm-l6 --epochs 2 --use_amp\n"
-    assert command in once
+    options = "--model_name minilm-l6 --epochs 2 --use_amp\n"
+    for words in ("--seeds 1", "fast --seeds 2"):
+        assert f"python -m experiments.run {words} {options}" in once
     assert "2 runs, seeds 1, 2, 1.0 hours in all, on some processor, 2 threads." in once
     assert "`0123456789ab`, `ffffffffffff-dirty` (several revisions)." in once
     assert "differences on `para` may be compressed" in once
@@ -147,6 +151,11 @@ def test_rows_at_the_majority_class_are_named_with_their_reason(folder):
     assert "- `fast`: sst .300 (.300), para .500 (.600): too fast" in text
     assert "- `single_task`: para .600 (.600): not explained yet" in text
     assert "`joint`" not in text
+    folder.add("slow", 1, noise=0)
+    nothing = {"pearson": math.nan, "spearman": math.nan}
+    folder.add("slow", 2, dev={"sst": {"accuracy": 1.0}, "para": {"accuracy": 1.0}, "sts": nothing})
+    text = findings.at_majority(folder.methods(), {"sts": 0.5})
+    assert "- `slow`: sts .500 (.500)" in text  # nan counts as 0, as in the mean
     old = findings.at_majority(folder.methods(), {"sts": 0.0})
     assert "Not known of sst, para: the labels' file is of an older version." in old
 
@@ -158,6 +167,50 @@ def test_rows_with_too_few_seeds_are_named(folder):
     run = {name: method for name, method in folder.methods().items() if method.runs}
     assert findings.too_few_seeds(run) == "Fewer seeds than the protocol asks for: `fast` (1 of 3)."
     assert findings.too_few_seeds({"joint": run["joint"]}).startswith("Every row here has the see")
+
+
+def test_each_set_of_seeds_has_a_command():
+    rows = {"joint": (1, 2, 3, 4), "large": (1, 2), "mgda": (1, 2), "pals": (1, 2), "mean": (3, 4)}
+    results = [
+        {"row": name, "seed": seed, "settings": {"epochs": 2, "lr": None, "use_amp": False}}
+        for name, seeds in rows.items()
+        for seed in (seeds if name != "mean" else seeds[:1])
+    ]
+    results[-1]["seeds"] = list(rows["mean"])
+    obstacles = {name: Namespace(obstacle="a dream" * (name == "large")) for name in rows}
+    commands = [
+        "python -m experiments.run --seeds 1 2 --epochs 2 --no_use_amp",
+        "python -m experiments.run large --seeds 1 2 --epochs 2 --no_use_amp",
+        "python -m experiments.run joint --seeds 1 2 3 4 --epochs 2 --no_use_amp",
+        "python -m experiments.run mean --seeds 3 4 --epochs 2 --no_use_amp",
+    ]
+    assert report.command_lines(results, obstacles) == commands
+    only = [result for result in results if result["row"] == "large"]
+    assert report.command_lines(only, obstacles) == commands[1:2]
+
+
+def test_a_figure_that_is_not_drawn_again_is_removed(folder, capsys):
+    add_three_seeds(folder)
+    folder.add_costs()
+    folder.report()
+    (folder.path / "figures" / "custom_scalars.png").touch()  # of another command
+    for path in folder.results.glob("*surgery*"):
+        path.unlink()
+    (folder.results / "costs.json").unlink()
+    folder.report()
+    names = sorted(path.name for path in (folder.path / "figures").iterdir())
+    assert names == ["custom_scalars.png", "differences.png"]
+
+
+def test_a_row_that_differs_in_several_things_says_so(folder, capsys):
+    add_three_seeds(folder)
+    path = folder.rows / "fast.txt"
+    path.write_text(path.read_text().replace("# at", "# differs in: pooling, luck\n# at"))
+    folder.report()
+    out = capsys.readouterr().out
+    assert ", 3 seeds; differs in: pooling, luck\n" in out
+    assert "‡ marks the control of a row that differs" in out and "`fast` (pooling, luck)." in out
+    assert out.count("| joint ‡ |") == 1 + len(comparison.built_in_tasks())
 
 
 def test_one_part_of_one_method_is_enough(folder, capsys):
@@ -193,12 +246,31 @@ def test_a_wrong_file_of_costs_is_one_line(folder, text, message):
 
 def test_an_axis_ends_before_what_is_far_off():
     def reach(*ends: float) -> float:
-        found = [comparison.Difference(end, (-end, end), [end]) for end in ends]
+        found = [comparison.Difference(end, (-end, end), [end], 1) for end in ends]
         return forest.axis_reach({str(number): one for number, one in enumerate(found)})
 
     assert reach(0.02, 0.05, 0.06) == 0.06
     assert reach(*[0.02] * 9, 0.5) == pytest.approx(0.026)
     assert reach(0.001) == 0.01
+
+
+@pytest.mark.parametrize(
+    "low, high, seed, arrows", [(-0.5, 0.05, 0, "<"), (-0.05, 0.1, 0.5, ">"), (-0.1, 0.1, 0.1, "")]
+)
+def test_what_an_axis_cuts_off_has_an_arrow(low, high, seed, arrows):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    found = comparison.Difference(0.01, (low, high), [0.01, seed], 2)
+    forest.draw_line(axes, 0, found, 0.1)
+    assert [line.get_marker() for line in axes.lines if line.get_marker() in "<>"] == [*arrows]
+
+
+@pytest.mark.parametrize(
+    "values, step", [([0.001], 0.001), ([-0.008, 0.0064], 0.005), ([0.3, 0.9], 0.2), ([9.0], 0.2)]
+)
+def test_ticks_are_exact_in_three_decimals(values, step):
+    assert plots.tick_step(values) == step
 
 
 def test_labels_cover_nothing_and_those_without_a_place_are_left_out():

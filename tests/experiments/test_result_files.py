@@ -13,7 +13,7 @@ from benchmarks import techniques
 from benchmarks.cost_file import spaced
 from datasets import read_examples
 from experiments import result_files, transformers_baseline
-from experiments.row_files import FAMILIES, OTHER, SCRIPTS, read_row, read_rows
+from experiments.row_files import SCRIPTS, read_row, read_rows
 from options.parsing import parse_args
 from options.task_table import built_in_tasks
 from runtime.errors import InputError
@@ -33,23 +33,29 @@ def test_every_row_is_accepted_by_its_script(name):
 
 
 def test_the_rows_name_their_controls():
-    assert "bert_large" in [name for name, row in ROWS.items() if row.obstacle]
-    assert {"joint", "joint_small", "lora", "round_robin"} <= {*list(ROWS)[:9]}
-    in_turns = {name for name, row in ROWS.items() if row.control == "round_robin"}
-    assert in_turns >= {"original", "pal_scheduler", "pals", "rdrop", "smart", "temperature"}
+    assert [name for name, row in ROWS.items() if row.obstacle] == ["bert_large"]
+    others = {name: row.control for name, row in ROWS.items() if row.control != "joint"}
+    in_turns = {"joint_small", "original", "pal_scheduler", "pals", "rdrop", "smart", "temperature"}
+    in_turns |= {name for name, row in ROWS.items() if row.method == "single_task"}
+    expected = dict.fromkeys(in_turns, "round_robin")
+    expected |= dict.fromkeys(("pcgrad_small", "vaccine_small"), "joint_small")
+    expected |= {"original_pcgrad": "pcgrad", "original_vaccine": "vaccine"}
+    assert others == expected | {"lora_per_task": "lora", "sophiah_pos_ner": "sophiah"}
+    controls = {"joint", *others.values()}
+    assert {*list(ROWS)[: len(controls)]} == controls
     parts = [row for row in ROWS.values() if row.method == "single_task"]
     assert {row.flags[:2] for row in parts} == {("--task", name) for name in TASKS}
     assert len({row.title for row in parts}) == 1
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_row_has_a_family_and_the_arm_that_it_names(name):
+def test_every_row_has_the_arm_that_it_names_and_is_like_the_rest_of_its_method(name):
     row = ROWS[name]
-    assert row.family in FAMILIES and row.family != OTHER
     if row.cost != name:  # otherwise there may be no arm
         assert spaced(row.cost) in map(spaced, techniques.ARMS)
     of_method = [other for other in ROWS.values() if other.method == row.method]
-    assert len({(other.family, other.num_seeds) for other in of_method}) == 1
+    shared = {(one.family, one.control, one.differs_in, one.num_seeds, one.lr) for one in of_method}
+    assert len(shared) == 1
 
 
 def test_rows_of_techniques_have_an_arm():
@@ -66,24 +72,28 @@ def test_rows_of_techniques_have_an_arm():
     "text, message",
     [
         ("# A\n# family: mine\n", "family is 'mine', expected one of controls, "),
-        ("# A\n# seeds: many\n", "seeds is 'many', expected a number from 1 on"),
-        ("# A\n# seeds: 0\n", "seeds is '0', expected a number from 1 on"),
+        ("# A\n", "family is '', expected one of controls, "),
+        ("# A\n# family: recipe\n# seeds: many\n", "seeds is 'many', expected a number from 1"),
+        ("# A\n# family: recipe\n# seeds: 0\n", "seeds is '0', expected a number from 1 on"),
+        ("# A\n# family: recipe\n# lr: 0\n", "lr: '0' is not a positive number"),
+        ("# A\n# family: recipe\n# lr: 1\n# average of: b\n", "compare.py does not train with"),
         ("--pooling max\n", ":1: expected '# ' and the row's title"),
         ("# A\n# script: other.py\n", "script is 'other.py', expected one of train_multitask.py, "),
-        ("# A\n# control: nobody\n", "control is 'nobody', expected one of "),
-        ("# A\n# average of: a\n", "average of is 'a', expected one of b$"),
+        ("# A\n# family: recipe\n# control: nobody\n", "control is 'nobody', expected one of "),
+        ("# A\n# family: recipe\n# average of: a\n", "average of is 'a', expected one of b$"),
         ("# A\n# average of: b\n# script: train.py\n", "is 'train.py', expected one of compare.py"),
     ],
 )
 def test_a_bad_row_file_is_one_line(tmp_path, text, message):
     (tmp_path / "a.txt").write_text(text)
-    (tmp_path / "b.txt").write_text("# B\n")
+    (tmp_path / "b.txt").write_text("# B\n# family: recipe\n")
     with pytest.raises(InputError, match=message):
         read_rows(tmp_path)
 
 
 def test_a_row_file_is_read_as_a_script_reads_it(tmp_path):
-    (tmp_path / "a.txt").write_text("# It's 'A'\n# note: script: no\n--lr 1e-3 # high\n--x 'b c'\n")
+    text = "# It's 'A'\n# family: inputs\n# note: script: no\n--lr 1e-3 # high\n--x 'b c'\n"
+    (tmp_path / "a.txt").write_text(text)
     row = read_row(tmp_path / "a.txt")
     assert (row.title, row.script, row.control, row.method) == (
         "It's 'A'",
@@ -92,7 +102,7 @@ def test_a_row_file_is_read_as_a_script_reads_it(tmp_path):
         "a",
     )
     assert row.flags == ("--lr", "1e-3", "--x", "b c")
-    assert (row.family, row.num_seeds, row.cost, row.at_majority) == (OTHER, 3, "a", "")
+    assert (row.family, row.num_seeds, row.cost, row.at_majority) == ("inputs", 3, "a", "")
 
 
 def test_a_result_holds_what_the_run_wrote(place):
@@ -100,7 +110,8 @@ def test_a_result_holds_what_the_run_wrote(place):
     (run_dir,) = (path for path in (place / "work").glob("turns*") if path.is_dir())
     dev = json.loads((run_dir / "metrics-dev.json").read_text())
     assert (result["dev"], result["mean"]) == (dev["metrics"], dev["mean"])
-    assert result["flags"] == ["--task_scheduler", "round_robin"]
+    assert result["flags"] == ["--task_scheduler", "round_robin", "--lr", "1e-3"]
+    assert (result["options"]["lr"], result["settings"]["lr"]) == (0.001, None)
     assert result["options"]["task_scheduler"] == "round_robin"
     assert "task_scheduler" not in result["settings"]
     assert (result["seed"], result["best_epoch"], result["processes"]) == (3, 1, 1)

@@ -94,9 +94,26 @@ def test_a_changed_row_is_run_again(place, tiny_model, few_rows, tmp_path):
     flags = "turns --seeds 3 --num_batches_per_epoch 1 --epochs 1"
     [turns] = plan_runs(place, tiny_model, few_rows, flags)
     assert turns.is_finished
-    (tmp_path / "turns.txt").write_text(ROW_TEXTS["turns"] + "--lr 1e-3\n")
-    assert not turns._replace(row=read_row(tmp_path / "turns.txt")).is_finished
+    for text in (ROW_TEXTS["turns"] + "--clip 1\n", ROW_TEXTS["turns"].replace("1e-3", "1e-4")):
+        (tmp_path / "turns.txt").write_text(text)
+        assert not turns._replace(row=read_row(tmp_path / "turns.txt")).is_finished
     assert not turns._replace(result=tmp_path / "none.json").is_finished
+
+
+def test_a_rate_on_the_command_line_replaces_the_rows_own(place, tiny_model, few_rows):
+    own, given = ["--task_scheduler", "round_robin"], "turns --seeds 3 --lr 5e-4"
+    [turns] = plan_runs(place, tiny_model, few_rows, "turns --seeds 3")
+    assert turns.flags == [*own, "--lr", "1e-3"]  # last, as in results of rows that had it there
+    [searched] = plan_runs(place, tiny_model, few_rows, given)
+    assert (searched.flags, searched.settings.options["lr"]) == (own, 0.0005)
+    result = result_files.identity(searched.row, 3, searched.settings)
+    assert result["flags"] == own
+    for one in (turns, searched):
+        record = {"script": one.row.script, "flags": one.flags}
+        found = [
+            result_files.has_flags_of(record, one.row, x.settings.options) for x in (one, turns)
+        ]
+        assert found == [True, one is turns]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -105,8 +122,9 @@ def test_a_rows_flags_go_with_the_options_of_every_run(precision, name):
     args, _ = run.parse([precision, "--data_dir", str(SAMPLE)])
     row = ROWS[name]
     get_parser = PARSERS[row.script]
-    parsed = parse_args(get_parser(), [*run.shared_words(args.passed, row), *row.flags])
+    parsed = parse_args(get_parser(), [*run.shared_words(args.passed, row), *row.flags_with({})])
     own = parse_args(get_parser(), [*row.flags])
+    assert not row.lr or parsed.lr == float(row.lr)
     expected = precision == "--use_amp" if own.use_amp is None else own.use_amp
     assert parsed.use_amp is expected
 
@@ -177,7 +195,7 @@ def test_remaining_time_is_estimated_from_the_same_row(place, tiny_model, few_ro
     assert [str(one) for one in plan[1:4]] == ["far seed 1", "turns seed 1", "joint seed 2"]
     assert run.time_left(plan, plan) == ""
     for one, seconds in ((plan[0], 120), (plan[2], 480)):
-        flags = {"script": one.row.script, "flags": list(one.row.flags)}
+        flags = {"script": one.row.script, "flags": one.flags}
         one.result.write_text(json.dumps(flags | {"wall_seconds": seconds}))
     # far their mean, joint 2 min, far again, turns 8 min
     assert run.time_left(plan, [plan[1], *plan[3:]]) == ", about 20 min left"
@@ -186,19 +204,22 @@ def test_remaining_time_is_estimated_from_the_same_row(place, tiny_model, few_ro
     plan[2].result.unlink()
 
 
-def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(place, tiny_model, few_rows):
+def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(
+    place, tiny_model, few_rows, tmp_path
+):
     [joint] = plan_runs(place, tiny_model, few_rows, "joint --seeds 1 --epochs 7")
-    assert run.earlier_parts(joint) == []
+    joint = joint._replace(directory=tmp_path / "joint")
     last = joint.directory / "checkpoints" / "last.pt"
+    assert run.earlier_parts(joint, last) == []
     last.parent.mkdir(parents=True)
     run.write_state(joint, [20.0, None])
-    assert run.earlier_parts(joint) == []  # no checkpoint: starts anew
+    assert run.earlier_parts(joint, last) == []  # no checkpoint: starts anew
     last.touch()
     started = json.loads(joint.beside(".json").read_text())["started"]
     os.utime(last, (started + 7, started + 7))
-    assert run.earlier_parts(joint) == [20.0, 7.0]
+    assert run.earlier_parts(joint, last) == [20.0, 7.0]
     changed = joint._replace(row=joint.row._replace(flags=("--lr", "1e-3")))
-    assert run.earlier_parts(changed) == []  # another run than the one that was stopped
+    assert run.earlier_parts(changed, last) == []  # another run than the one that was stopped
 
 
 @pytest.mark.slow
@@ -224,7 +245,7 @@ def test_killed_and_stopped_runs_are_resumed(tmp_path, invoke, tiny_model, few_r
     with start() as process:
         wait_for(process, "work/*/checkpoints/last.pt")
         process.send_signal(signal.SIGTERM)
-        assert "stopped by SIGTERM; its run is saved" in process.stderr.read()
+        assert "stopped by SIGTERM; the same command resumes its run from" in process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
     with start() as process:
         wait_for(process, "work/*.log", "resumed after")

@@ -25,6 +25,8 @@ LR, BATCH_SIZE, EPOCHS = 1e-3, 4, 3
 PLAIN = f"--plain_lr {LR} --plain_batch_size {BATCH_SIZE} --plain_epochs {EPOCHS}"
 IGNORED = "--epochs 7 --batch_size 3 --lr 1 --use_amp --save_every 2 --no_tensorboard"
 
+ROW_OPTIONS = "--seeds 3 --samples_per_epoch 12 --use_amp --epochs 1"
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, tiny_model, few_rows):
@@ -52,9 +54,11 @@ def row_place(tmp_path_factory, invoke) -> Path:
     """What the runner leaves of a row without dropout, in a process of its own."""
     place = tmp_path_factory.mktemp("row")
     (place / "rows").mkdir()
-    text = f"# Plain\n# script: {TRANSFORMERS}\n{PLAIN} --hidden_dropout_prob 0\n"
+    text = (
+        f"# Plain\n# family: baselines\n# script: {TRANSFORMERS}\n{PLAIN} --hidden_dropout_prob 0\n"
+    )
     (place / "rows" / "plain.txt").write_text(text)
-    output, error = invoke(place, "--seeds 3 --samples_per_epoch 12 --use_amp --epochs 1")
+    output, error = invoke(place, ROW_OPTIONS)
     assert error is None, output
     return place
 
@@ -99,6 +103,15 @@ def reference(model: Path, data: Path, name: str) -> tuple[int, float, np.ndarra
         found.append((-np.nan_to_num(score), epoch, score, predicted))
     _, epoch, score, predicted = min(found, key=lambda one: one[:2])  # the first of equals
     return epoch + 1, score, predicted
+
+
+def test_a_run_that_ended_without_its_result_is_not_repeated(row_place, invoke):
+    [path], [log] = row_place.glob("results/plain*"), row_place.glob("work/plain*.log")
+    result, before = path.read_text(), log.stat().st_mtime_ns
+    path.unlink()
+    output, error = invoke(row_place, ROW_OPTIONS)
+    assert error is None, output
+    assert (path.read_text(), log.stat().st_mtime_ns) == (result, before)
 
 
 def test_the_runners_result_is_that_of_separate_models(row_place, tiny_model, few_rows):
