@@ -33,12 +33,9 @@ def cost_table(costs: Costs) -> str:
 
 def line(name: str, cost: Cost) -> str:
     """Return the line of one arm."""
-    flags, logs_conflicts = ARMS[name]
-    if logs_conflicts and "--log_conflicts" not in flags:  # surgery logs them without the flag
-        flags += " --log_conflicts"
     memory = f"{cost.memory:+z.1f}".replace("-", "−")
     spread = f"{cost.smallest:.2f} to {cost.largest:.2f}"
-    return f"| {name} | `{flags}` | {cost.time:.2f} | {spread} | {memory} |"
+    return f"| {name} | `{ARMS[name]}` | {cost.time:.2f} | {spread} | {memory} |"
 
 
 def get_args_parser() -> ArgumentParser:

@@ -58,54 +58,55 @@ from training import build_training
 
 PLAIN = "plain sum"
 JOINT = "--task_scheduler joint"
+LOG = "--log_conflicts"  # surgery logs them anyway: the other arms of it do not
 TURNS = "--task_scheduler round_robin"
 SMART = "--use_smart_regularization"
 RDROP = "--rdrop_weight 1"
 OWN_INPUTS = ("--additional_input", "hierarchical")  # with these, rows become other inputs
 OWN_PRECISION = "--no_use_amp"
-ARMS = {  # name -> flags, whether conflicts are logged
-    PLAIN: (JOINT, False),
-    "conflict log": (f"{JOINT} --log_conflicts", True),
-    "pcgrad": ("--projection pcgrad", False),
-    "pcgrad, conflict log": ("--projection pcgrad", True),
-    "vaccine": ("--projection vaccine", False),
-    "vaccine, conflict log": ("--projection vaccine", True),
-    "smart": (f"{JOINT} {SMART}", False),
-    "smart, bregman": (f"{JOINT} {SMART} --smart_mu 1", False),
-    "rdrop": (f"{JOINT} {RDROP}", False),
-    "average of weights": (f"{JOINT} --average_weights 0.999", False),
-    "layer decay": (f"{JOINT} --layer_decay 0.9", False),
-    "sophiah": (f"{JOINT} --optimizer sophiah", False),
-    "pal": (f"{JOINT} --use_pal", False),
-    "pcgrad, pal": ("--projection pcgrad --use_pal", False),
-    "pcgrad, smart": (f"--projection pcgrad {SMART}", False),
-    "vaccine, sophiah, pal": ("--projection vaccine --optimizer sophiah --use_pal", False),
-    "gradnorm, pcgrad": ("--loss_weighting gradnorm --projection pcgrad", False),
-    "lora": (f"{JOINT} --lora_rank 8", False),
-    "lora per task": (f"{JOINT} --lora_rank 8 --lora_per_task", False),
-    "pcgrad, lora": ("--projection pcgrad --lora_rank 8", False),
-    "gradient checkpointing": (f"{JOINT} --gradient_checkpointing", False),
-    "round robin": (TURNS, False),
-    "round robin, smart": (f"{TURNS} {SMART}", False),
-    "round robin, rdrop": (f"{TURNS} {RDROP}", False),
-    "round robin, pal": (f"{TURNS} --use_pal", False),
-    "pal scheduler": ("--task_scheduler pal", False),
-    "temperature": ("--task_scheduler temperature --temperature 2", False),
-    "attention": (f"{JOINT} --extension attention", False),
-    "bilstm": (f"{JOINT} --extension bilstm", False),
-    "cnn": (f"{JOINT} --extension cnn", False),
-    "hierarchical": (f"{JOINT} --extension hierarchical", False),
-    "max pooling": (f"{JOINT} --pooling max", False),
-    "last four layers": (f"{JOINT} --train_mode single_layers", False),
-    "combined": (f"{JOINT} --combined_models", False),
-    "pos ner": (f"{JOINT} --additional_input", False),
-    "sophiah pos ner": (f"{JOINT} --optimizer sophiah --additional_input", False),
-    "frozen": (f"{JOINT} --option pretrain", False),  # without the cache of its states
-    "float32": (f"{JOINT} {OWN_PRECISION}", False),
+ARMS = {  # name -> flags
+    PLAIN: JOINT,
+    "conflict log": f"{JOINT} {LOG}",
+    "pcgrad": "--projection pcgrad",
+    "pcgrad, conflict log": f"--projection pcgrad {LOG}",
+    "vaccine": "--projection vaccine",
+    "vaccine, conflict log": f"--projection vaccine {LOG}",
+    "smart": f"{JOINT} {SMART}",
+    "smart, bregman": f"{JOINT} {SMART} --smart_mu 1",
+    "rdrop": f"{JOINT} {RDROP}",
+    "average of weights": f"{JOINT} --average_weights 0.999",
+    "layer decay": f"{JOINT} --layer_decay 0.9",
+    "sophiah": f"{JOINT} --optimizer sophiah",
+    "pal": f"{JOINT} --use_pal",
+    "pcgrad, pal": "--projection pcgrad --use_pal",
+    "pcgrad, smart": f"--projection pcgrad {SMART}",
+    "vaccine, sophiah, pal": "--projection vaccine --optimizer sophiah --use_pal",
+    "gradnorm, pcgrad": "--loss_weighting gradnorm --projection pcgrad",
+    "lora": f"{JOINT} --lora_rank 8",
+    "lora per task": f"{JOINT} --lora_rank 8 --lora_per_task",
+    "pcgrad, lora": "--projection pcgrad --lora_rank 8",
+    "gradient checkpointing": f"{JOINT} --gradient_checkpointing",
+    "round robin": TURNS,
+    "round robin, smart": f"{TURNS} {SMART}",
+    "round robin, rdrop": f"{TURNS} {RDROP}",
+    "round robin, pal": f"{TURNS} --use_pal",
+    "pal scheduler": "--task_scheduler pal",
+    "temperature": "--task_scheduler temperature --temperature 2",
+    "attention": f"{JOINT} --extension attention",
+    "bilstm": f"{JOINT} --extension bilstm",
+    "cnn": f"{JOINT} --extension cnn",
+    "hierarchical": f"{JOINT} --extension hierarchical",
+    "max pooling": f"{JOINT} --pooling max",
+    "last four layers": f"{JOINT} --train_mode single_layers",
+    "combined": f"{JOINT} --combined_models",
+    "pos ner": f"{JOINT} --additional_input",
+    "sophiah pos ner": f"{JOINT} --optimizer sophiah --additional_input",
+    "frozen": f"{JOINT} --option pretrain",  # without the cache of its states
+    "float32": f"{JOINT} {OWN_PRECISION}",
 }
 WEIGHTINGS = [name for name in LOSS_WEIGHTINGS if name != "none"]
-ARMS |= {name: (f"{JOINT} --loss_weighting {name}", False) for name in WEIGHTINGS}
-ARMS |= {name: (f"--projection {name}", False) for name in AGGREGATORS}
+ARMS |= {name: f"{JOINT} --loss_weighting {name}" for name in WEIGHTINGS}
+ARMS |= {name: f"--projection {name}" for name in AGGREGATORS}
 Inputs = dict[tuple[str, ...], dict[str, TokenizedTask]]  # kind of input -> rows by task
 
 
@@ -131,7 +132,7 @@ class Arm:
         start = open_technique(options, precision, name)
         data = inputs[input_kind(name)]
         self.training = build_training(start.args, build_seeded_model(start), {**data})
-        self.logs_conflicts, self.log = ARMS[name][1], log
+        self.logs_conflicts, self.log = LOG in ARMS[name], log
         projection = self.training.projection
         if isinstance(projection, TaskGradients) and not self.logs_conflicts:
             projection.observe = lambda inner: None
@@ -215,13 +216,13 @@ def load_inputs(options: Namespace, precisions: list[Precision]) -> Inputs:
 
 def open_technique(options: Namespace, precision: Precision, name: str) -> Start:
     """Resolve the options of an arm. Raises InputError if one of its packages is missing."""
-    flags = f"{ARMS[name][0]} --batch_size {options.batch_size} --lr 1e-5"
+    flags = f"{ARMS[name]} --batch_size {options.batch_size} --lr 1e-5"
     return open_arm(options, flags if OWN_PRECISION in flags else f"{flags} {precision.flag}")
 
 
 def input_kind(name: str) -> tuple[str, ...]:
     """Return those words of an arm's flags that make other inputs of the rows."""
-    return tuple(word for word in OWN_INPUTS if word in ARMS[name][0].split())
+    return tuple(word for word in OWN_INPUTS if word in ARMS[name].split())
 
 
 def print_techniques(
