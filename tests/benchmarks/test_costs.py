@@ -1,4 +1,4 @@
-"""The file of what techniques cost, what is made ready before they are measured, and their table."""
+"""The file of costs: what is checked before measuring, how it is merged, and its table."""
 
 import re
 from pathlib import Path
