@@ -37,6 +37,7 @@ class Costs(NamedTuple):
         rounds: in each of which every arm had its turn.
         updates: of the plain sum in each round.
         arms: the cost of each arm by its name.
+        rows: training rows per task; None for all.
     """
 
     machine: str
@@ -46,6 +47,7 @@ class Costs(NamedTuple):
     rounds: int
     updates: int
     arms: dict[str, Cost]
+    rows: int | None = None
 
     def find(self, name: str) -> Cost | None:
         """Return the cost of an arm, in whose name spaces and underscores are the same."""

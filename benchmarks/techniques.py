@@ -9,10 +9,14 @@ each beside a plain sum of its own, in one process and in turns; then the group 
 memory does not grow with the number of arms. A time is the median over the rounds of its ratio to
 the plain sum's. A memory is the peak above the plain sum's, in float32 copies of the shared
 parameters. --precisions prints a table for each of several precisions; every ratio is within one of
-them. --to writes the figures for `experiments.report`, anew after each group.
+them. Every arm's options are resolved and its rows tokenized before the first one is measured, so
+neither tokenizing nor tagging is in a time or a memory. --to writes the figures for
+`experiments.report`, after each group. In a file that is there, the arms that are measured replace
+those of the same name and the others stay.
 """
 
 import gc
+import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.cost_file import Cost, Costs, write_costs
+from benchmarks.cost_file import Cost, Costs, read_costs, write_costs
 from benchmarks.memory import peak_memory
 from benchmarks.precision import (
     Precision,
@@ -47,55 +51,63 @@ from optimizers.task_gradients import TaskGradients
 from options.parsing import ArgumentParser
 from options.types import positive_int
 from reporting.run_log import RunLog
+from reporting.start import Start
 from runtime.errors import InputError
 from runtime.memory import trim_memory
 from training import build_training
 
 PLAIN = "plain sum"
 JOINT = "--task_scheduler joint"
-SMART = f"{JOINT} --use_smart_regularization"
+LOG = "--log_conflicts"  # surgery logs them anyway: the other arms of it do not
+TURNS = "--task_scheduler round_robin"
+SMART = "--use_smart_regularization"
+RDROP = "--rdrop_weight 1"
 OWN_INPUTS = ("--additional_input", "hierarchical")  # with these, rows become other inputs
 OWN_PRECISION = "--no_use_amp"
-ARMS = {  # name -> flags, whether conflicts are logged
-    PLAIN: (JOINT, False),
-    "conflict log": (f"{JOINT} --log_conflicts", True),
-    "pcgrad": ("--projection pcgrad", False),
-    "pcgrad, conflict log": ("--projection pcgrad", True),
-    "vaccine": ("--projection vaccine", False),
-    "vaccine, conflict log": ("--projection vaccine", True),
-    "smart": (SMART, False),
-    "smart, bregman": (f"{SMART} --smart_mu 1", False),
-    "rdrop": (f"{JOINT} --rdrop_weight 1", False),
-    "average of weights": (f"{JOINT} --average_weights 0.999", False),
-    "layer decay": (f"{JOINT} --layer_decay 0.9", False),
-    "sophiah": (f"{JOINT} --optimizer sophiah", False),
-    "pal": (f"{JOINT} --use_pal", False),
-    "pcgrad, pal": ("--projection pcgrad --use_pal", False),
-    "pcgrad, smart": ("--projection pcgrad --use_smart_regularization", False),
-    "vaccine, sophiah, pal": ("--projection vaccine --optimizer sophiah --use_pal", False),
-    "gradnorm, pcgrad": ("--loss_weighting gradnorm --projection pcgrad", False),
-    "lora": (f"{JOINT} --lora_rank 8", False),
-    "lora per task": (f"{JOINT} --lora_rank 8 --lora_per_task", False),
-    "pcgrad, lora": ("--projection pcgrad --lora_rank 8", False),
-    "gradient checkpointing": (f"{JOINT} --gradient_checkpointing", False),
-    "round robin": ("--task_scheduler round_robin", False),
-    "pal scheduler": ("--task_scheduler pal", False),
-    "temperature": ("--task_scheduler temperature --temperature 2", False),
-    "attention": (f"{JOINT} --extension attention", False),
-    "bilstm": (f"{JOINT} --extension bilstm", False),
-    "cnn": (f"{JOINT} --extension cnn", False),
-    "hierarchical": (f"{JOINT} --extension hierarchical", False),
-    "max pooling": (f"{JOINT} --pooling max", False),
-    "last four layers": (f"{JOINT} --train_mode single_layers", False),
-    "combined": (f"{JOINT} --combined_models", False),
-    "pos ner": (f"{JOINT} --additional_input", False),
-    "sophiah pos ner": (f"{JOINT} --optimizer sophiah --additional_input", False),
-    "frozen": (f"{JOINT} --option pretrain", False),  # without the cache of its states
-    "float32": (f"{JOINT} {OWN_PRECISION}", False),
+ARMS = {  # name -> flags
+    PLAIN: JOINT,
+    "conflict log": f"{JOINT} {LOG}",
+    "pcgrad": "--projection pcgrad",
+    "pcgrad, conflict log": f"--projection pcgrad {LOG}",
+    "vaccine": "--projection vaccine",
+    "vaccine, conflict log": f"--projection vaccine {LOG}",
+    "smart": f"{JOINT} {SMART}",
+    "smart, bregman": f"{JOINT} {SMART} --smart_mu 1",
+    "rdrop": f"{JOINT} {RDROP}",
+    "average of weights": f"{JOINT} --average_weights 0.999",
+    "layer decay": f"{JOINT} --layer_decay 0.9",
+    "sophiah": f"{JOINT} --optimizer sophiah",
+    "pal": f"{JOINT} --use_pal",
+    "pcgrad, pal": "--projection pcgrad --use_pal",
+    "pcgrad, smart": f"--projection pcgrad {SMART}",
+    "vaccine, sophiah, pal": "--projection vaccine --optimizer sophiah --use_pal",
+    "gradnorm, pcgrad": "--loss_weighting gradnorm --projection pcgrad",
+    "lora": f"{JOINT} --lora_rank 8",
+    "lora per task": f"{JOINT} --lora_rank 8 --lora_per_task",
+    "pcgrad, lora": "--projection pcgrad --lora_rank 8",
+    "gradient checkpointing": f"{JOINT} --gradient_checkpointing",
+    "round robin": TURNS,
+    "round robin, smart": f"{TURNS} {SMART}",
+    "round robin, rdrop": f"{TURNS} {RDROP}",
+    "round robin, pal": f"{TURNS} --use_pal",
+    "pal scheduler": "--task_scheduler pal",
+    "temperature": "--task_scheduler temperature --temperature 2",
+    "attention": f"{JOINT} --extension attention",
+    "bilstm": f"{JOINT} --extension bilstm",
+    "cnn": f"{JOINT} --extension cnn",
+    "hierarchical": f"{JOINT} --extension hierarchical",
+    "max pooling": f"{JOINT} --pooling max",
+    "last four layers": f"{JOINT} --train_mode single_layers",
+    "combined": f"{JOINT} --combined_models",
+    "pos ner": f"{JOINT} --additional_input",
+    "sophiah pos ner": f"{JOINT} --optimizer sophiah --additional_input",
+    "frozen": f"{JOINT} --option pretrain",  # without the cache of its states
+    "float32": f"{JOINT} {OWN_PRECISION}",
 }
 WEIGHTINGS = [name for name in LOSS_WEIGHTINGS if name != "none"]
-ARMS |= {name: (f"{JOINT} --loss_weighting {name}", False) for name in WEIGHTINGS}
-ARMS |= {name: (f"--projection {name}", False) for name in AGGREGATORS}
+ARMS |= {name: f"{JOINT} --loss_weighting {name}" for name in WEIGHTINGS}
+ARMS |= {name: f"--projection {name}" for name in AGGREGATORS}
+Inputs = dict[tuple[str, ...], dict[str, TokenizedTask]]  # kind of input -> rows by task
 
 
 class Arm:
@@ -103,7 +115,7 @@ class Arm:
 
     Args:
         options: the benchmark's options.
-        data: the training rows by task.
+        inputs: the training rows of every kind of input, as `load_inputs` returns them.
         log: told every update.
         precision: what it computes in, unless its flags say float32.
         name: a key of `ARMS`.
@@ -112,20 +124,15 @@ class Arm:
     def __init__(
         self,
         options: Namespace,
-        data: dict[str, TokenizedTask],
+        inputs: Inputs,
         log: RunLog,
         precision: Precision,
         name: str,
     ) -> None:
-        flags, self.logs_conflicts = ARMS[name]
-        flags += f" --batch_size {options.batch_size} --lr 1e-5"
-        if OWN_PRECISION not in flags:
-            flags += f" {precision.flag}"
-        start = open_arm(options, flags)
-        if any(word in flags for word in OWN_INPUTS):
-            data = load_rows(start, options.rows)
+        start = open_technique(options, precision, name)
+        data = inputs[input_kind(name)]
         self.training = build_training(start.args, build_seeded_model(start), {**data})
-        self.log = log
+        self.logs_conflicts, self.log = LOG in ARMS[name], log
         projection = self.training.projection
         if isinstance(projection, TaskGradients) and not self.logs_conflicts:
             projection.observe = lambda inner: None
@@ -148,26 +155,86 @@ def main(options: Namespace) -> None:
     """Measure the chosen arms and print one line for each, in every precision.
 
     Raises:
-        InputError: --to with several precisions.
+        InputError: --to with several precisions, or with a file that cannot take the costs; the
+            package of an arm is missing.
     """
     if options.to is not None and len({*(options.precisions or [])}) > 1:
         raise InputError("--to holds the costs of one precision; name only one with --precisions")
     torch.set_num_threads(options.threads)
     precisions = chosen_precisions(options.precisions, [*device_precisions().values()][-1:])
-    data = load_rows(open_arm(options), options.rows)
+    known = known_costs(options, precisions[0].name)
+    inputs = load_inputs(options, precisions)
     print(machine(options.threads))
     for precision in precisions:
         with event_log() as log, precision.products():
-            print_techniques(options, partial(Arm, options, data, log, precision), precision.name)
+            build = partial(Arm, options, inputs, log, precision)
+            print_techniques(options, build, precision.name, known)
 
 
-def print_techniques(options: Namespace, build: Callable[[str], Arm], precision: str) -> None:
+def known_costs(options: Namespace, precision: str) -> dict[str, Cost]:
+    """Return the costs in the file of --to that stay there, by arm.
+
+    Raises:
+        InputError: the file cannot be written, or holds costs that were measured in another way.
+    """
+    if options.to is None:
+        return {}
+    path = Path(options.to)
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--to {path}: {path.parent} is not a folder that can be written to")
+    if not path.exists():
+        return {}
+    old, new = read_costs(path), costs_of(options, precision, {})
+    for key, value in new._replace(arms=old.arms)._asdict().items():
+        if (was := getattr(old, key)) != value:
+            raise InputError(
+                f"--to {path}: its costs have {key} {was!r}, these would have {value!r}; remove "
+                "it, or name another file"
+            )
+    return old.arms
+
+
+def costs_of(options: Namespace, precision: str, arms: dict[str, Cost]) -> Costs:
+    """Return the costs of arms together with how they were measured."""
+    how = (options.batch_size, options.rounds, options.updates)
+    name = Path(options.model_name).name
+    return Costs(machine(options.threads), name, precision, *how, arms, options.rows)
+
+
+def load_inputs(options: Namespace, precisions: list[Precision]) -> Inputs:
+    """Resolve the options of every chosen arm, and load the rows of each kind of input once.
+
+    Raises:
+        InputError: the package of an arm is missing, or a data file is wrong.
+    """
+    starts: dict[tuple[str, ...], Start] = {}
+    for name in dict.fromkeys(name for group in groups(options) for name in group):
+        for precision in precisions:
+            starts.setdefault(input_kind(name), open_technique(options, precision, name))
+    return {kind: load_rows(start, options.rows) for kind, start in starts.items()}
+
+
+def open_technique(options: Namespace, precision: Precision, name: str) -> Start:
+    """Resolve the options of an arm. Raises InputError if one of its packages is missing."""
+    flags = f"{ARMS[name]} --batch_size {options.batch_size} --lr 1e-5"
+    return open_arm(options, flags if OWN_PRECISION in flags else f"{flags} {precision.flag}")
+
+
+def input_kind(name: str) -> tuple[str, ...]:
+    """Return those words of an arm's flags that make other inputs of the rows."""
+    return tuple(word for word in OWN_INPUTS if word in ARMS[name].split())
+
+
+def print_techniques(
+    options: Namespace, build: Callable[[str], Arm], precision: str, known: dict[str, Cost]
+) -> None:
     """Measure the chosen arms in one precision and print one line for each, group by group.
 
     Args:
         options: the benchmark's options.
         build: returns the arm of a name.
         precision: its name, for the head of the table.
+        known: what --to's file already holds.
     """
     print(f"{f'in {precision}':<24}{'time':>7}{'rounds':>16}{'memory':>9}", flush=True)
     build(PLAIN).run(1)  # the libraries allocate their own buffers once
@@ -180,11 +247,9 @@ def print_techniques(options: Namespace, build: Callable[[str], Arm], precision:
                 print(line, flush=True)
                 found[name] = cost
         if options.to is not None:
-            how = (options.batch_size, options.rounds, options.updates)
-            model_name = Path(options.model_name).name
-            write_costs(
-                options.to, Costs(machine(options.threads), model_name, precision, *how, found)
-            )
+            merged = known | found
+            arms = {name: merged[name] for name in ARMS if name in merged}
+            write_costs(options.to, costs_of(options, precision, arms))
         gc.collect()
         trim_memory()
 

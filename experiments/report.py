@@ -157,7 +157,7 @@ def cost_facts(costs: Costs | None) -> str:
         f" in {costs.precision} on {costs.machine}: batches of {costs.batch_size}, {costs.rounds} "
         f"rounds of {costs.updates} updates. Time is relative to the plain sum of the losses on as "
         "many examples. Memory is what comes on top of that of the plain sum, in float32 copies of "
-        "the shared parameters. A technique in turns is measured with a batch of every task."
+        "the shared parameters. A row in turns is measured in turns, so with more updates."
     )
 
 

@@ -13,6 +13,7 @@ import export
 import train_multitask
 import train_multitask_pal
 from benchmarks import (
+    cost_table,
     frozen,
     growth,
     labelling,
@@ -36,6 +37,7 @@ TRAINING = {
     "train_multitask_pal.py": train_multitask_pal.get_args_parser,
 }
 PLAIN_PARSERS = {
+    "benchmarks.cost_table": cost_table.get_args_parser,
     "benchmarks.frozen": frozen.get_args_parser,
     "benchmarks.growth": growth.get_args_parser,
     "benchmarks.labelling": labelling.get_args_parser,

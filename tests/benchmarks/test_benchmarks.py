@@ -191,11 +191,11 @@ def test_groups_hold_so_many_techniques_each_beside_a_plain_sum():
 
 def test_an_arm_in_turns_makes_as_many_more_updates(words, tmp_path):
     options = techniques.get_args_parser().parse_args([*words, *SMALL.split(), "--updates", "2"])
-    data, precision = load_rows(open_arm(options), 8), device_precisions()["float32"]
-    made = {}
+    precision = device_precisions()["float32"]
+    inputs, made = {(): load_rows(open_arm(options), 8)}, {}
 
     def build(name: str) -> techniques.Arm:
-        made[name] = techniques.Arm(options, data, silent_log(tmp_path), precision, name)
+        made[name] = techniques.Arm(options, inputs, silent_log(tmp_path), precision, name)
         return made[name]
 
     found = techniques.measure(options, build, ["plain sum", "round robin"])
