@@ -46,7 +46,7 @@ DIFFERENCES, COST, CONFLICTS = "differences.png", "cost.png", "conflicts.png"
 
 
 def choose_settings(results: list[dict], key: str | None) -> list[dict]:
-    """Return the results of one settings key, by default of that with most results.
+    """Return the results of one settings key, by default of that with most rows, then results.
 
     Raises:
         InputError: there is no such result.
@@ -54,7 +54,8 @@ def choose_settings(results: list[dict], key: str | None) -> list[dict]:
     counts = Counter(result["settings_key"] for result in results)
     if not counts:
         raise InputError("there are no results yet; run python -m experiments.run")
-    chosen = key or counts.most_common(1)[0][0]
+    num_rows = Counter(name for name, _ in {(r["settings_key"], r["row"]) for r in results})
+    chosen = key or max(counts, key=lambda name: (num_rows[name], counts[name]))
     listed = ", ".join(f"{name} ({number} results)" for name, number in counts.most_common())
     if chosen not in counts:
         raise InputError(f"--settings {chosen}: no results of it, only of {listed}")
@@ -229,7 +230,7 @@ def get_args_parser() -> ArgumentParser:
         formatter_class=ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--settings", metavar="KEY", help="key of a group of results; unset: the largest group")
+    add("--settings", metavar="KEY", help="key of a group of results; unset: that with most rows")
     add("--page", metavar="FILE", help="Markdown file with the two markers; unset: print")
     add("--results_dir", default=str(here / "results"), help="folder of the result files")
     add("--rows_dir", default=str(here / "rows"), help="folder of the rows")
