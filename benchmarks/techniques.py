@@ -4,7 +4,8 @@
     python -m benchmarks.techniques --data_dir data --to experiments/results/costs.json
 
 All arms train on the same rows, in updates of one batch of every task. Where an update holds fewer
-examples, as where tasks take turns, an arm makes as many more updates. Arms are measured in groups,
+examples, as where tasks take turns, an arm makes as many more updates. SophiaH makes a multiple of
+--hess_interval, so that every round has its share of estimates. Arms are measured in groups,
 each beside a plain sum of its own, in one process and in turns; then the group is freed, so that
 memory does not grow with the number of arms. A time is the median over the rounds of its ratio to
 the plain sum's. A memory is the peak above the plain sum's, in float32 copies of the shared
@@ -132,6 +133,8 @@ class Arm:
         start = open_technique(options, precision, name)
         data = inputs[input_kind(name)]
         self.training = build_training(start.args, build_seeded_model(start), {**data})
+        is_sophia = start.args.optimizer == "sophiah"
+        self.interval = start.args.hess_interval if is_sophia else 1  # one estimate of the Hessian
         self.logs_conflicts, self.log = LOG in ARMS[name], log
         projection = self.training.projection
         if isinstance(projection, TaskGradients) and not self.logs_conflicts:
@@ -141,6 +144,10 @@ class Arm:
     def mean_examples(self) -> float:
         """The mean number of examples per update."""
         return self.training.task_scheduler.mean_examples
+
+    def updates_of(self, num_examples: float) -> int:
+        """Return how many updates hold about so many examples, in whole intervals."""
+        return self.interval * max(1, round(num_examples / self.mean_examples / self.interval))
 
     def run(self, num_updates: int) -> None:
         """Train on the next updates, and write their cosines if this arm logs conflicts."""
@@ -273,7 +280,7 @@ def measure(options: Namespace, build: Callable[[str], Arm], names: list[str]) -
     peaks = [peak_memory(lambda: build(name).run(2)) for name in names]
     arms = [build(name) for name in names]
     plain = arms[0]
-    updates = [max(1, round(options.updates * plain.mean_examples / a.mean_examples)) for a in arms]
+    updates = [arm.updates_of(options.updates * plain.mean_examples) for arm in arms]
     rounds = [
         [seconds_of(lambda: arm.run(count)) for arm, count in zip(arms, updates)]
         for _ in range(1 + options.rounds)

@@ -81,7 +81,7 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
             lines.append(f"- `{method.name}`: {', '.join(near)}: {reason}")
     known = ", ".join(f"{name} {number(score)}" for name, score in majority.items())
     unknown = [name for name in built_in_tasks() if name not in majority]
-    text = f"The best constant prediction scores on dev: {known}."
+    text = f"The best constant prediction, chosen on dev itself, scores: {known}."
     if unknown:
         text += f" Not known of {', '.join(unknown)}: the labels' file is of an older version."
     if not lines:

@@ -72,8 +72,8 @@ class TaskGradients:
         groups: parts of the shared vector; together they cover it.
         observe: called in every update, before the projection, with `gramians(J)` [G, T, T] on the
             CPU.
-        tables: word embeddings whose gradients fill only the rows of an update's words, in the
-            order of `shared`.
+        tables: word embeddings among `shared` whose gradients fill only the rows of an update's
+            words.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class TaskGradients:
         }
         starts: dict[Tensor, int] = dict(zip(shared, accumulate([0, *sizes])))
         self.tables = [WordGradients(table, self.J, starts[table.weight]) for table in tables]
+        self.tables.sort(key=lambda table: table.columns.start)
         self.factors = torch.ones(len(names), device=self.J.device)  # of the rows, see `scale`
         self.own: list[Tensor] = []  # gradients that are not shared, between measure and combine
         self.filled: set[str] = set()  # tasks with a gradient in this update

@@ -20,6 +20,7 @@ class WordGradients:
 
     Autograd gives the gradient of the table as rows, one for each token. Where `weight.grad` is
     one of `grads`, a backward pass adds them to it; all other rows are zero, and stay as they are.
+    From now on, every gradient of the table comes as rows, and a hook stays on its weight.
 
     Args:
         table: the embeddings.
@@ -42,6 +43,7 @@ class WordGradients:
 
     def meet(self, grad: Tensor) -> None:
         """Remember which rows a backward pass is about to fill."""
+        assert grad.is_sparse, "the word embeddings are used for more than looking up words"
         self.met.append(grad._indices()[0])
 
     def words(self) -> Tensor:

@@ -101,7 +101,7 @@ def rows_of(build, update) -> list[torch.Tensor]:
     for task, batch, _ in update:
         loss = task.loss(model(task, batch), batch["labels"])
         grads = torch.autograd.grad(loss, shared)
-        rows.append(torch.cat([g.flatten() for g in grads]))
+        rows.append(torch.cat([g.to_dense().flatten() for g in grads]))
     return rows
 
 

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import cost_table, techniques
 from benchmarks.cost_file import Cost, Costs, read_costs, write_costs
 from benchmarks.precision import device_precisions, machine
+from benchmarks.setup import event_log
 from experiments.row_files import read_rows
 from options import packages
 from runtime.errors import InputError
@@ -148,3 +149,16 @@ def test_the_page_of_techniques_has_the_table_of_the_costs():
         assert part == cost_table.cost_table(
             read_costs(cost_table.COSTS)
         ), "run python -m benchmarks.cost_table --page docs/techniques.md"
+
+
+def test_sophiah_makes_whole_intervals_between_its_estimates(options):
+    precision = device_precisions()["float32"]
+    chosen = options("sophiah")
+    inputs = techniques.load_inputs(chosen, [precision])
+    with event_log() as log:
+        arms = [
+            techniques.Arm(chosen, inputs, log, precision, name)
+            for name in (techniques.PLAIN, "sophiah")
+        ]
+    counts = [[arm.updates_of(n * arm.mean_examples) for n in (1, 4, 26)] for arm in arms]
+    assert counts == [[1, 4, 26], [10, 10, 30]]

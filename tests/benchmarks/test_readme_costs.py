@@ -8,7 +8,8 @@ from benchmarks.cost_file import read_costs
 
 ROOT = Path(__file__).resolve().parents[2]
 COSTS = ROOT / "experiments" / "results" / "costs.json"
-AGGREGATORS = ("cagrad", "fairgrad", "imtl_g", "mgda", "nash_mtl", "upgrad")
+AGGREGATORS = ("mgda", "imtl_g", "aligned_mtl", "upgrad", "dualproj", "cagrad", "nash_mtl")
+AGGREGATORS += ("fairgrad", "pcd", "krum")
 FEATURES = ("attention", "bilstm", "cnn")
 # What the cell of flags starts with -> arms. A tuple in it is one figure, the range of its arms.
 ARMS: dict[str, list[str | tuple[str, ...]]] = {
@@ -26,6 +27,7 @@ ARMS: dict[str, list[str | tuple[str, ...]]] = {
     "`--extension attention`": [*FEATURES],
     "`--extension hierarchical`": ["hierarchical", "combined"],
     "`--additional_input`": ["pos ner"],
+    "`--option pretrain`": ["frozen"],
     "`--gradient_checkpointing`": ["gradient checkpointing"],
 }
 
