@@ -147,7 +147,7 @@ def test_rows_at_the_majority_class_are_named_with_their_reason(folder):
     folder.add("fast", 1, sst=3, para=5)
     folder.add("single_para", 1, para=6)
     text = findings.at_majority(folder.methods(), majority)
-    assert "scores on dev: sst .300, para .600, sts .000. Rows" in text
+    assert "itself, scores: sst .300, para .600, sts .000. Rows" in text
     assert "- `fast`: sst .300 (.300), para .500 (.600): too fast" in text
     assert "- `single_task`: para .600 (.600): not explained yet" in text
     assert "`joint`" not in text
