@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     LogLocator,
+    MaxNLocator,
     MultipleLocator,
     NullLocator,
     PercentFormatter,
@@ -31,6 +32,7 @@ LABEL_PLACES = [
 ]
 BASELINE_COLOR = "tab:orange"
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of ticks: exact in three decimals
+NARROWEST = 4.0  # percent of updates on an axis, so that its ticks are different whole percents
 MARKERS = "os^vDPX*<>phd"
 
 
@@ -149,14 +151,17 @@ def draw_conflicts(methods: dict[str, Method], path: Path) -> bool:
     panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for axes, pair in zip(panels, pairs):
         for index, name in enumerate(names):
-            shares = [share[pair] for row, share, _ in runs if row == name]
+            shares = [100 * share[pair] for row, share, _ in runs if row == name]
             changes = [value for row, _, value in runs if row == name]
             style = {"marker": MARKERS[index % len(MARKERS)], "color": f"C{index % 10}"}
             axes.plot(shares, changes, **style, linestyle="", markersize=8, label=name)
         axes.axhline(0, color="black", linewidth=1)
         axes.set_title(pair.replace("-", " against "), fontsize=13)
-        axes.locator_params(axis="x", nbins=4)
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        low, high = axes.get_xlim()
+        margin = max(0, NARROWEST - (high - low)) / 2
+        axes.set_xlim(low - margin, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
         axes.tick_params(labelsize=11)
         axes.grid(alpha=0.3)
     panels[0].yaxis.set_major_locator(MultipleLocator(tick_step([value for *_, value in runs])))
