@@ -38,7 +38,11 @@ class SteadyStream:
         self.stream, self.is_needed, self.is_escaped = stream, is_needed, is_escaped
         self.error: OSError | None = None
         if isinstance(stream, io.TextIOWrapper):  # and not a stand-in for one
-            stream.reconfigure(errors="strict" if is_needed else "backslashreplace")
+            # Progress is to be seen at once, also in the log file of a job; a result need not be.
+            stream.reconfigure(
+                errors="strict" if is_needed else "backslashreplace",
+                line_buffering=not is_needed or stream.line_buffering,
+            )
 
     def write(self, text: str) -> int:
         """Write a text, or nothing once the stream has failed."""

@@ -60,6 +60,16 @@ def test_what_stdout_buffers_until_the_end_is_not_lost_silently(capsys, monkeypa
     assert status == 1 and "No space left on device" in capsys.readouterr().err
 
 
+def test_progress_reaches_a_log_file_line_by_line(tmp_path, monkeypatch):
+    path = tmp_path / "job.log"
+    seen = []
+    with open(path, "w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        exit_status(lambda: (print("epoch 1/2"), seen.append(path.read_text())))
+        monkeypatch.undo()
+    assert seen == ["epoch 1/2\n"]
+
+
 def test_control_characters_are_escaped_and_messages_stay_on_one_line(capsys):
     assert printable("a\tb\n\x1b[2J\x9b\u202e") == "a\tb\n\\x1b[2J\\x9b\\u202e"
     assert one_line("a\n\rb") == "a \\x0db"
