@@ -36,12 +36,12 @@ def test_the_rows_name_their_controls():
     assert [name for name, row in ROWS.items() if row.obstacle] == ["bert_large"]
     others = {name: row.control for name, row in ROWS.items() if row.control != "joint"}
     in_turns = {"joint_small", "original", "pal_scheduler", "pals", "rdrop", "smart", "temperature"}
-    in_turns |= {name for name, row in ROWS.items() if row.method == "single_task"}
+    in_turns |= {name for name, row in ROWS.items() if row.method == "single_task"} | {"recipe"}
     expected = dict.fromkeys(in_turns, "round_robin")
     expected |= dict.fromkeys(("pcgrad_small", "vaccine_small"), "joint_small")
     expected |= {"original_pcgrad": "pcgrad", "original_vaccine": "vaccine"}
     assert others == expected | {"lora_per_task": "lora", "sophiah_pos_ner": "sophiah"}
-    controls = {"joint", *others.values()}
+    controls = {"joint", "recipe", *others.values()}  # of averages too
     assert {*list(ROWS)[: len(controls)]} == controls
     parts = [row for row in ROWS.values() if row.method == "single_task"]
     assert {row.flags[:2] for row in parts} == {("--task", name) for name in TASKS}
