@@ -33,6 +33,7 @@ LABEL_PLACES = [
 BASELINE_COLOR = "tab:orange"
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of ticks: exact in three decimals
 NARROWEST = 4.0  # percent of updates on an axis, so that its ticks are different whole percents
+WIDE = 2.5  # the largest time over the smallest from which on a logarithmic axis has several ticks
 MARKERS = "os^vDPX*<>phd"
 
 
@@ -58,13 +59,9 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Up = better, left = faster", fontsize=14, weight="bold")
-    axes.set_xscale("log")  # most methods cost about as much as the baseline
-    axes.set_xlabel("time for as many examples, relative to the plain sum (logarithmic)")
-    axes.set_ylabel("mean of the tasks' metrics on dev")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
     times, scores = np.array([*points.values()]).T
+    set_time_scale(axes, times.max() / times.min())
+    axes.set_ylabel("mean of the tasks' metrics on dev")
     axes.scatter(times, scores, color=colors(methods, points), s=42, zorder=2)
     axes.margins(0.15)
     axes.grid(alpha=0.3)
@@ -85,6 +82,25 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     place_labels(axes, [points[name] for name in first], first)
     save_png(figure, path)
     return True
+
+
+def set_time_scale(axes: Axes, ratio: float) -> None:
+    """Make the axis of times logarithmic, unless it would have a single tick.
+
+    Args:
+        axes: the axes.
+        ratio: the largest time over the smallest.
+    """
+    label = "time for as many examples, relative to the plain sum"
+    if ratio < WIDE:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    else:
+        label += " (logarithmic)"
+        axes.set_xscale("log")  # most methods cost about as much as the baseline
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xlabel(label)
 
 
 def colors(methods: dict[str, Method], names: dict[str, tuple[float, float]]) -> list[str]:

@@ -6,10 +6,11 @@ import statistics
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from result_folder import COSTS, LABELS, Folder, N, cells
 
 from comparing import bootstrap
-from experiments import comparison, findings, tables
+from experiments import comparison, findings, plots, tables
 from experiments.result_files import encode_right, encode_scores, read_results
 from options.task_table import built_in_tasks
 
@@ -174,6 +175,18 @@ def test_costs_are_those_of_the_rows_arms(folder):
     assert COSTS._replace(arms={"layer decay": 1}).find("layer_decay") == 1
     without = tables.overall_table(folder.methods())
     assert " time " not in without and len(cells(without)["fast"]) == len(overall["fast"]) - 2
+
+
+@pytest.mark.parametrize("largest", [1.02, 1.3, 2.4, 2.6, 4.0, 20.0])
+def test_times_have_several_ticks_however_far_apart_they_are(largest):
+    axes = Figure().subplots()
+    plots.set_time_scale(axes, largest)
+    axes.set_xlim(0.99, 1.01 * largest)
+    low, high = axes.get_xlim()
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    shown = [text for text, x in zip(ticks, axes.get_xticks()) if low <= x <= high]
+    assert len({*shown}) == len(shown) and 3 <= len(shown) <= 9
+    assert axes.get_xscale() in axes.get_xlabel() or axes.get_xscale() == "linear"
 
 
 @pytest.mark.parametrize(
