@@ -107,6 +107,7 @@ ARMS = {  # name -> flags
 }
 WEIGHTINGS = [name for name in LOSS_WEIGHTINGS if name != "none"]
 ARMS |= {name: f"{JOINT} --loss_weighting {name}" for name in WEIGHTINGS}
+ARMS["dwa"] += " --epochs 3"  # it needs two to weigh the third; the updates are as many
 ARMS |= {name: f"--projection {name}" for name in AGGREGATORS}
 Inputs = dict[tuple[str, ...], dict[str, TokenizedTask]]  # kind of input -> rows by task
 

@@ -140,6 +140,13 @@ CONTRADICTIONS = (
         "joint or a --projection",
     ),
     Contradiction(
+        "--loss_weighting dwa --epochs 2",
+        lambda a: a.loss_weighting == "dwa" and a.epochs < 3 and not a.smoketest,
+        "--loss_weighting dwa needs the losses of two epochs, so fewer than three are trained "
+        "without it; add --epochs 3 or more (shorter ones by --samples_per_epoch)",
+        is_recent=True,
+    ),
+    Contradiction(
         "--option pretrain --projection pcgrad",
         lambda a: a.option == "pretrain"
         and not (a.use_pal or trains_features(a))

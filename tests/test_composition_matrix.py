@@ -52,6 +52,7 @@ class Combination(NamedTuple):
     def flags(self) -> str:
         flags = f"--task_scheduler {self.scheduler} --projection {self.projection} "
         flags += f"--loss_weighting {self.weighting} --optimizer {self.optimizer} "
+        flags += "--epochs 3 " if self.weighting == "dwa" else ""
         if self.scheduler in SAMPLED and self.projection != "none":
             strategy = "force" if self.optimizer == "sophiah" else "encourage"
             flags += f"--combine_strategy {strategy} --batches_per_update 4 "

@@ -79,7 +79,7 @@ SMART = [*PAL, "--use_smart_regularization", "--smart_mu", "1"]
         [*FROZEN, "--unfreeze_interval", "1", "--optimizer", "sophiah", "--scheduler", "plateau"],
         [*PAL, *FROZEN, "--extension", "cnn", "--projection", "pcgrad"],
         [*PAL, "--loss_weighting", "uncertainty", "--task_scheduler", "temperature"],
-        [*JOINT, "dwa", "--micro_batch_size", "3"],
+        [*JOINT, "dwa", "--epochs", "3", "--micro_batch_size", "3"],
         [*JOINT, "gradnorm"],
         [*JOINT, "famo", *SMART[1:]],
         [*SMART, "--lora_rank", "4", "--projection", "pcgrad", "--gradient_checkpointing"],
