@@ -39,5 +39,5 @@ EOF
 "$python" data/download.py
 
 echo "Ready. To train:"
-echo "  source activate multitask-bert"
+echo "  source activate multitask-bert  # in a new shell first: module load miniforge3, or what has conda"
 echo "  sbatch run_train.sh --model_name bert-base --local_files_only"
