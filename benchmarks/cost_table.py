@@ -60,4 +60,5 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(lambda: main(get_args_parser().parse_args())))
+    args = get_args_parser().parse_args()
+    sys.exit(exit_status(lambda: main(args), is_output_needed=args.page is None))

@@ -278,7 +278,13 @@ def measure(options: Namespace, build: Callable[[str], Arm], names: list[str]) -
         build: returns the arm of a name.
         names: the group.
     """
-    peaks = [peak_memory(lambda: build(name).run(2)) for name in names]
+    plain_examples = build(PLAIN).mean_examples
+
+    def make_updates(name: str) -> None:  # on as many examples, so that each arm meets every task
+        arm = build(name)
+        arm.run(arm.updates_of(2 * plain_examples))
+
+    peaks = [peak_memory(lambda: make_updates(name)) for name in names]
     arms = [build(name) for name in names]
     plain = arms[0]
     updates = [arm.updates_of(options.updates * plain.mean_examples) for arm in arms]

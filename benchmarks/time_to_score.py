@@ -242,10 +242,15 @@ def print_medians(results: list[dict[str, Result]]) -> None:
     if not all(by_arm["ours"].is_reached for by_arm in results):
         return
     for name in results[0]:
-        ratios = [by_arm[name].seconds / by_arm["ours"].seconds for by_arm in results]
-        is_bound = not all(by_arm[name].is_reached for by_arm in results)
-        median = f"{'> ' * is_bound}{statistics.median(ratios):.2f}"
-        print(f"{'all':<6}{name:<29}{median:>16}  {min(ratios):.2f} to {max(ratios):.2f}")
+        ratios = [
+            by_arm[name].seconds / by_arm["ours"].seconds if by_arm[name].is_reached else math.inf
+            for by_arm in results
+        ]
+        median, *ends = (
+            "not reached" if math.isinf(value) else f"{value:.2f}"
+            for value in (statistics.median(ratios), min(ratios), max(ratios))
+        )
+        print(f"{'all':<6}{name:<29}{median:>16}  {' to '.join(ends)}")
 
 
 def get_args_parser() -> ArgumentParser:

@@ -36,6 +36,7 @@ class SeedRun:
         resampled: the scores in each resample, [R]; `resample` fills it.
         conflicts: by pair of tasks, the share of updates in which they conflict; empty where no
             cosines were logged.
+        num_examples: how many it trained on.
         num_kept: of an average, how many of its members are in it.
     """
 
@@ -45,6 +46,7 @@ class SeedRun:
             item for result in results for item in result["predictions"].items()
         )
         self.conflicts: dict[str, float] = results[0].get("conflicts") or {}
+        self.num_examples = sum(sum(result["examples"].values()) for result in results)
         self.num_kept = len(results[0].get("kept_seeds", results[0].get("seeds", [])))
         self.resampled: dict[str, np.ndarray] = {}
         tasks = built_in_tasks()

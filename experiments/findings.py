@@ -1,13 +1,17 @@
 """What the results say in words: findings, rows at the majority class, rows with too few seeds."""
 
+import json
+
 import numpy as np
 
 from experiments.comparison import MEAN, SEVERAL, Method, differences
+from experiments.result_files import revisions_of
 from experiments.row_files import MIN_SEEDS
 from experiments.tables import difference_text, number
 from options.task_table import built_in_tasks
 
 NEAR = 0.01  # of the majority class
+SAME_BUDGET = 0.05  # how far the examples of a method and its control may be apart
 SEARCH_SEED = 11  # of the runs that learning rates were chosen by
 
 
@@ -45,7 +49,7 @@ def others_text(method: Method) -> str:
 def several_differences(methods: dict[str, Method]) -> str:
     """Return which methods differ from their controls in more than one thing; empty if none do."""
     texts = [
-        f"`{method.name}` ({method.row.differs_in})"
+        f"`{method.name}` ({method.row.differs_in}{budget(method, methods[method.control])})"
         for method in methods.values()
         if method.row.differs_in and method.control in methods
     ]
@@ -55,6 +59,15 @@ def several_differences(methods: dict[str, Method]) -> str:
         f"{SEVERAL} marks the control of a row that differs from it in more than one thing, so the "
         f"difference is not that of one technique: {', '.join(texts)}."
     )
+
+
+def budget(method: Method, control: Method) -> str:
+    """Return how many times its control's examples a method trains on; empty if on as many."""
+    pairs = method.pairs(control, MEAN)
+    ratios = [run.num_examples / max(1, other.num_examples) for run, other in pairs]
+    if not ratios or abs(np.mean(ratios) - 1) < SAME_BUDGET:
+        return ""
+    return f", {np.mean(ratios):.1f} times the examples"
 
 
 def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
@@ -107,15 +120,17 @@ def searched_rates(results: list[dict]) -> str:
     Args:
         results: of all settings, also of rows that have other flags by now.
     """
-    rates: dict[str, dict[float, float]] = {}
-    revisions = set()
+    groups: dict[str, list[dict]] = {}  # what differs in more than the rate is not compared
     for result in results:
-        lr = result["settings"]["lr"]
-        if result["seed"] == SEARCH_SEED and lr is not None:
-            rates.setdefault(result["row"], {})[lr] = result["mean"]
-            revisions.add(f"`{str(result['git_revision'])[:12]}`")
-    if not rates:
+        if result["seed"] == SEARCH_SEED and result["settings"]["lr"] is not None:
+            settings = result["settings"] | {"lr": None, "data": result["data"]}
+            groups.setdefault(json.dumps(settings, sort_keys=True), []).append(result)
+    if not groups:
         return "No learning rates were searched yet."
+    searched = max(groups.values(), key=len)
+    rates: dict[str, dict[float, float]] = {}
+    for result in searched:
+        rates.setdefault(result["row"], {})[result["options"]["lr"]] = result["mean"]
     lines = ["| row | dev mean by learning rate |", "| --- | --- |"]
     for row, means in rates.items():
         best = max(means.values())
@@ -123,7 +138,7 @@ def searched_rates(results: list[dict]) -> str:
         shown = [f"**{c}**" if m == best else c for c, (_, m) in zip(cells, sorted(means.items()))]
         lines.append(f"| `{row}` | {', '.join(shown)} |")
     head = (
-        f"Seed {SEARCH_SEED}, code {', '.join(sorted(revisions))}. Since then, the row files hold "
-        "the chosen rates, where they are not the defaults."
+        f"Seed {SEARCH_SEED}, code {', '.join(f'`{name[:12]}`' for name in revisions_of(searched))}"
+        ". Since then, the row files hold the chosen rates, where they are not the defaults."
     )
     return "\n".join([head, "", *lines])

@@ -4,7 +4,8 @@
     python -m experiments.report --page docs/results.md    # into a page, between its two markers
     python -m experiments.report --settings 3f2a9c1b       # another group of results
 
-Results on other settings or data files never share a table. Figures go to experiments/figures.
+Results on other settings or data files never share a table. Figures are drawn with --page, into
+experiments/figures, or into --figures_dir.
 """
 
 import os
@@ -31,6 +32,7 @@ from experiments.result_files import (
     read_dev_labels,
     read_majority,
     read_results,
+    revisions_of,
 )
 from experiments.row_files import MIN_SEEDS, Row, read_rows
 from experiments.tables import BETTER, WORSE, overall_table, task_table
@@ -38,7 +40,7 @@ from models.pretrained import BUNDLED
 from options.parsing import ArgumentParser
 from options.task_table import built_in_tasks
 from runtime.errors import InputError, exit_status
-from scripts.marked_page import insert
+from scripts.marked_page import insert, part_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = "results"  # the part of the page that is written
@@ -124,7 +126,7 @@ def facts(results: list[dict], methods: dict[str, Method]) -> str:
     hours = sum(result["wall_seconds"] for result in results) / 3600
     sizes = {name: len(rows) for result in results for name, rows in result["predictions"].items()}
     rows = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-    revisions = sorted({str(result["git_revision"]) for result in results})
+    revisions = revisions_of(results)
     seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
     lines = [
         f"{len(results)} runs, seeds {seeds}, {hours:.1f} hours in all, on "
@@ -234,7 +236,10 @@ def get_args_parser() -> ArgumentParser:
     add("--page", metavar="FILE", help="Markdown file with the two markers; unset: print")
     add("--results_dir", default=str(here / "results"), help="folder of the result files")
     add("--rows_dir", default=str(here / "rows"), help="folder of the rows")
-    add("--figures_dir", default=str(here / "figures"), help="folder of the figures")
+    add(
+        "--figures_dir",
+        help="folder of the figures; unset: experiments/figures with --page, else none",
+    )
     add(
         "--costs",
         metavar="FILE",
@@ -247,7 +252,10 @@ def get_args_parser() -> ArgumentParser:
 def main(args: Namespace) -> None:
     """Read the results, draw the figures, and print or write the tables."""
     rows = read_rows(Path(args.rows_dir))
-    results_dir, figures_dir = Path(args.results_dir), Path(args.figures_dir)
+    results_dir, figures_dir = Path(args.results_dir), args.figures_dir
+    if args.page:
+        part_of(Path(args.page), MARKED)  # a page without the markers ends here
+        figures_dir = figures_dir or str(ROOT / "experiments" / "figures")
     all_results = read_results(results_dir)
     results = choose_settings(keep_current(all_results, rows), args.settings)
     own_costs = results_dir / "costs.json"
@@ -257,7 +265,7 @@ def main(args: Namespace) -> None:
     methods = gather(rows, results)
     resample(methods, read_dev_labels(results_dir, data))
     base = Path(args.page).parent if args.page else Path.cwd()
-    drawn = draw_figures(methods, costs, figures_dir)
+    drawn = draw_figures(methods, costs, Path(figures_dir)) if figures_dir else []
     figures = {path.name: os.path.relpath(path, base) for path in drawn}
     majority = read_majority(results_dir, data)
     rates, commands = searched_rates(all_results), command_lines(results, rows)
@@ -270,4 +278,5 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(lambda: main(get_args_parser().parse_args())))
+    args = get_args_parser().parse_args()
+    sys.exit(exit_status(lambda: main(args), is_output_needed=args.page is None))

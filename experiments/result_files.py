@@ -7,13 +7,10 @@ scores, as numbers, and of the others the share of the largest class, once for a
 files. Neither holds a text or a path.
 """
 
-import base64
 import csv
 import hashlib
 import json
 import math
-import platform
-import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable
@@ -23,13 +20,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.precision import processor_name
 from datasets import read_examples, task_file
+from experiments.encoding import decode_right, decode_scores, encode_right, encode_scores
 from experiments.row_files import Row
 from options.task_table import built_in_tasks, file_options
 from reporting.metrics_file import read_lines
 from reporting.run_directory import read_options
+from runtime.device import gpu_type
 from runtime.errors import InputError
-from runtime.files import read_json, write_json
+from runtime.files import read_json, read_text, write_json
 from runtime.locks import locked
 from tasks import Task
 
@@ -66,15 +66,28 @@ class Settings(NamedTuple):
 def portable_options(args: Namespace) -> dict[str, object]:
     """Return the options that scores depend on: the given ones and all sizes.
 
-    A model's directory is recorded by its last name alone.
+    A model's directory is recorded by its last name and a digest of its files.
     """
     options = {
         name: getattr(args, name)
         for name in sorted({*SIZES, *args.given} - NEUTRAL - {*file_options(args.table.tasks)})
     }
     if Path(args.model_name).is_dir():
-        options["model_name"] = Path(args.model_name).resolve().name
+        options["model_name"] = local_model(Path(args.model_name).resolve())
     return options
+
+
+def local_model(directory: Path) -> str:
+    """Return a model directory's last name and eight digits of its files, as in `export@1f2e3d4c`.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.iterdir() if path.is_file()):
+        with open(path, "rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return f"{directory.name}@{digest.hexdigest()[:8]}"
 
 
 def fingerprint(args: Namespace) -> str:
@@ -120,7 +133,12 @@ def identity(row: Row, seed: int, settings: Settings) -> dict[str, object]:
 
 
 def write_result(
-    path: Path, row: Row, settings: Settings, run_dir: Path, parts: list[float]
+    path: Path,
+    row: Row,
+    settings: Settings,
+    run_dir: Path,
+    parts: list[float],
+    revisions: list[str],
 ) -> dict:
     """Write the result file of a finished run, and add to the labels' file what it lacks.
 
@@ -130,6 +148,7 @@ def write_result(
         settings: what the run shares with the others of its table.
         run_dir: the run's directory.
         parts: the seconds of each of the run's processes.
+        revisions: the git revisions of these processes, each once.
 
     Returns:
         What the result file holds.
@@ -142,7 +161,8 @@ def write_result(
     record = read_json(run_dir / "args.json")
     facts = {
         "options": portable_options(args),
-        "git_revision": record["git_revision"],
+        "git_revision": record["git_revision"],  # of its first process
+        "git_revisions": [*dict.fromkeys([str(record["git_revision"]), *revisions])],
         "versions": record["versions"],
         "hardware": hardware(args.use_gpu),
         **cost(run_dir),
@@ -178,6 +198,13 @@ def write_outcome(path: Path, facts: dict[str, object], args: Namespace) -> dict
     add_labels(path.parent / f"dev_labels-{facts['data']}.json", labels)
     write_json(path, facts | scores, make_parents=True)
     return facts | scores
+
+
+def revisions_of(results: Iterable[dict]) -> list[str]:
+    """Return the git revisions of all processes of some results, each once, in order."""
+    return sorted(
+        {str(name) for r in results for name in r.get("git_revisions", [r["git_revision"]])}
+    )
 
 
 def sums(parts: Iterable[dict], key: str) -> dict[str, int]:
@@ -220,12 +247,9 @@ def cost(run_dir: Path) -> dict[str, object]:
 def hardware(use_gpu: bool) -> str:
     """Return the GPU's name, or the processor's and how many threads compute on it."""
     if use_gpu:
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.*)$", info.read_text() if info.is_file() else "", re.M)
+        return torch.cuda.get_device_name() if gpu_type() == "cuda" else "MPS"
     num_threads = torch.get_num_threads()
-    name = found[1] if found else platform.machine()
-    return f"{name}, {num_threads} thread{'s' * (num_threads > 1)}"
+    return f"{processor_name()}, {num_threads} thread{'s' * (num_threads > 1)}"
 
 
 def is_score(task: Task) -> bool:
@@ -251,38 +275,16 @@ def read_predictions(args: Namespace, name: str, labels: np.ndarray) -> str:
         labels: the labels of its dev file, [N].
 
     Raises:
-        InputError: the file has another number of rows than dev.
+        InputError: there is no such file, or it has another number of rows than dev.
     """
     path = Path(args.predictions_path) / f"{args.tasks[name].stem}-dev-output.csv"
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t"))[1:]
+    rows = list(csv.reader(read_text(path).splitlines(), delimiter="\t"))[1:]
     if len(rows) != len(labels):
         raise InputError(
             f"{path}: {len(rows)} predictions, expected {len(labels)}, one per dev row"
         )
     values = np.array([float(prediction) for _, prediction in rows])
     return encode_scores(values) if is_score(args.tasks[name]) else encode_right(values == labels)
-
-
-def encode_right(is_right: np.ndarray) -> str:
-    """Return [N] booleans as base64 of bits, eight per byte, the first one highest."""
-    return base64.b64encode(np.packbits(is_right.astype(bool)).tobytes()).decode()
-
-
-def decode_right(text: str, num_examples: int) -> np.ndarray:
-    """Return what `encode_right` was given, as float64."""
-    bits = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
-    return np.unpackbits(bits, count=num_examples).astype(np.float64)
-
-
-def encode_scores(scores: np.ndarray) -> str:
-    """Return [N] numbers with up to four decimals, separated by spaces: one line of JSON."""
-    return " ".join(f"{score:.4f}".rstrip("0").rstrip(".") for score in scores)
-
-
-def decode_scores(text: str) -> np.ndarray:
-    """Return what `encode_scores` was given, rounded."""
-    return np.array([float(score) for score in text.split()])
 
 
 def read_results(results_dir: Path) -> list[dict]:

@@ -36,6 +36,7 @@ from experiments.row_files import Row, read_rows
 from experiments.runs import ForwardedStop, Run, failure, place_run, wait_for
 from options.parsing import ArgumentParser, parse_args
 from options.types import count
+from reporting.run_record import git_revision
 from runtime.device import gpu_type, has_native_bfloat16
 from runtime.errors import InputError, exit_status
 from runtime.files import read_json, write_json
@@ -85,9 +86,11 @@ def execute(args: Namespace, run: Run, stop: ForwardedStop) -> None:
             return
         if is_complete(args, run):
             parts = earlier_parts(run, run.directory / "metrics-dev.json")
+            print(f"taken over from {run.directory} ... ", end="", flush=True)
         else:
             parts = train(args, run, lock, stop)
-        write_result(run.result, run.row, run.settings, run.directory, parts)
+        revisions = read_revisions(run)
+        write_result(run.result, run.row, run.settings, run.directory, parts, revisions)
         remove_checkpoints(args, run)
 
 
@@ -99,6 +102,7 @@ def train(args: Namespace, run: Run, lock: int, stop: ForwardedStop) -> list[flo
     """
     log_path = run.beside(".log")
     parts = earlier_parts(run, run.directory / "checkpoints" / "last.pt")
+    revisions = [*dict.fromkeys([*(read_revisions(run) if parts else []), str(git_revision())])]
     command = [sys.executable, *script_words(run.row.script)]
     if parts:
         command += ["--resume", str(run.directory), *args.passed_on_resume]
@@ -107,11 +111,11 @@ def train(args: Namespace, run: Run, lock: int, stop: ForwardedStop) -> list[flo
         log_path.unlink(missing_ok=True)
         command += [*shared_words(args.passed, run.row), *run.flags, "--seed", str(run.seed)]
         command += ["--logdir", args.work_dir, "--run_name", run.directory.name]
-    write_state(run, [*parts, None])
+    write_state(run, [*parts, None], revisions)
     started = time.monotonic()
     status = wait_for(command, log_path, lock, stop)
     parts.append(round(time.monotonic() - started, 1))
-    write_state(run, parts)
+    write_state(run, parts, revisions)
     if status != 0:
         raise InputError(failure(status, log_path))
     return parts
@@ -184,10 +188,23 @@ def read_parts(run: Run) -> list[float | None]:
     return parts
 
 
-def write_state(run: Run, parts: Sequence[float | None]) -> None:
-    """Write what the next invocation has to know; None stands for the process that starts now."""
+def read_revisions(run: Run) -> list[str]:
+    """Return the git revisions of a run's processes, each once; none of an older runner's."""
+    revisions: list[str] = read_json(run.beside(".json")).get("git_revisions", [])
+    return revisions
+
+
+def write_state(run: Run, parts: Sequence[float | None], revisions: Sequence[str]) -> None:
+    """Write what the next invocation has to know.
+
+    Args:
+        run: the run.
+        parts: the seconds of each of its processes; None stands for the one that starts now.
+        revisions: the git revisions of these processes, each once.
+    """
     state = {"script": run.row.script, "flags": run.flags, "started": time.time()}
-    write_json(run.beside(".json"), state | {"parts": parts}, make_parents=True)
+    state |= {"parts": parts, "git_revisions": revisions}
+    write_json(run.beside(".json"), state, make_parents=True)
 
 
 def run_all(args: Namespace, plan: list[Run], stop: ForwardedStop) -> list[str]:
@@ -203,7 +220,7 @@ def run_all(args: Namespace, plan: list[Run], stop: ForwardedStop) -> list[str]:
         started, error = time.monotonic(), ""
         try:
             (average if run.members else execute)(args, run, stop)
-        except InputError as reason:
+        except (InputError, OSError) as reason:  # a full disk, perhaps for this run alone
             error = f": {reason}"
             failures.append(f"{run}{error}")
         if stop.signum is not None:

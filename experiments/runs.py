@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
     def beside(self, ending: str) -> Path:
         """Return the file beside the run directory."""
-        return self.directory.with_suffix(ending)
+        return self.directory.with_name(self.directory.name + ending)  # the name may have dots
 
     @property
     def flags(self) -> list[str]:

@@ -22,6 +22,18 @@ def insert(page: Path, name: str, text: str) -> None:
     Raises:
         InputError: the page does not hold each marker exactly once, the start first.
     """
+    before, _, after = part_of(page, name)
+    start, end = markers(name)
+    with atomic_write(page) as file:
+        file.write(f"{before}{start}\n\n{text}\n\n{end}{after}")
+
+
+def part_of(page: Path, name: str) -> tuple[str, str, str]:
+    """Return what stands before, between and after the markers of a page.
+
+    Raises:
+        InputError: the page does not hold each marker exactly once, the start first.
+    """
     content = page.read_text(encoding="utf-8")
     start, end = markers(name)
     before, _, rest = content.partition(start)
@@ -29,5 +41,4 @@ def insert(page: Path, name: str, text: str) -> None:
     is_whole = content == f"{before}{start}{old}{end}{after}"
     if not is_whole or content.count(start) != 1 or content.count(end) != 1:
         raise InputError(f"{page}: expected one line {start} and, below it, one {end}")
-    with atomic_write(page) as file:
-        file.write(f"{before}{start}\n\n{text}\n\n{end}{after}")
+    return before, old, after

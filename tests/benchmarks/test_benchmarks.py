@@ -1,5 +1,6 @@
 """Every benchmark for real, in its smallest form: the rows of its table, and finite numbers."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -234,6 +235,18 @@ def test_parallel_compares_two_processes_with_one(words, capsys):
     assert header.split() == ["precision", "method", "speed", "2/1", "range", "memory", "2/1"]
     assert line.split()[:2] == ["float32", "joint"]
     assert all(ratio > 0 for ratio in numbers(line[24:35]) + numbers(line[49:]))
+
+
+@pytest.mark.parametrize("name", waiting.SETTINGS)
+def test_a_setting_of_waiting_reaches_the_process_under_our_own_bound(name, monkeypatch):
+    """The scripts bound the spinning of this process, and GOMP_SPINCOUNT wins over the policy."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    code = "import os; print(os.environ['GOMP_SPINCOUNT'], os.environ['OMP_NUM_THREADS'])"
+    environment = os.environ | waiting.environment(name)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    turns, threads = done.stdout.split()
+    assert (turns == b"7") == (name == "one thread") and int(threads) >= 1
+    assert (turns == b"0") == (name == "not at all")
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from scipy import stats
 
 from benchmarks.cost_file import Cost, Costs, write_costs
 from experiments import comparison, report
-from experiments.result_files import FORMAT, encode_right, encode_scores, read_results
+from experiments.encoding import encode_right, encode_scores
+from experiments.result_files import FORMAT, read_results
 from experiments.row_files import read_rows
 from options.task_table import built_in_tasks
 from runtime.files import write_json
@@ -87,6 +88,7 @@ class Folder:
             "hardware": "some processor, 2 threads",
             "dev": {name: dev[name] for name in names},
             "wall_seconds": 1800.0,
+            "examples": {name: 100 for name in names},
             "predictions": {name: predictions[name] for name in names},
         } | changes
         write_json(self.results / f"{row}-seed{seed}-{content['settings_key']}.json", content)

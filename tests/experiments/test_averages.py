@@ -45,7 +45,7 @@ def averaged(tmp_path_factory, tiny_model, few_rows, invoke):
         options = [*args.passed, "--seed", str(one.seed), "--logdir", args.work_dir]
         options += ["--run_name", one.directory.name]
         train_multitask.main(parse_args(train_multitask.get_args_parser(), options))
-        result_files.write_result(one.result, one.row, one.settings, one.directory, [1.0])
+        result_files.write_result(one.result, one.row, one.settings, one.directory, [1.0], [])
         run.remove_checkpoints(args, one)
     output, error = invoke(place, flags)
     assert error is None, error

@@ -11,7 +11,8 @@ from result_folder import COSTS, LABELS, Folder, N, cells
 
 from comparing import bootstrap
 from experiments import comparison, findings, plots, tables
-from experiments.result_files import encode_right, encode_scores, read_results
+from experiments.encoding import encode_right, encode_scores
+from experiments.result_files import read_results
 from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
@@ -214,8 +215,12 @@ def test_searched_rates_stand_beside_each_other_whatever_flags_a_row_has_by_now(
     for key, lr, mean in (("bbbb2222", 2e-4, 0.7), ("aaaa1111", 1e-4, 0.6)):
         settings = {"model_name": "minilm-l6", "lr": lr}
         changes = {"settings": settings, "settings_key": key, "mean": mean, "flags": ["--old"]}
+        changes |= {"options": {"lr": lr}}
         folder.add("fast", 11, **changes)
         folder.add("fast", 1, **changes | {"mean": 0.9})
     text = findings.searched_rates(read_results(folder.results))
     assert text.endswith("| `fast` | 0.0001: .600, **0.0002: .700** |")
     assert "code `0123456789ab`." in text
+    longer = {"settings": {"model_name": "minilm-l6", "lr": 4e-4, "samples_per_epoch": 9}}
+    folder.add("fast", 11, **changes | longer | {"settings_key": "c", "options": {"lr": 4e-4}})
+    assert findings.searched_rates(read_results(folder.results)) == text  # another budget

@@ -1,5 +1,6 @@
 """What the report takes in, refuses, writes and draws."""
 
+import json
 import math
 from argparse import Namespace
 
@@ -202,6 +203,21 @@ def test_a_figure_that_is_not_drawn_again_is_removed(folder, capsys):
     assert names == ["custom_scalars.png", "differences.png"]
 
 
+def test_figures_stay_as_they_are_where_no_page_is_written(folder, tmp_path, monkeypatch):
+    add_three_seeds(folder)
+    figure = tmp_path / "experiments" / "figures" / report.CONFLICTS
+    figure.parent.mkdir(parents=True)
+    figure.write_text("the published one")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("no markers")
+    words = ["--results_dir", str(folder.results), "--rows_dir", str(folder.rows)]
+    report.main(report.get_args_parser().parse_args(words))
+    with pytest.raises(InputError, match="page.md: expected one line <!-- results:start -->"):
+        report.main(report.get_args_parser().parse_args([*words, "--page", str(page)]))
+    assert [*figure.parent.iterdir()] == [figure] and figure.read_text() == "the published one"
+
+
 def test_a_row_that_differs_in_several_things_says_so(folder, capsys):
     add_three_seeds(folder)
     path = folder.rows / "fast.txt"
@@ -210,6 +226,11 @@ def test_a_row_that_differs_in_several_things_says_so(folder, capsys):
     out = capsys.readouterr().out
     assert ", 3 seeds; differs in: pooling, luck\n" in out
     assert "‡ marks the control of a row that differs" in out and "`fast` (pooling, luck)." in out
+    for path in folder.results.glob("fast-*"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"examples": {"sst": 450, "sts": 0}}))
+    folder.report()
+    assert "`fast` (pooling, luck, 1.5 times the examples)." in capsys.readouterr().out
     assert out.count("| joint ‡ |") == 1 + len(comparison.built_in_tasks())
 
 

@@ -1,6 +1,7 @@
 """The rows' files, and what a run leaves of itself."""
 
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -145,9 +146,26 @@ def test_predictions_survive_their_encoding(place, few_rows):
         assert majority[name] == counts.most_common(1)[0][1] / len(examples)
 
 
+def test_a_local_model_is_told_from_another_one_of_its_name(tmp_path):
+    names = set()
+    for weights in (b"1", b"2"):
+        folder = tmp_path / weights.decode() / "export"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(weights)
+        names.add(result_files.local_model(folder))
+    assert len(names) == 2 and all(name.startswith("export@") for name in names)
+
+
+def test_a_macs_gpu_has_a_name_too(monkeypatch):
+    monkeypatch.setattr(result_files, "gpu_type", lambda: "mps")
+    assert result_files.hardware(use_gpu=True) == "MPS"
+
+
 def test_no_path_and_no_checkpoint_is_left_behind(place, tiny_model):
     result = read_result(place, "joint")
-    assert result["settings"]["model_name"] == tiny_model.name
+    assert result["settings"]["model_name"] == result_files.local_model(tiny_model)
+    assert re.fullmatch(rf"{tiny_model.name}@[0-9a-f]{{8}}", result["settings"]["model_name"])
     for path in (place / "results").iterdir():
         text = path.read_text()
         assert '"/' not in text and str(place) not in text and str(ROOT) not in text

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ import train_multitask
 import train_multitask_pal
 from experiments import result_files, run, transformers_baseline
 from experiments.row_files import SCRIPTS, read_row, read_rows
+from experiments.runs import ForwardedStop, wait_for
 from options.parsing import parse_args
 from runtime.device import has_native_bfloat16
 from runtime.errors import InputError
+from runtime.locks import locked
 
 SAMPLE = ROOT / "data" / "sample"
 MODULES = (train_multitask, train_multitask_pal, transformers_baseline)
@@ -172,7 +175,12 @@ def test_a_run_without_its_predictions_fails(place, tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match="19 predictions, expected 20, one per dev row"):
         result_files.write_result(
-            tmp_path / "a.json", row, result_files.Settings({}, "d"), copy, [1.0]
+            tmp_path / "a.json", row, result_files.Settings({}, "d"), copy, [1.0], []
+        )
+    path.unlink()
+    with pytest.raises(InputError, match="sts-similarity-dev-output.csv: no such file"):
+        result_files.write_result(
+            tmp_path / "a.json", row, result_files.Settings({}, "d"), copy, [1.0], []
         )
     assert not (tmp_path / "a.json").exists()
 
@@ -185,7 +193,11 @@ def test_what_main_adds_to_its_metrics_is_taken_over(place, tmp_path):
     more = {"num_parameters": 12, "conflicts": {"sst-sts": 0.5}}
     (copy / "metrics-dev.json").write_text(json.dumps(dev | more))
     settings = result_files.Settings({}, "d")
-    result = result_files.write_result(tmp_path / "a.json", row, settings, copy, [1.0, 2.5])
+    own = json.loads((copy / "args.json").read_text())["git_revision"]
+    result = result_files.write_result(
+        tmp_path / "a.json", row, settings, copy, [1.0, 2.5], [own, "later"]
+    )
+    assert result["git_revisions"] == [own, "later"] and result["git_revision"] == own
     assert {key: result[key] for key in more} == more
     assert (result["wall_seconds"], result["processes"]) == (3.5, 2)
 
@@ -212,7 +224,8 @@ def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(
     last = joint.directory / "checkpoints" / "last.pt"
     assert run.earlier_parts(joint, last) == []
     last.parent.mkdir(parents=True)
-    run.write_state(joint, [20.0, None])
+    run.write_state(joint, [20.0, None], ["a", "b"])
+    assert run.read_revisions(joint) == ["a", "b"]
     assert run.earlier_parts(joint, last) == []  # no checkpoint: starts anew
     last.touch()
     started = json.loads(joint.beside(".json").read_text())["started"]
@@ -220,6 +233,34 @@ def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(
     assert run.earlier_parts(joint, last) == [20.0, 7.0]
     changed = joint._replace(row=joint.row._replace(flags=("--lr", "1e-3")))
     assert run.earlier_parts(changed, last) == []  # another run than the one that was stopped
+
+
+def test_runs_of_a_row_with_a_dot_in_its_name_have_files_of_their_own(
+    place, tiny_model, few_rows, tmp_path
+):
+    [joint, other] = plan_runs(place, tiny_model, few_rows, "joint --seeds 1 2 --epochs 7")
+    one, two = (x._replace(directory=tmp_path / f"smart_0.1-seed{x.seed}") for x in (joint, other))
+    assert one.beside(".json").name == "smart_0.1-seed1.json" != two.beside(".json").name
+
+
+def test_a_signal_before_the_process_has_started_ends_it(tmp_path):
+    stop = ForwardedStop("")
+    stop.signum = signal.SIGINT
+    with locked(tmp_path / "lock") as lock:
+        assert wait_for(["sleep", "60"], tmp_path / "log", lock, stop) == -signal.SIGTERM
+
+
+def test_an_error_of_the_system_ends_its_run_alone(
+    place, tiny_model, few_rows, tmp_path, monkeypatch, capsys
+):
+    plan = plan_runs(place, tiny_model, few_rows, "joint turns --seeds 1 --epochs 7")
+
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(run, "execute", fail)
+    failures = run.run_all(Namespace(results_dir="x"), plan, ForwardedStop(""))
+    assert failures == [f"{one}: No space left on device" for one in plan]
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_rows_make_the_same_j_and_the_same_update(groups, parts):
     found = []
     for is_sparse in (False, True):
         model = Words()
-        tables = [model.first, model.second] * is_sparse
+        tables = [model.second, model.first] * is_sparse  # the order does not matter
         shared, names = model.shared(), list(TASKS)
         feeder = TaskGradients(PCGrad(3), shared, names, GROUPS[groups], tables=tables)
         found.append(train(model, feeder, parts))
