@@ -11,7 +11,7 @@
 #SBATCH --output=slurm_files/%x-%A_%a.out
 #
 # Submit the rows of the results table as an array of SLURM jobs, one job per row.
-#   bash run_experiments.sh --seeds 1 2 3 --data_dir data              # every row
+#   bash run_experiments.sh --seeds 1 2 3 --data_dir data              # every row, two epochs each
 #   bash run_experiments.sh joint pcgrad --seeds 1 --data_dir data     # these rows
 #   SBATCH_TIMELIMIT=01:00:00 SBATCH_PARTITION=short bash run_experiments.sh ...
 # The arguments are those of experiments/run.py. Finished runs are not repeated. A row that averages

@@ -280,7 +280,8 @@ def measure(options: Namespace, build: Callable[[str], Arm], names: list[str]) -
     """
     plain_examples = build(PLAIN).mean_examples
 
-    def make_updates(name: str) -> None:  # on as many examples, so that each arm meets every task
+    # As many examples for all: an arm in turns then meets every task. One that draws may miss one.
+    def make_updates(name: str) -> None:
         arm = build(name)
         arm.run(arm.updates_of(2 * plain_examples))
 

@@ -7,6 +7,7 @@ that another process wants too, it takes away the time that the others need. GOM
 the spinning, and 0 ends it, as OMP_WAIT_POLICY=PASSIVE does. Reported are the examples per second
 relative to the first row alone. Each measurement is a training in a process of its own, on as many
 threads as there are cores; the settings take turns, round by round. More flags are those of
+train_multitask_pal.py.
 """
 
 import statistics

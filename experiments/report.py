@@ -169,7 +169,7 @@ def markdown(
     results: list[dict],
     majority: dict[str, float],
     costs: Costs | None,
-    figures: dict[str, str],
+    figures: dict[str, str] | None,
     rates: str,
     commands: list[str],
 ) -> str:
@@ -180,7 +180,8 @@ def markdown(
         results: those of the methods.
         majority: the score of the best constant prediction by task.
         costs: of the techniques, or None.
-        figures: the link of each figure that was drawn, by the file's name.
+        figures: the link of each figure that was drawn, by the file's name; None if none was
+            asked for.
         rates: what the search of learning rates found, as Markdown.
         commands: those that make the results.
     """
@@ -188,22 +189,25 @@ def markdown(
     methods = {name: method for name, method in methods.items() if method.runs}
     commands = [*commands, "python -m experiments.report --page docs/results.md"]
     parts = ["\n".join(["```bash", *commands, "```"]), facts(results, methods)]
-    if DIFFERENCES in figures:
-        parts.append(f"![Difference of each row to its control]({figures[DIFFERENCES]})")
+    drawn = figures or {}
+    if DIFFERENCES in drawn:
+        parts.append(f"![Difference of each row to its control]({drawn[DIFFERENCES]})")
     parts += ["### Findings", findings(methods)]
     parts += ["### All tasks", cost_facts(costs), overall_table(methods, costs)]
     if missing:
         parts.append(f"Not run here: {', '.join(missing)}.")
     parts.append(at_majority(methods, majority))
-    if COST in figures:
-        parts.append(f"![Mean score against the time of an update]({figures[COST]})")
+    if COST in drawn:
+        parts.append(f"![Mean score against the time of an update]({drawn[COST]})")
         parts.append("A point without a name had no free place for it; the table above has it.")
-    parts.append(
-        f"![What surgery changes against how often tasks conflict]({figures[CONFLICTS]})"
-        if CONFLICTS in figures
-        else "No run of gradient surgery has both its conflicts and a control with its seed, so "
-        "there is no figure of what surgery changes against how often tasks conflict."
-    )
+    if CONFLICTS in drawn:
+        link = drawn[CONFLICTS]
+        parts.append(f"![What surgery changes against how often tasks conflict]({link})")
+    elif figures is not None:
+        parts.append(
+            "No run of gradient surgery has both its conflicts and a control with its seed, so "
+            "there is no figure of what surgery changes against how often tasks conflict."
+        )
     for name in built_in_tasks():
         parts += [f"### {name}", task_table(methods, name)]
     parts += ["### Learning rates", rates]
@@ -265,8 +269,10 @@ def main(args: Namespace) -> None:
     methods = gather(rows, results)
     resample(methods, read_dev_labels(results_dir, data))
     base = Path(args.page).parent if args.page else Path.cwd()
-    drawn = draw_figures(methods, costs, Path(figures_dir)) if figures_dir else []
-    figures = {path.name: os.path.relpath(path, base) for path in drawn}
+    figures = None
+    if figures_dir:
+        drawn = draw_figures(methods, costs, Path(figures_dir))
+        figures = {path.name: os.path.relpath(path, base) for path in drawn}
     majority = read_majority(results_dir, data)
     rates, commands = searched_rates(all_results), command_lines(results, rows)
     text = markdown(methods, results, majority, costs, figures, rates, commands)

@@ -193,10 +193,11 @@ def test_groups_hold_so_many_techniques_each_beside_a_plain_sum():
 def test_an_arm_in_turns_makes_as_many_more_updates(words, tmp_path):
     options = techniques.get_args_parser().parse_args([*words, *SMALL.split(), "--updates", "2"])
     precision = device_precisions()["float32"]
-    inputs, made = {(): load_rows(open_arm(options), 8)}, {}
+    inputs, made, every = {(): load_rows(open_arm(options), 8)}, {}, []
 
     def build(name: str) -> techniques.Arm:
         made[name] = techniques.Arm(options, inputs, silent_log(tmp_path), precision, name)
+        every.append(made[name].training.progress)
         return made[name]
 
     found = techniques.measure(options, build, ["plain sum", "round robin"])
@@ -204,6 +205,8 @@ def test_an_arm_in_turns_makes_as_many_more_updates(words, tmp_path):
     progress = {name: arm.training.progress for name, arm in made.items()}
     assert progress["plain sum"].examples == progress["round robin"].examples
     assert progress["round robin"].total_updates == 3 * progress["plain sum"].total_updates
+    _, plain, turns, *_ = every  # the two whose memory was measured, after one that told its size
+    assert plain.examples == turns.examples and turns.total_updates == 3 * plain.total_updates > 0
 
 
 def test_frozen_prints_every_kind_of_features(table):

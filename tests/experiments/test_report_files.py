@@ -44,7 +44,8 @@ def test_without_results_it_says_so(folder):
 
 
 def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
-    folder.add("joint", 1, git_revision="f" * 40 + "-dirty")
+    dirty = "f" * 40 + "-dirty"
+    folder.add("joint", 1, git_revision=dirty, git_revisions=[dirty, "e" * 40])
     folder.add("fast", 2)
     page = folder.path / "results.md"
     start, end = markers(report.MARKED)
@@ -59,7 +60,7 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     for words in ("--seeds 1", "fast --seeds 2"):
         assert f"python -m experiments.run {words} {options}" in once
     assert "2 runs, seeds 1, 2, 1.0 hours in all, on some processor, 2 threads." in once
-    assert "`0123456789ab`, `ffffffffffff-dirty` (several revisions)." in once
+    assert "`0123456789ab`, `eeeeeeeeeeee`, `ffffffffffff-dirty` (several revisions)." in once
     assert "differences on `para` may be compressed" in once
     assert "](figures/differences.png)" not in once and "](figures/cost.png)" not in once
     assert "There is no file of costs, so" in once and "No run of gradient surgery has" in once
@@ -203,7 +204,7 @@ def test_a_figure_that_is_not_drawn_again_is_removed(folder, capsys):
     assert names == ["custom_scalars.png", "differences.png"]
 
 
-def test_figures_stay_as_they_are_where_no_page_is_written(folder, tmp_path, monkeypatch):
+def test_figures_stay_as_they_are_where_no_page_is_written(folder, tmp_path, monkeypatch, capsys):
     add_three_seeds(folder)
     figure = tmp_path / "experiments" / "figures" / report.CONFLICTS
     figure.parent.mkdir(parents=True)
@@ -213,6 +214,7 @@ def test_figures_stay_as_they_are_where_no_page_is_written(folder, tmp_path, mon
     page.write_text("no markers")
     words = ["--results_dir", str(folder.results), "--rows_dir", str(folder.rows)]
     report.main(report.get_args_parser().parse_args(words))
+    assert "figure" not in capsys.readouterr().out
     with pytest.raises(InputError, match="page.md: expected one line <!-- results:start -->"):
         report.main(report.get_args_parser().parse_args([*words, "--page", str(page)]))
     assert [*figure.parent.iterdir()] == [figure] and figure.read_text() == "the published one"

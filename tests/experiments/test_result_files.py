@@ -41,6 +41,7 @@ def test_the_rows_name_their_controls():
     expected = dict.fromkeys(in_turns, "round_robin")
     expected |= dict.fromkeys(("pcgrad_small", "vaccine_small"), "joint_small")
     expected |= {"original_pcgrad": "pcgrad", "original_vaccine": "vaccine"}
+    expected |= {name: "recipe" for name in ROWS if name.startswith("without_")}
     assert others == expected | {"lora_per_task": "lora", "sophiah_pos_ner": "sophiah"}
     controls = {"joint", "recipe", *others.values()}  # of averages too
     assert {*list(ROWS)[: len(controls)]} == controls

@@ -235,6 +235,26 @@ def test_seconds_of_a_killed_process_end_at_its_last_checkpoint(
     assert run.earlier_parts(changed, last) == []  # another run than the one that was stopped
 
 
+def test_a_result_names_the_code_of_every_process_of_its_run(
+    place, tiny_model, few_rows, tmp_path, monkeypatch
+):
+    flags = shlex.join(words(place, tiny_model, few_rows, "joint --seeds 1 --epochs 7"))
+    args, shared = run.parse(shlex.split(flags))
+    joint = run.plan_runs(args, shared)[0]._replace(directory=tmp_path / "joint")
+    (joint.directory / "checkpoints").mkdir(parents=True)
+    run.write_state(joint, [20.0], ["a"])
+    written = []
+    monkeypatch.setattr(run, "git_revision", lambda: "b")
+    monkeypatch.setattr(run, "wait_for", lambda *_: 0)
+    monkeypatch.setattr(run, "write_result", lambda *facts: written.append(facts[-1]))
+    run.execute(args, joint, ForwardedStop(""))  # no checkpoint: starts anew
+    (joint.directory / "checkpoints").mkdir(parents=True)
+    (joint.directory / "checkpoints" / "last.pt").touch()
+    run.write_state(joint, [20.0], ["a"])
+    run.execute(args, joint, ForwardedStop(""))
+    assert written == [["b"], ["a", "b"]]
+
+
 def test_runs_of_a_row_with_a_dot_in_its_name_have_files_of_their_own(
     place, tiny_model, few_rows, tmp_path
 ):
