@@ -112,7 +112,7 @@ class Waits(TorchDispatchMode):
 
 def build(flags: str, tiny_model, few_rows):
     common = f"--model_name {tiny_model} --data_dir {few_rows} --batch_size 4 --no_tensorboard "
-    common += "--num_batches_per_epoch 9 --epochs 1 "
+    common += "--num_batches_per_epoch 9 --epochs 3 "  # which dwa needs
     args = parse_args(train_multitask_pal.get_args_parser(), (common + flags).split())
     with open_run(args) as start:
         data = load_data(args, start.tokenizer, start.config.pad_token_id)
