@@ -33,6 +33,7 @@ LABEL_PLACES = [
 BASELINE_COLOR = "tab:orange"
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of ticks: exact in three decimals
 NARROWEST = 4.0  # percent of updates on an axis, so that its ticks are different whole percents
+FAR = 4.0  # interquartile ranges below the lower quartile, from which on a score is an outlier
 WIDE = 2.5  # the largest time over the smallest from which on a logarithmic axis has several ticks
 MARKERS = "os^vDPX*<>phd"
 
@@ -56,6 +57,7 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     }
     if not points:
         return False
+    texts, points = raise_outliers(points)
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Up = better, left = faster", fontsize=14, weight="bold")
@@ -79,9 +81,31 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
             -points[name][1],
         ),
     )
-    place_labels(axes, [points[name] for name in first], first)
+    place_labels(axes, [points[name] for name in first], [texts[name] for name in first])
     save_png(figure, path)
     return True
+
+
+def raise_outliers(
+    points: dict[str, tuple[float, float]],
+) -> tuple[dict[str, str], dict[str, tuple[float, float]]]:
+    """Move points far below all others up to them, where they would press the others together.
+
+    Args:
+        points: time and score by name.
+
+    Returns:
+        The label of each point, which says the score of one that was moved, and the points.
+    """
+    scores = np.array([score for _, score in points.values()])
+    lower, upper = np.percentile(scores, [25, 75])
+    inside = scores[scores >= lower - FAR * (upper - lower)]
+    floor = inside.min() - 0.15 * (inside.max() - inside.min())
+    texts = {
+        name: f"{name} ↓ {number(score)}" if score < inside.min() else name
+        for name, (_, score) in points.items()
+    }
+    return texts, {n: (time, max(score, floor)) for n, (time, score) in points.items()}
 
 
 def set_time_scale(axes: Axes, ratio: float) -> None:

@@ -199,7 +199,10 @@ def markdown(
     parts.append(at_majority(methods, majority))
     if COST in drawn:
         parts.append(f"![Mean score against the time of an update]({drawn[COST]})")
-        parts.append("A point without a name had no free place for it; the table above has it.")
+        parts.append(
+            "A point without a name had no free place for it; the table above has it. An arrow "
+            "stands before the score of a point that is far below the figure."
+        )
     if CONFLICTS in drawn:
         link = drawn[CONFLICTS]
         parts.append(f"![What surgery changes against how often tasks conflict]({link})")

@@ -178,6 +178,15 @@ def test_costs_are_those_of_the_rows_arms(folder):
     assert " time " not in without and len(cells(without)["fast"]) == len(overall["fast"]) - 2
 
 
+def test_a_score_far_below_all_others_does_not_press_them_together():
+    points = {"a": (1.0, 0.70), "b": (1.1, 0.71), "c": (1.2, 0.72), "d": (0.9, 0.69)}
+    texts, same = plots.raise_outliers(points)
+    assert same == points and texts == {name: name for name in points}
+    texts, raised = plots.raise_outliers(points | {"frozen": (0.3, 0.4)})
+    assert texts == {name: name for name in points} | {"frozen": "frozen ↓ .400"}
+    assert raised.pop("frozen") == (0.3, pytest.approx(0.69 - 0.15 * 0.03)) and raised == points
+
+
 @pytest.mark.parametrize("largest", [1.02, 1.3, 2.4, 2.6, 4.0, 20.0])
 def test_times_have_several_ticks_however_far_apart_they_are(largest):
     axes = Figure().subplots()
