@@ -34,6 +34,7 @@ BASELINE_COLOR = "tab:orange"
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of ticks: exact in three decimals
 NARROWEST = 4.0  # percent of updates on an axis, so that its ticks are different whole percents
 FAR = 4.0  # interquartile ranges below the lower quartile, from which on a score is an outlier
+LEAST_SPREAD = 0.01  # of scores, so that of equal ones a slightly lower one is no outlier
 WIDE = 2.5  # the largest time over the smallest from which on a logarithmic axis has several ticks
 MARKERS = "os^vDPX*<>phd"
 
@@ -99,7 +100,7 @@ def raise_outliers(
     """
     scores = np.array([score for _, score in points.values()])
     lower, upper = np.percentile(scores, [25, 75])
-    inside = scores[scores >= lower - FAR * (upper - lower)]
+    inside = scores[scores >= lower - FAR * max(upper - lower, LEAST_SPREAD)]
     floor = inside.min() - 0.15 * (inside.max() - inside.min())
     texts = {
         name: f"{name} ↓ {number(score)}" if score < inside.min() else name

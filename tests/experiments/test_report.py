@@ -182,6 +182,8 @@ def test_a_score_far_below_all_others_does_not_press_them_together():
     points = {"a": (1.0, 0.70), "b": (1.1, 0.71), "c": (1.2, 0.72), "d": (0.9, 0.69)}
     texts, same = plots.raise_outliers(points)
     assert same == points and texts == {name: name for name in points}
+    equal = {name: (1.0, 0.7) for name in "abc"} | {"d": (1.0, 0.69)}
+    assert plots.raise_outliers(equal)[1] == equal
     texts, raised = plots.raise_outliers(points | {"frozen": (0.3, 0.4)})
     assert texts == {name: name for name in points} | {"frozen": "frozen ↓ .400"}
     assert raised.pop("frozen") == (0.3, pytest.approx(0.69 - 0.15 * 0.03)) and raised == points

@@ -270,9 +270,7 @@ def test_a_signal_before_the_process_has_started_ends_it(tmp_path):
         assert wait_for(["sleep", "60"], tmp_path / "log", lock, stop) == -signal.SIGTERM
 
 
-def test_an_error_of_the_system_ends_its_run_alone(
-    place, tiny_model, few_rows, tmp_path, monkeypatch, capsys
-):
+def test_an_error_of_the_system_ends_its_run_alone(place, tiny_model, few_rows, monkeypatch):
     plan = plan_runs(place, tiny_model, few_rows, "joint turns --seeds 1 --epochs 7")
 
     def fail(*_: object) -> None:
