@@ -307,6 +307,7 @@ def get_args_parser(table: TaskTable | None = None) -> ArgumentParser:
     table = table or built_in_table()
     parser = ArgumentParser(
         description=(__doc__ or "").partition("\n")[0],
+        usage="%(prog)s [options]",  # argparse fails to print one without the hidden options
         parents=[get_entry_parser(table, add_help=False)],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

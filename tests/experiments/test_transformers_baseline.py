@@ -231,3 +231,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_nothing(plain, separ
 def test_a_script_in_a_package_starts_as_a_module():
     assert run.script_words(TRANSFORMERS) == ["-m", "experiments.transformers_baseline"]
     assert run.script_words("train_multitask.py") == [str(run.ROOT / "train_multitask.py")]
+
+
+def test_help_names_its_own_options_and_hides_what_it_does_not_have():
+    text = transformers_baseline.get_args_parser().format_help()
+    assert "usage: " in text and "--plain_lr" in text and "--projection" not in text
+    assert "--extension" not in text and "--max_length" in text
