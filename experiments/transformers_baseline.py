@@ -118,13 +118,14 @@ def main(options: Namespace) -> None:
         data = load_data(args, start.tokenizer, start.config.pad_token_id)
         groups = [[*args.tasks]] if options.joint else [[name] for name in args.tasks]
         print_settings(args, options.joint, device)
+        facts = record(args, options)  # before the training, during which files may change
         trained = [train_model(start, data, names, device) for names in groups]
         results = {
             split: merged_results(model.results[split] for model in trained)
             for split in trained[0].results
         }
         write = partial(write_results, start, data, trained, results)
-        make_run_dir(args, start.config, start.tokenizer, record(args, options), write)
+        make_run_dir(args, start.config, start.tokenizer, facts, write)
         print(f"\nbest epochs, on all of dev: {best_epochs(trained)}")
         print(format_table(results["dev"][0], baselines(data["train"], data["dev"])))
         print(f"\nwritten to {shown_path(args.run_dir)}")
@@ -154,10 +155,12 @@ def run_options(options: Namespace) -> Namespace:
 
 
 def record(args: Namespace, options: Namespace) -> dict:
-    """Return what args.json holds of this run alone."""
+    """Return what args.json holds of this run alone, and the revision of the code now."""
     own = {name: getattr(options, name) for name in sorted(OWN)}
-    versions = run_record(args)["versions"] | {"transformers": version("transformers")}
-    return {"script": TRANSFORMERS, "versions": versions, "plain_loop": own}
+    now = run_record(args)
+    versions = now["versions"] | {"transformers": version("transformers")}
+    facts = {"script": TRANSFORMERS, "versions": versions, "plain_loop": own}
+    return facts | {"git_revision": now["git_revision"]}
 
 
 def print_settings(args: Namespace, is_joint: bool, device: torch.device) -> None:

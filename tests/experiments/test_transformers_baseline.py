@@ -17,6 +17,7 @@ from comparing.finished import read_run
 from experiments import result_files, run, transformers_baseline
 from experiments.row_files import TRANSFORMERS
 from options.task_table import built_in_tasks
+from reporting import run_record
 from reporting.run_directory import read_options
 from runtime.errors import InputError
 
@@ -178,6 +179,19 @@ def test_the_run_can_be_compared(separate):
     assert read_options(separate).lr == LR
     record = json.loads((separate / "args.json").read_text())
     assert record["script"] == TRANSFORMERS and record["plain_loop"]["plain_lr"] == LR
+
+
+def test_the_revision_is_that_of_the_code_that_trained(plain, monkeypatch):
+    revisions, train = ["before"], transformers_baseline.train_model
+
+    def train_and_commit(*args):
+        revisions.append("after")
+        return train(*args)
+
+    monkeypatch.setattr(run_record, "git_revision", lambda: revisions[-1])
+    monkeypatch.setattr(transformers_baseline, "train_model", train_and_commit)
+    folder = plain(f"{PLAIN} --task sst")
+    assert json.loads((folder / "args.json").read_text())["git_revision"] == "before"
 
 
 def test_test_predictions_have_a_line_for_every_row(separate, few_rows):
