@@ -166,6 +166,8 @@ def write_result(
         "versions": record["versions"],
         "hardware": hardware(args.use_gpu),
         **cost(run_dir),
+        # Separate models each keep their own.
+        **({"best_epoch": dev["best_epochs"]} if "best_epochs" in dev else {}),
         "wall_seconds": round(sum(parts), 1),
         "processes": len(parts),
         # Null where main does not report them.

@@ -118,7 +118,7 @@ def main(options: Namespace) -> None:
         data = load_data(args, start.tokenizer, start.config.pad_token_id)
         groups = [[*args.tasks]] if options.joint else [[name] for name in args.tasks]
         print_settings(args, options.joint, device)
-        facts = record(args, options)  # before the training, during which files may change
+        facts = record(args, options)  # of the code that trains: a commit may come while it does
         trained = [train_model(start, data, names, device) for names in groups]
         results = {
             split: merged_results(model.results[split] for model in trained)
@@ -126,7 +126,7 @@ def main(options: Namespace) -> None:
         }
         write = partial(write_results, start, data, trained, results)
         make_run_dir(args, start.config, start.tokenizer, facts, write)
-        print(f"\nbest epochs, on all of dev: {best_epochs(trained)}")
+        print(f"\nall of dev, with the weights of the best epochs: {best_epochs(trained)}")
         print(format_table(results["dev"][0], baselines(data["train"], data["dev"])))
         print(f"\nwritten to {shown_path(args.run_dir)}")
 
@@ -159,8 +159,8 @@ def record(args: Namespace, options: Namespace) -> dict:
     own = {name: getattr(options, name) for name in sorted(OWN)}
     now = run_record(args)
     versions = now["versions"] | {"transformers": version("transformers")}
-    facts = {"script": TRANSFORMERS, "versions": versions, "plain_loop": own}
-    return facts | {"git_revision": now["git_revision"]}
+    facts = {"script": TRANSFORMERS, "git_revision": now["git_revision"]}
+    return facts | {"versions": versions, "plain_loop": own}
 
 
 def print_settings(args: Namespace, is_joint: bool, device: torch.device) -> None:

@@ -12,10 +12,12 @@ import torch
 from small_rows import ROWS, read_result
 from transformers import BertModel, get_linear_schedule_with_warmup
 
+import train_multitask_pal
 from benchmarks.setup import build_seeded_model, load_rows, open_arm
 from comparing.finished import read_run
 from experiments import result_files, run, transformers_baseline
 from experiments.row_files import TRANSFORMERS
+from options.parsing import parse_args
 from options.task_table import built_in_tasks
 from reporting import run_record
 from reporting.run_directory import read_options
@@ -122,7 +124,7 @@ def test_the_runners_result_is_that_of_separate_models(row_place, tiny_model, fe
     metrics = json.loads((run_dir / "metrics-dev.json").read_text())
     for name, task in TASKS.items():
         epoch, score, predicted = reference(tiny_model, few_rows, name)
-        assert metrics["best_epochs"][name] == epoch
+        assert metrics["best_epochs"][name] == result["best_epoch"][name] == epoch
         assert result["dev"][name][task.metric_name] == pytest.approx(score, abs=1e-4)
         if result_files.is_score(task):
             np.testing.assert_allclose(read["predictions"][name], predicted, atol=1e-3)
@@ -203,11 +205,21 @@ def test_test_predictions_have_a_line_for_every_row(separate, few_rows):
 
 @pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name].script == TRANSFORMERS])
 def test_the_rows_go_with_a_tables_options(name):
-    words = shlex.split(f"--data_dir x --model_name y --max_length 64 --dev_samples 9 {IGNORED}")
+    given = "--data_dir x --model_name y --max_length 64 --samples_per_epoch 6 --dev_samples 9"
+    words = shlex.split(f"{given} {IGNORED}")
     options = transformers_baseline.parse([*words, *ROWS[name].flags])
     assert options.joint == (name == "transformers_joint")
     args = transformers_baseline.run_options(options)
     assert (args.lr, args.batch_size, args.epochs, args.use_amp) == (5e-5, 16, 3, False)
+    assert (args.samples_per_epoch == 6) == ("long" not in name)
+
+
+def test_the_long_rows_see_as_many_examples_as_the_recipe():
+    rows = [row for row in ROWS.values() if row.method == "transformers_long"]
+    options = [transformers_baseline.parse([*row.flags]) for row in rows]
+    num_examples = sum(one.samples_per_epoch * one.plain_epochs for one in options)
+    recipe = parse_args(train_multitask_pal.get_args_parser(), [*ROWS["recipe"].flags])
+    assert num_examples == recipe.samples_per_epoch * recipe.epochs * len(TASKS)
 
 
 @pytest.mark.parametrize(
