@@ -1,11 +1,13 @@
 """Two figures beside the tables: score against time, and surgery against conflicts."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as Line
 from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
@@ -59,6 +61,7 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     if not points:
         return False
     texts, points = raise_outliers(points)
+    points = dict(sorted(points.items(), key=lambda item: item[0] == BASELINE))  # it on top
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Up = better, left = faster", fontsize=14, weight="bold")
@@ -141,11 +144,13 @@ def colors(methods: dict[str, Method], names: dict[str, tuple[float, float]]) ->
 
 
 def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]) -> None:
-    """Put each name beside its point, where it covers no other name or point.
+    """Put each name beside its point, where it covers no other name, point or line to a name.
 
-    A name for which there is no such place is left out.
+    Nor does its own line cross a name. A name for which there is no such place is left out.
     """
     taken: list[Bbox] = []
+    lines: list[Line] = []  # from each point to its name, in pixels
+    pixels = cast(Figure, axes.get_figure(root=True)).dpi / 72  # per point of offset
     centers = axes.transData.transform(np.reshape(points, (-1, 2)))
     for index, (point, name) in enumerate(zip(points, names)):
         others = np.delete(centers, index, axis=0)
@@ -155,11 +160,15 @@ def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]
         for offset in LABEL_PLACES:
             label.set(position=offset, ha="left" if offset[0] > 0 else "right")
             box = label.get_window_extent()
+            line = Line([centers[index], centers[index] + np.multiply(offset, pixels)])
             is_inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
-            if is_inside and not box.count_overlaps(taken) and not box.count_contains(others):
+            is_free = not box.count_overlaps(taken) and not box.count_contains(others)
+            is_free &= not any(other.intersects_bbox(box) for other in lines)
+            if is_inside and is_free and not any(line.intersects_bbox(one) for one in taken):
                 taken.append(box)
-                line = {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}
-                axes.annotate("", point, offset, textcoords="offset points", arrowprops=line)
+                lines.append(line)
+                style = {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}
+                axes.annotate("", point, offset, textcoords="offset points", arrowprops=style)
                 break
         else:
             label.remove()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from argparse import Namespace
 
 import pytest
@@ -312,3 +313,25 @@ def test_labels_cover_nothing_and_those_without_a_place_are_left_out():
     assert 10 < len(boxes) < 60 and labels[0].get_text() == "method_0"
     assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
     assert not any(box.count_contains(centers) for box in boxes)
+
+
+@pytest.mark.parametrize("seed", [0, 6, 36, 38])
+def test_no_line_to_a_label_crosses_another_label(seed):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5))
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figure.draw_without_rendering()
+    draw = random.Random(seed).gauss
+    points = [(draw(0.5, 0.04), draw(0.5, 0.04)) for _ in range(30)]
+    plots.place_labels(axes, points, [f"method_{i}" for i in range(30)])
+    labels = [label for label in axes.texts if label.get_text()]
+    lines = [line for line in axes.texts if not line.get_text()]
+    assert len(lines) == len(labels) > 6
+    for line in lines:
+        [x, y], [dx, dy] = axes.transData.transform(line.xy), line.xyann
+        pixels = [step / 50 * figure.dpi / 72 for step in range(51)]
+        path = [(x + dx * size, y + dy * size) for size in pixels]
+        others = [label.get_window_extent() for label in labels if label.xy != line.xy]
+        assert not any(box.count_contains(path) for box in others)
