@@ -29,9 +29,10 @@ SURGERY = "gradient surgery"  # the family whose conflicts are drawn
 # Where a label may stand around its point, in typographic points; the first free place is taken.
 LABEL_PLACES = [
     (dx * step, dy * step)
-    for step in (7, 14, 22, 32)  # a label farther off is not read with its point
+    for step in (7, 14, 20)  # a label farther off is not read with its point
     for dx, dy in ((1, 0), (-1, 0), (0.7, 0.8), (0.7, -0.8), (-0.7, 0.8), (-0.7, -0.8))
 ]
+RADIUS = 3.5  # of a point, in typographic points
 BASELINE_COLOR = "tab:orange"
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of ticks: exact in three decimals
 NARROWEST = 4.0  # percent of updates on an axis, so that its ticks are different whole percents
@@ -62,7 +63,7 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
         return False
     texts, points = raise_outliers(points)
     points = dict(sorted(points.items(), key=lambda item: item[0] == BASELINE))  # it on top
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    figure = Figure(figsize=(10, 8.5), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Up = better, left = faster", fontsize=14, weight="bold")
     times, scores = np.array([*points.values()]).T
@@ -146,14 +147,15 @@ def colors(methods: dict[str, Method], names: dict[str, tuple[float, float]]) ->
 def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]) -> None:
     """Put each name beside its point, where it covers no other name, point or line to a name.
 
-    Nor does its own line cross a name. A name for which there is no such place is left out.
+    Nor does its own line cross a name or a point. A name without such a place is left out.
     """
     taken: list[Bbox] = []
     lines: list[Line] = []  # from each point to its name, in pixels
     pixels = cast(Figure, axes.get_figure(root=True)).dpi / 72  # per point of offset
     centers = axes.transData.transform(np.reshape(points, (-1, 2)))
+    discs = [Bbox([xy, xy]).padded(RADIUS * pixels) for xy in centers]
     for index, (point, name) in enumerate(zip(points, names)):
-        others = np.delete(centers, index, axis=0)
+        others = [disc for disc in discs if not disc.contains(*centers[index])]
         label = axes.annotate(
             name, point, LABEL_PLACES[0], textcoords="offset points", va="center", fontsize=10
         )
@@ -162,9 +164,10 @@ def place_labels(axes: Axes, points: list[tuple[float, float]], names: list[str]
             box = label.get_window_extent()
             line = Line([centers[index], centers[index] + np.multiply(offset, pixels)])
             is_inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
-            is_free = not box.count_overlaps(taken) and not box.count_contains(others)
+            is_free = not box.count_overlaps(taken) and not box.count_overlaps(discs)
             is_free &= not any(other.intersects_bbox(box) for other in lines)
-            if is_inside and is_free and not any(line.intersects_bbox(one) for one in taken):
+            is_clear = not any(line.intersects_bbox(one) for one in [*taken, *others])
+            if is_inside and is_free and is_clear:
                 taken.append(box)
                 lines.append(line)
                 style = {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}

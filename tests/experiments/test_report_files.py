@@ -6,6 +6,7 @@ import random
 from argparse import Namespace
 
 import pytest
+from matplotlib.transforms import Bbox
 
 from benchmarks.cost_file import Cost, read_costs, write_costs
 from experiments import comparison, findings, forest, plots, report
@@ -297,6 +298,12 @@ def test_ticks_are_exact_in_three_decimals(values, step):
     assert plots.tick_step(values) == step
 
 
+def discs_of(axes, points):
+    """Return the box of each point as drawn, in pixels."""
+    radius = plots.RADIUS * axes.figure.dpi / 72
+    return [Bbox([xy, xy]).padded(radius) for xy in axes.transData.transform(points)]
+
+
 def test_labels_cover_nothing_and_those_without_a_place_are_left_out():
     from matplotlib.figure import Figure
 
@@ -309,14 +316,13 @@ def test_labels_cover_nothing_and_those_without_a_place_are_left_out():
     plots.place_labels(axes, points, [f"method_{i}" for i in range(60)])
     labels = [label for label in axes.texts if label.get_text()]
     boxes = [label.get_window_extent() for label in labels]
-    centers = axes.transData.transform(points)
     assert 10 < len(boxes) < 60 and labels[0].get_text() == "method_0"
     assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
-    assert not any(box.count_contains(centers) for box in boxes)
+    assert not any(box.count_overlaps(discs_of(axes, points)) for box in boxes)
 
 
 @pytest.mark.parametrize("seed", [0, 6, 36, 38])
-def test_no_line_to_a_label_crosses_another_label(seed):
+def test_no_label_or_line_to_one_covers_another_label_or_point(seed):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.5))
@@ -328,10 +334,13 @@ def test_no_line_to_a_label_crosses_another_label(seed):
     plots.place_labels(axes, points, [f"method_{i}" for i in range(30)])
     labels = [label for label in axes.texts if label.get_text()]
     lines = [line for line in axes.texts if not line.get_text()]
-    assert len(lines) == len(labels) > 6
+    assert len(lines) == len(labels) > 4
+    discs = discs_of(axes, points)
+    assert not any(label.get_window_extent().count_overlaps(discs) for label in labels)
     for line in lines:
         [x, y], [dx, dy] = axes.transData.transform(line.xy), line.xyann
         pixels = [step / 50 * figure.dpi / 72 for step in range(51)]
         path = [(x + dx * size, y + dy * size) for size in pixels]
         others = [label.get_window_extent() for label in labels if label.xy != line.xy]
+        others += [disc for disc in discs if not disc.contains(x, y)]
         assert not any(box.count_contains(path) for box in others)
