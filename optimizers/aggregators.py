@@ -55,10 +55,10 @@ class Aggregator(Projection):
 
     As under every other projection, a learning rate thus keeps its meaning. Most of them scale like
     the mean of the gradients and are multiplied by T; CAGrad, whose update is 1 + c times as long,
-    also divided by that. Nash-MTL and FairGrad give updates of a fixed length, whatever that of the
-    gradients is. They get the Gramian divided by its Frobenius norm, which changes the length of
-    their update alone: T equal gradients then have weights of 1. torchjd's own bound on the length
-    of Nash-MTL's update is off.
+    also divided by that. The equations of Nash-MTL and FairGrad fix the length of the update, which
+    need not be proportional to that of the gradients. They get the Gramian divided by its Frobenius
+    norm, which changes the length alone: T equal gradients then have weights of 1. torchjd's own
+    bound on the length of Nash-MTL's update is off.
 
     No aggregator here draws random numbers. Nash-MTL keeps its last weights, which it starts from
     and falls back on where its solver fails; PCD keeps running means of squared gradient norms.

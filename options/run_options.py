@@ -109,7 +109,7 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
     add(
         "--combined_models",
         action="store_true",
-        help="mix three encoders by the weights of a fourth; about five times the time",
+        help="mix three encoders by the weights of a fourth; about four times the time",
     )
     add("--n_hidden_layers", type=few, default=0, help="hidden layers of each head")
     add("--add_layers", type=few, default=0, help="further hidden layers of heads for classes")

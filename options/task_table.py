@@ -70,7 +70,7 @@ def read_table(path: Path | str) -> TaskTable:
         InputError: it cannot be read or is wrong. The message has the file, the task, the key, its
             value and what is allowed.
     """
-    text = read_text(path, MIB, hint="expected a table of tasks, see docs/files.md")
+    text = read_text(path, MIB, hint="expected a table of tasks, see docs/tasks.md")
     try:
         content = tomllib.loads(text.removeprefix("\ufeff").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:  # ValueError also for a number of 5,000 digits
