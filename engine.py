@@ -156,8 +156,9 @@ def train_step(training: Training, update: Update, where: str) -> tuple[dict[str
             loss = task.loss(logits, batch["labels"])  # [B, C] -> []
             penalty = training.regularizer.penalty(task, batch, logits)  # []
         if loss.requires_grad:  # a cosine head on a frozen encoder has nothing to train
-            training.curvature.accumulate_hessian(weight * loss)
-            training.projection.backward(task, weight * (loss + penalty))
+            with training.curvature.twice_differentiable():  # checkpointed layers run again here
+                training.curvature.accumulate_hessian(weight * loss)
+                training.projection.backward(task, weight * (loss + penalty))
         losses.append(loss.detach())
     # With several workers: sum the losses and, in place, the gradients. Alone: change nothing.
     sizes = [num_examples(batch) for _, batch, _ in update]

@@ -9,6 +9,7 @@ from models.bert_config import BertConfig
 from optimizers.smart import Smart
 from options.run_options import get_pal_args_parser
 from options.task_table import built_in_tasks
+from runtime import checkpoint
 
 TASKS = built_in_tasks()
 
@@ -85,6 +86,19 @@ def test_second_derivatives_stay_the_same(pair, make_batch):
         products.append(torch.autograd.grad(total, shared))
     for one, other in zip(*products, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_an_estimate_of_the_hessian_stays_the_same(train, tiny_checkpoint):
+    """Without dropout, attention is fused. That kernel has no second derivative in either pass."""
+    flags = f"--model_name {tiny_checkpoint('electra')} --optimizer sophiah --hess_interval 1"
+    flags += " --hidden_dropout_prob 0 --num_batches_per_epoch 2 --batch_size 4 --epochs 1"
+    flags += " --dev_samples 8 --no_tensorboard --no_test_predictions"
+    plain, lean = (
+        checkpoint.load(train(*flags.split(), *more) / "checkpoints" / "last.pt")["model"]
+        for more in ([], ["--gradient_checkpointing"])
+    )
+    for name, tensor in plain.items():
+        torch.testing.assert_close(lean[name], tensor, rtol=1e-6, atol=1e-9)
 
 
 def test_an_evaluation_recomputes_nothing(pair, make_batch, monkeypatch):
