@@ -136,10 +136,13 @@ def correlations(counts: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray
         total = counts @ values if values.ndim == 1 else (counts * values).sum(axis=1)
         return total / num_examples
 
+    def variance(values: np.ndarray) -> np.ndarray:  # 0 instead of the rounding of a constant
+        square = mean(values**2)
+        found = square - mean(values) ** 2
+        return np.where(found > 1e-12 * square, found, 0.0)
+
     covariance = mean(x * y) - mean(x) * mean(y)
-    variance = (mean(x**2) - mean(x) ** 2) * (mean(y**2) - mean(y) ** 2)
-    is_defined = variance > 1e-12  # below: rounding of a constant
-    return np.where(is_defined, covariance / np.sqrt(np.where(is_defined, variance, 1)), 0.0)
+    return ratio(covariance, np.sqrt(variance(x)) * np.sqrt(variance(y)))
 
 
 def ranks(counts: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -48,6 +48,17 @@ def test_a_constant_prediction_has_a_finite_score(kind, name):
         assert (found == 0).all()
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+def test_a_correlation_does_not_depend_on_the_range_of_labels(scale):
+    predictions, labels = rows_of("regression")
+    labels = labels.astype(np.float64)
+    [plain] = resampled_scores(pearson, [predictions], labels, stream=0)
+    [scaled] = resampled_scores(pearson, [predictions * scale], labels * scale, stream=0)
+    np.testing.assert_allclose(scaled, plain, rtol=1e-9)
+    [constant] = resampled_scores(pearson, [predictions * 0 + 0.1 * scale], labels, stream=0)
+    assert (constant == 0).all()
+
+
 def test_runs_share_their_resamples_and_streams_differ():
     predictions, labels = rows_of("classification")
     both = resampled_scores(macro_f1, [predictions, predictions], labels, stream=0)
