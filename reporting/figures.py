@@ -11,6 +11,9 @@ from runtime.files import atomic_write
 if TYPE_CHECKING:
     import matplotlib.figure
 
+MAX_COUNTED = 20  # classes up to which every cell of a confusion matrix is written out
+MAX_NAMED = 60  # classes whose names fit along its sides
+
 
 def dev_figures(
     data: dict[str, Rows], predictions: dict[str, np.ndarray]
@@ -22,7 +25,7 @@ def dev_figures(
     figures = {}
     for name, rows in data.items():
         assert rows.labels is not None, "dev rows have labels"
-        if rows.task.has_named_classes:
+        if rows.task.has_confusion:
             assert rows.task.class_names is not None
             confusion = rows.task.confusion(predictions[name], rows.labels)
             figures[f"confusion/{name}"] = confusion_figure(confusion, rows.task.class_names)
@@ -49,18 +52,27 @@ def scatter_figure(predictions: np.ndarray, labels: np.ndarray) -> "matplotlib.f
 def confusion_figure(
     confusion: np.ndarray, class_names: tuple[str, ...]
 ) -> "matplotlib.figure.Figure":
-    """Draw counts and shares of each true class, one row per true class."""
+    """Draw shares of each true class, one row per true class.
+
+    Classes are numbered, not named, if there are more than `MAX_NAMED`. Up to `MAX_COUNTED`, each
+    cell has its count and its share in digits: of more, nobody could read them, and drawing them
+    would take minutes.
+    """
     from matplotlib.figure import Figure
 
     shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(class_names)), class_names, rotation=30, ha="right")
-    axes.set_yticks(range(len(class_names)), class_names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    for (row, column), count in np.ndenumerate(confusion):
+    num_classes = len(class_names)
+    if num_classes <= MAX_NAMED:
+        size = 10 if num_classes <= MAX_COUNTED else 6
+        axes.set_xticks(range(num_classes), class_names, rotation=30, ha="right", fontsize=size)
+        axes.set_yticks(range(num_classes), class_names, fontsize=size)
+    cells = np.ndenumerate(confusion) if num_classes <= MAX_COUNTED else ()
+    for (row, column), count in cells:
         color = "white" if shares[row, column] > 0.5 else "black"
         text = f"{count}\n{shares[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)

@@ -31,7 +31,7 @@ def write_outputs(
 ) -> None:
     """Write the prediction files of a split and, where there are labels, metrics-<split>.json.
 
-    Worker 0 writes.
+    Without labels, a metrics file of earlier predictions is removed. Worker 0 writes.
 
     Args:
         args: the run's options.
@@ -44,19 +44,21 @@ def write_outputs(
     if not workers.is_main():
         return
     for name, rows in data.items():
-        path = Path(args.predictions_path) / f"{rows.task.stem}-{split}-output.csv"
-        write_predictions(path, rows.task, rows.ids, predictions[name])
+        file = Path(args.predictions_path) / f"{rows.task.stem}-{split}-output.csv"
+        write_predictions(file, rows.task, rows.ids, predictions[name])
+    path = Path(args.run_dir) / f"metrics-{split}.json"
     if not metrics:
+        path.unlink(missing_ok=True)  # it would be of other rows than the new predictions
         return
     content: dict = {"metrics": metrics, "mean": mean_score(scores(metrics)), "confusion": {}}
     content["files"] = evaluated_files(args, split)
     content["num_rows"] = {name: len(rows) for name, rows in data.items()}
     content |= facts
     for name, rows in data.items():
-        if rows.task.has_named_classes and rows.labels is not None:
+        if rows.task.has_confusion and rows.labels is not None:
             confusion = rows.task.confusion(predictions[name], rows.labels)
             content["confusion"][name] = confusion.tolist()
-    write_json(Path(args.run_dir) / f"metrics-{split}.json", content)
+    write_json(path, content)
 
 
 def evaluated_files(args: Namespace, split: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+MAX_CONFUSION_CLASSES = 200  # of a matrix with as many cells as its square
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # split -> end of its file name
 
 Label = int | float | tuple[int, ...]
@@ -255,6 +256,11 @@ class Task:
     def has_named_classes(self) -> bool:
         """Whether it has what --class_weights and a confusion matrix need."""
         return self.has_classes and self.class_names is not None
+
+    @property
+    def has_confusion(self) -> bool:
+        """Whether it has named classes, and not too many for a matrix that somebody reads."""
+        return self.has_named_classes and self.num_classes <= MAX_CONFUSION_CLASSES
 
     def confusion(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Count examples by true class (rows) and predicted class (columns): [C, C]."""
