@@ -23,7 +23,7 @@ from inputs.batches import Rows, TokenizedTask
 from inputs.segments import SegmentedTask
 from inputs.tags import TextTags, swapped, tag_texts
 from runtime.errors import InputError, shorten
-from runtime.files import MAX_DATA_BYTES, read_bytes
+from runtime.files import MAX_DATA_BYTES, read_bytes, shown_path
 from tasks import SPLITS, Example, Task
 
 DATA_DIR = Path(__file__).resolve().parent / "data"
@@ -33,16 +33,34 @@ csv.field_size_limit(MAX_DATA_BYTES)  # a quoted cell may be as long as any othe
 
 
 def default_data_dir(tasks: Iterable[Task]) -> Path:
-    """Return the directory of the real files, or the sample's if that has those of more tasks."""
+    """Return the directory of the real files, or the sample's if that has those of more tasks.
+
+    A warning says which files are missing where only some are there.
+    """
     tasks = list(tasks)
     folders = (DATA_DIR, DATA_DIR / "sample")
     counts = [sum(has_files(folder, task) for task in tasks) for folder in folders]
-    return folders[0] if counts[0] and counts[0] >= counts[1] else folders[1]
+    if counts[0] and counts[0] >= counts[1]:
+        return folders[0]
+    missing = [path.name for task in tasks for path in missing_files(DATA_DIR, task)]
+    if len(missing) < len(SPLITS) * len(tasks):
+        warnings.warn(
+            f"{shown_path(DATA_DIR)} has no {', '.join(missing)}, so {shown_path(folders[1])} is "
+            f"read; to read the former, give --data_dir {shown_path(DATA_DIR)}",
+            stacklevel=2,
+        )
+    return folders[1]
 
 
 def has_files(folder: Path, task: Task) -> bool:
     """Tell whether a folder has the three files of a task."""
-    return all((folder / f"{task.stem}-{end}.csv").is_file() for end in SPLITS.values())
+    return not missing_files(folder, task)
+
+
+def missing_files(folder: Path, task: Task) -> list[Path]:
+    """Return which of the three files of a task a folder does not have."""
+    paths = [folder / f"{task.stem}-{end}.csv" for end in SPLITS.values()]
+    return [path for path in paths if not path.is_file()]
 
 
 def read_examples(
