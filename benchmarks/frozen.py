@@ -51,7 +51,8 @@ def build(start: Start, rows: dict[str, TokenizedTask], directory: Path | None) 
     model = build_seeded_model(start)
     data: dict[str, Rows] = dict(rows)
     if directory is not None:
-        data = {name: CachedRows(model, part, directory) for name, part in rows.items()}
+        use_amp = start.args.use_amp
+        data = {name: CachedRows(model, part, directory, use_amp) for name, part in rows.items()}
     return build_training(start.args, model, data)
 
 

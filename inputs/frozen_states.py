@@ -53,14 +53,16 @@ def cache_frozen_states(
             if split == "train" and num_trained(args, data["train"]) <= len(rows):
                 print(f"not those of {name}'s training rows: the run sees each at most about once")
             else:
-                cached[split][name] = CachedRows(model, rows, Path(args.run_dir))
+                cached[split][name] = CachedRows(model, rows, Path(args.run_dir), args.use_amp)
     return cached
 
 
 def num_trained(args: Namespace, train_data: dict[str, Rows]) -> float:
-    """Return how many examples of each task a run trains on, if all tasks get equally many."""
+    """Return how many examples of each trained task a run sees, if all get equally many."""
     total = sum(rows.num_in_file for rows in train_data.values())
-    per_epoch = args.samples_per_epoch or total / len(train_data)
+    if args.samples_per_epoch is not None:
+        total = args.samples_per_epoch * len(train_data)
+    per_epoch = total / (1 if args.task_scheduler in train_data else len(train_data))
     if args.num_batches_per_epoch is not None:
         per_epoch = args.num_batches_per_epoch * args.batch_size
     return args.epochs * per_epoch
@@ -80,16 +82,20 @@ class CachedRows(Rows):
         model: its encoder computes the states.
         rows: the rows as token ids.
         directory: where the file lies.
+        use_amp: whether to compute in bfloat16, as the run computes the rows that are not cached.
     """
 
     needs_model = True
 
-    def __init__(self, model: MultitaskBert, rows: Rows, directory: Path) -> None:
+    def __init__(
+        self, model: MultitaskBert, rows: Rows, directory: Path, use_amp: bool = False
+    ) -> None:
         self.model, self.rows, self.directory = model, rows, directory
+        self.use_amp = use_amp
         self.task, self.ids, self.labels = rows.task, rows.ids, rows.labels
         self.lengths, self.num_in_file = rows.lengths, rows.num_in_file
         if rows.swapped is not None:
-            self.swapped = CachedRows(model, rows.swapped, directory)
+            self.swapped = CachedRows(model, rows.swapped, directory, use_amp)
         self.blocks = self.chunks(BLOCK)
         self.block_of = np.empty(len(self), dtype=np.int64)  # [N], the block that each row is in
         self.block_of[np.concatenate(self.blocks)] = np.arange(len(self)) // BLOCK
@@ -123,7 +129,8 @@ class CachedRows(Rows):
         rows = self.blocks[number]
         device = next(self.model.parameters()).device
         batch = to_device(self.rows.batch(rows), device)
-        outputs, mask = self.model.prefix(self.task, batch)
+        with torch.autocast(device.type, torch.bfloat16, self.use_amp):
+            outputs, mask = self.model.prefix(self.task, batch)
         states = outputs.float().cpu().numpy()
         if not self.is_computed.any():
             self.reserve(mask is None, states)

@@ -1,12 +1,15 @@
 """Training on cached states is the same as training on states that are computed every time."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
 from datasets import load_data
+from engine import predict_logits
+from evaluation import load_run
 from inputs import frozen_states
 from inputs.batches import PAIR_ENCODINGS
 from inputs.frozen_states import CHANGING, CachedRows
@@ -45,6 +48,34 @@ def test_training_is_the_same_with_and_without(train, few_rows, monkeypatch, rea
     name = "predictions/sts-similarity-dev-output.csv"
     ours, expected = (np.loadtxt(run / name, skiprows=1, usecols=1) for run in (cached, plain))
     assert abs(ours - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("use_amp", [False, True])
+def test_kept_states_have_the_precision_of_the_run(finished_run, tmp_path, use_amp):
+    """So an evaluation of the finished run, which keeps none, finds the scores of its dev rows."""
+    loaded = load_run(finished_run)
+    loaded.model.encoder.requires_grad_(False)
+    [rows] = load_data(loaded.args, loaded.tokenizer, 0, ("dev",)).values()
+    for part in rows.values():
+        kept = CachedRows(loaded.model, part, tmp_path, use_amp)
+        plain, cached = (predict_logits(loaded.model, one, use_amp=use_amp) for one in (part, kept))
+        assert np.array_equal(plain, cached)
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ("", 2 * 20),
+        ("--task_scheduler sst", 2 * 60),
+        ("--samples_per_epoch 30", 2 * 30),
+        ("--samples_per_epoch 30 --task_scheduler sst", 2 * 90),
+        ("--num_batches_per_epoch 3 --batch_size 4", 2 * 12),
+    ],
+)
+def test_how_many_examples_of_a_task_a_run_sees(parse, flags, expected):
+    args = parse("train_multitask_pal.py", "--epochs", 2, *flags.split())
+    rows = {name: Namespace(num_in_file=20) for name in TASKS}
+    assert frozen_states.num_trained(args, rows) == expected
 
 
 def test_the_encoder_runs_once_per_row(train, few_rows, monkeypatch):
