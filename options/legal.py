@@ -49,6 +49,11 @@ def num_trained(args: Namespace) -> int:
     return len(trained(args))
 
 
+def num_epochs(args: Namespace) -> int:
+    """Return how many epochs a run makes at most; --smoketest changes their number."""
+    return 1 + (args.unfreeze_interval or 0) if args.smoketest else int(args.epochs)
+
+
 def has_all_tasks(args: Namespace) -> bool:
     """Tell whether every update trains on every task."""
     return args.task_scheduler == "joint" or args.projection != "none"

@@ -15,7 +15,7 @@ from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
 from options.encoder_limits import refused_by_encoder
-from options.legal import contradiction_of, needs_gradients
+from options.legal import contradiction_of, needs_gradients, num_epochs
 from options.packages import check_packages, check_tagger
 from options.task_table import file_options
 from runtime.device import gpu_type, has_native_bfloat16
@@ -187,7 +187,7 @@ def shrink(args: Namespace) -> None:
     """
     sizes = {
         "batch_size": 2,
-        "epochs": 1 + (args.unfreeze_interval or 0),
+        "epochs": num_epochs(args),
         "samples_per_epoch": None,
         "num_batches_per_epoch": None,
         "micro_batch_size": None,

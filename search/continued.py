@@ -15,6 +15,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from options.legal import num_epochs
 from search.records import Record, write_record
 from search.space import Choice, Range
 from search.trial import NAME, finished_epochs
@@ -113,7 +114,7 @@ class ContinuedHyperBand(AsyncHyperBandScheduler):
             time_attr="epoch",
             metric="mean",
             mode="max",
-            max_t=args.epochs,
+            max_t=num_epochs(args),
             reduction_factor=REDUCTION,
         )
         self.judged = {}

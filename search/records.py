@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from options.legal import num_epochs
 from reporting.metrics_file import is_number
 from reporting.run_directory import MOVABLE, read_options
 from runtime.errors import InputError
@@ -176,4 +177,4 @@ def ended_state(lines: list[dict], args: Namespace) -> str:
     """
     best = max(lines, key=lambda line: line["mean"], default={"epoch": 0})
     is_patience_out = args.patience is not None and len(lines) - best["epoch"] > args.patience
-    return "done" if len(lines) >= args.epochs or is_patience_out else "stopped"
+    return "done" if len(lines) >= num_epochs(args) or is_patience_out else "stopped"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from options.legal import num_epochs
 from reporting.metrics_file import read_lines
 from runtime.locks import locked
 from search.space import trial_options
@@ -36,7 +37,7 @@ def run_trial(sampled: dict, options: dict, directory: str, train: Train) -> Non
     # What a killed search left behind may still be running.
     with locked(run_dir.with_suffix(".lock"), wait=True):
         finished = finished_epochs(run_dir)
-        if len(finished) == args.epochs:
+        if len(finished) == num_epochs(args):
             for line in finished:
                 tune.report(line)
             return

@@ -118,13 +118,27 @@ def test_a_trial_counts_by_its_best_epoch(tmp_path, means, patience, state, best
             dev = {"sts": {"pearson": None, "spearman": None}}  # of a constant
             line = {"epoch": epoch, "mean": mean, "dev": dev, "examples": {"sst": 8}, "loss": {}}
             file.write(json.dumps(line | {"examples_per_second": 4}) + "\n")
-    args = Namespace(patience=patience, epochs=3)
+    args = Namespace(patience=patience, epochs=3, smoketest=False)
     ended = ended_state(finished_epochs(tmp_path / "trials" / "t"), args)
     row = report.trial_row(Record("t", {"lr": 1}, ended), tmp_path)
     assert (row["state"], row["epoch"], row["epochs"]) == (state, best, len(means))
     assert row["seconds"] == 2 * len(means) and row["lr"] == 1
     if means:
         assert row["mean"] == max(means) and math.isnan(row["sts"])
+
+
+@pytest.mark.parametrize(
+    "flags, num_lines, state",
+    [
+        ("--epochs 2", 1, "stopped"),
+        ("--epochs 2 --smoketest", 1, "done"),
+        ("--option pretrain --unfreeze_interval 1 --smoketest", 1, "stopped"),
+        ("--option pretrain --unfreeze_interval 1 --smoketest", 2, "done"),
+    ],
+)
+def test_a_smoke_test_has_epochs_of_its_own(flags, num_lines, state):
+    lines = [{"epoch": epoch, "mean": 0.5} for epoch in range(1, num_lines + 1)]
+    assert ended_state(lines, search_args(flags)) == state
 
 
 def test_a_full_disk_leaves_no_search_behind(monkeypatch, tmp_path):
