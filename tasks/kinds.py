@@ -182,9 +182,13 @@ class Regression(Task):
     def decode(self, logits: np.ndarray) -> np.ndarray:
         """Return the outputs [N, 1] as numbers [N] float64, clipped to the range of labels.
 
-        They are rounded as in the prediction file, so that metrics can be recomputed from it.
+        They are rounded as in the prediction file, so that metrics can be recomputed from it: to
+        six decimals, or to as many more as a range below 1 needs.
         """
-        return logits[:, 0].astype(np.float64).clip(*self.label_range).round(6)
+        low, high = self.label_range
+        decimals = 6 + min(max(0, math.ceil(-math.log10(high - low))), 290)  # 1e308 is the largest
+        numbers = logits[:, 0].astype(np.float64).clip(low, high)
+        return numbers.round(decimals).clip(low, high)  # rounding may leave the range
 
     def probabilities(self, logits: np.ndarray) -> None:
         """Return None: a number has no probability."""

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,6 +211,15 @@ def test_score_is_clipped_to_its_own_range_and_rounded():
     assert TASKS["sts"].decode(logits).tolist() == [0.0, 5.0, 0.123457, 5.0, 2.5]
     assert DEGREES.decode(20 * logits).tolist() == [-10.0, 60.5, 2.469136, 60.5, 50.0]
     assert DEGREES.decode(np.array([[-41.0]], np.float32)).tolist() == [-40]
+
+
+@pytest.mark.parametrize("low, high", [(0.33333349, 1), (0, 1e-5), (2, 2 + 1e-9), (0, 1e-280)])
+def test_rounding_keeps_a_score_in_its_range_and_its_digits(low, high):
+    task = replace(TASKS["sts"], label_range=(low, high))
+    logits = np.linspace(low, high, 12)[:, None]
+    decoded = task.decode(logits)
+    assert decoded.min() >= low and decoded.max() <= high
+    assert np.abs(decoded - logits[:, 0]).max() <= 1e-6 * (high - low)
 
 
 @pytest.mark.parametrize("name", TASKS)
