@@ -42,11 +42,12 @@ def default_data_dir(tasks: Iterable[Task]) -> Path:
     counts = [sum(has_files(folder, task) for task in tasks) for folder in folders]
     if counts[0] and counts[0] >= counts[1]:
         return folders[0]
+    tasks = [task for task in tasks if has_files(folders[1], task)]
     missing = [path.name for task in tasks for path in missing_files(DATA_DIR, task)]
     if len(missing) < len(SPLITS) * len(tasks):
         warnings.warn(
             f"{shown_path(DATA_DIR)} has no {', '.join(missing)}, so {shown_path(folders[1])} is "
-            f"read; to read the former, give --data_dir {shown_path(DATA_DIR)}",
+            "read; add what is missing, or name the tasks that are complete with --task",
             stacklevel=2,
         )
     return folders[1]

@@ -62,9 +62,12 @@ def num_trained(args: Namespace, train_data: dict[str, Rows]) -> float:
     total = sum(rows.num_in_file for rows in train_data.values())
     if args.samples_per_epoch is not None:
         total = args.samples_per_epoch * len(train_data)
-    per_epoch = total / (1 if args.task_scheduler in train_data else len(train_data))
+    num_tasks = 1 if args.task_scheduler in train_data else len(train_data)
+    per_epoch = total / num_tasks
     if args.num_batches_per_epoch is not None:
         per_epoch = args.num_batches_per_epoch * args.batch_size
+        has_all_tasks = args.task_scheduler == "joint" or args.projection != "none"
+        per_epoch /= 1 if has_all_tasks else num_tasks
     return args.epochs * per_epoch
 
 

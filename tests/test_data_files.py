@@ -129,10 +129,10 @@ def test_default_is_the_real_files_only_if_all_are_there(data_copy, monkeypatch)
     assert default_data_dir(TASKS.values()) == data_copy
     for name in names:
         (data_copy / name).rename(data_copy / "aside")
-        with pytest.warns(
-            UserWarning, match=f"has no {name}, so .*sample is read; to read the former"
-        ):
+        with pytest.warns(UserWarning, match=f"has no {name}, so .*sample is read; add what"):
             assert default_data_dir(TASKS.values()) == data_copy / "sample"
+        complete = [task for task in TASKS.values() if not name.startswith(task.stem)]
+        assert default_data_dir(complete) == data_copy
         (data_copy / "aside").rename(data_copy / name)
 
 

@@ -182,3 +182,15 @@ def test_right_and_scores_are_decoded_as_they_were():
     text = result_files.encode_scores(scores)
     assert text == "0 5 3.1416 2.5 0"
     np.testing.assert_allclose(result_files.decode_scores(text), scores, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    "part", ["average_weights", "layer_decay", "rdrop", "symmetric_pairs", "temperature"]
+)
+def test_a_row_without_a_part_differs_in_that_part_alone(part):
+    recipe, without = (
+        vars(parse_args(train_multitask_pal.get_args_parser(), [*ROWS[name].flags]))
+        for name in ("recipe", f"without_{part}")
+    )
+    changed = {name for name in recipe if recipe[name] != without[name]} - {"given"}
+    assert changed == {{"rdrop": "rdrop_weight", "temperature": "task_scheduler"}.get(part, part)}

@@ -69,7 +69,9 @@ def test_kept_states_have_the_precision_of_the_run(finished_run, tmp_path, use_a
         ("--task_scheduler sst", 2 * 60),
         ("--samples_per_epoch 30", 2 * 30),
         ("--samples_per_epoch 30 --task_scheduler sst", 2 * 90),
-        ("--num_batches_per_epoch 3 --batch_size 4", 2 * 12),
+        ("--num_batches_per_epoch 3 --batch_size 4", 2 * 4),
+        ("--num_batches_per_epoch 3 --batch_size 4 --task_scheduler joint", 2 * 12),
+        ("--num_batches_per_epoch 3 --batch_size 4 --task_scheduler sst", 2 * 12),
     ],
 )
 def test_how_many_examples_of_a_task_a_run_sees(parse, flags, expected):
