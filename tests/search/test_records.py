@@ -21,7 +21,7 @@ from search.space import Choice, Range
 from search.trial import NAME
 
 SPACE = {"lr": Range(1e-5, 1e-3, True), "projection": Choice(("none", "pcgrad"))}
-ARGS = Namespace(epochs=9, patience=None, seed=0, hpo_trials=8)
+ARGS = Namespace(epochs=9, patience=None, seed=0, hpo_trials=8, smoketest=False)
 POINT = {"lr": 1e-4, "projection": "none"}
 
 
