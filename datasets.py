@@ -11,7 +11,7 @@ import unicodedata
 import warnings
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,45 +23,12 @@ from inputs.batches import Rows, TokenizedTask
 from inputs.segments import SegmentedTask
 from inputs.tags import TextTags, swapped, tag_texts
 from runtime.errors import InputError, shorten
-from runtime.files import MAX_DATA_BYTES, read_bytes, shown_path
+from runtime.files import MAX_DATA_BYTES, read_bytes
 from tasks import SPLITS, Example, Task
 
-DATA_DIR = Path(__file__).resolve().parent / "data"
 BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Unicode counts them as letters and symbols
 SMOKETEST_ROWS = {"train": 4, "dev": 8, "test": 8}
 csv.field_size_limit(MAX_DATA_BYTES)  # a quoted cell may be as long as any other
-
-
-def default_data_dir(tasks: Iterable[Task]) -> Path:
-    """Return the directory of the real files, or the sample's if that has those of more tasks.
-
-    A warning says which files are missing where only some are there.
-    """
-    tasks = list(tasks)
-    folders = (DATA_DIR, DATA_DIR / "sample")
-    counts = [sum(has_files(folder, task) for task in tasks) for folder in folders]
-    if counts[0] and counts[0] >= counts[1]:
-        return folders[0]
-    tasks = [task for task in tasks if has_files(folders[1], task)]
-    missing = [path.name for task in tasks for path in missing_files(DATA_DIR, task)]
-    if len(missing) < len(SPLITS) * len(tasks):
-        warnings.warn(
-            f"{shown_path(DATA_DIR)} has no {', '.join(missing)}, so {shown_path(folders[1])} is "
-            "read; add what is missing, or name the tasks that are complete with --task",
-            stacklevel=2,
-        )
-    return folders[1]
-
-
-def has_files(folder: Path, task: Task) -> bool:
-    """Tell whether a folder has the three files of a task."""
-    return not missing_files(folder, task)
-
-
-def missing_files(folder: Path, task: Task) -> list[Path]:
-    """Return which of the three files of a task a folder does not have."""
-    paths = [folder / f"{task.stem}-{end}.csv" for end in SPLITS.values()]
-    return [path for path in paths if not path.is_file()]
 
 
 def read_examples(
@@ -256,7 +223,12 @@ def use_data(args: Namespace, split: str, data_dir: str) -> None:
 def task_file(args: Namespace, task: Task, split: str) -> Path:
     """Return the file of a split: the one that its own flag names, else the one in --data_dir."""
     own = getattr(args, f"{task.name}_{split}")
-    return Path(own) if own else Path(args.data_dir) / f"{task.stem}-{SPLITS[split]}.csv"
+    return Path(own) if own else Path(args.data_dir) / file_name(task, split)
+
+
+def file_name(task: Task, split: str) -> str:
+    """Return the name of a task's file of a split, a key of `SPLITS`."""
+    return f"{task.stem}-{SPLITS[split]}.csv"
 
 
 def read_split(args: Namespace, task: Task, split: str) -> list[Example]:

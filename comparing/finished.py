@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets import read_lines, read_split, split_record, task_file
-from options.resolving import set_data_dir
+from options.data_dir import set_data_dir
 from reporting import metrics_file
 from reporting.run_directory import read_options
 from runtime.errors import InputError, shorten

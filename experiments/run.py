@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from datasets import default_data_dir
 from experiments.averages import average, plan_averages
 from experiments.result_files import (
     Settings,
@@ -34,6 +33,7 @@ from experiments.result_files import (
 )
 from experiments.row_files import Row, read_rows
 from experiments.runs import ForwardedStop, Run, failure, place_run, wait_for
+from options.data_dir import default_data_dir
 from options.parsing import ArgumentParser, parse_args
 from options.types import count
 from reporting.run_record import git_revision

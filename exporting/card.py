@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from datasets import file_name
 from exporting.encoder import EncoderExport
 from exporting.markdown import cell, fenced, table
 from models.pretrained import BUNDLED, HUB_IDS
@@ -118,7 +119,7 @@ def data_table(source: Run) -> str:
     rows = []
     for task in source.args.tasks.values():
         digest = source.args.data_sha256.get(task.name, UNKNOWN)
-        rows.append([task.name, f"{task.stem}-{SPLITS['train']}.csv", digest])
+        rows.append([task.name, file_name(task, "train"), digest])
     return table(["task", "training file", "its SHA-256"], rows)
 
 

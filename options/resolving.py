@@ -7,21 +7,21 @@ import warnings
 from argparse import Namespace
 from dataclasses import asdict
 
-from datasets import default_data_dir, has_files, task_file, training_digests
+from datasets import task_file, training_digests
 from models.auto_config import TransformersConfig
 from models.bert_config import BertConfig
 from models.compiled import check_compiler
 from models.features import default_layers
 from models.pal import default_pal_size
 from optimizers import default_lr
+from options.data_dir import set_data_dir
 from options.encoder_limits import refused_by_encoder
-from options.legal import contradiction_of, needs_gradients, num_epochs
+from options.legal import needs_gradients, num_epochs
 from options.packages import check_packages, check_tagger
 from options.task_table import file_options
 from runtime.device import gpu_type, has_native_bfloat16
 from runtime.errors import InputError
 from runtime.files import shown_path
-from tasks import SPLITS
 
 # Options that say where things are and what is written, but not what is trained.
 UNCOUNTED = {"data_dir", "checkpoint", "filepath", "predictions_path", "logdir", "run_dir"}
@@ -84,35 +84,6 @@ def resolve_model_options(args: Namespace, config: BertConfig) -> None:
     check_device_options(args)
     if args.data_dir is None:
         set_data_dir(args)
-
-
-def set_data_dir(args: Namespace) -> None:
-    """Set --data_dir where it was not given, in place.
-
-    If no flag chooses the tasks either, those without files there are left out, with a warning: a
-    task that is added to the built-in table is not yet in the sample.
-
-    Raises:
-        InputError: the other options do not go with the tasks that are left.
-    """
-    folder = default_data_dir(args.tasks.values())
-    args.data_dir = str(folder)
-    named = {name for name in args.tasks for split in SPLITS if getattr(args, f"{name}_{split}")}
-    named |= {args.task_scheduler, *args.task_weights}
-    found = {
-        name: task for name, task in args.tasks.items() if name in named or has_files(folder, task)
-    }
-    missing = [task.stem for name, task in args.tasks.items() if name not in found]
-    if args.task is None and args.tasks_file is None and missing and found:
-        warnings.warn(
-            f"only {', '.join(found)} are trained: {shown_path(folder)} has no files "
-            f"{', '.join(missing)}; name another folder with --data_dir",
-            stacklevel=2,
-        )
-        args.tasks = found
-        message = contradiction_of(args)
-        if message is not None:
-            raise InputError(message)
 
 
 def check_device_options(args: Namespace) -> None:

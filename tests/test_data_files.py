@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import datasets
-from datasets import SPLITS, default_data_dir, load_data, read_examples, task_file
+from datasets import SPLITS, load_data, read_examples, task_file
 from models.pretrained import load_config, load_tokenizer
-from options import parsing, run_options, task_table
+from options import data_dir, parsing, run_options, task_table
+from options.data_dir import default_data_dir
 from options.parsing import parse_args
 from options.resolving import resolve_options
 from options.run_options import get_args_parser
@@ -123,7 +124,7 @@ def tokenizer(tiny_model):
 
 
 def test_default_is_the_real_files_only_if_all_are_there(data_copy, monkeypatch):
-    monkeypatch.setattr(datasets, "DATA_DIR", data_copy)
+    monkeypatch.setattr(data_dir, "DATA_DIR", data_copy)
     names = sorted(os.listdir(data_copy))
     shutil.copytree(SAMPLE, data_copy / "sample")
     assert default_data_dir(TASKS.values()) == data_copy
@@ -148,7 +149,7 @@ def fourth(monkeypatch, tmp_path, data_copy):
     found = task_table.read_table(table)
     for module in (parsing, run_options):
         monkeypatch.setattr(module, "built_in_table", lambda: found)
-    monkeypatch.setattr(datasets, "DATA_DIR", data_copy)
+    monkeypatch.setattr(data_dir, "DATA_DIR", data_copy)
     shutil.copytree(SAMPLE, data_copy / "sample")
     return data_copy
 
