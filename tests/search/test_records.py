@@ -18,7 +18,7 @@ from search.continued import ContinuedHyperBand, NumberedSearch
 from search.ray_session import remove_stale
 from search.records import Record, read_records, write_record
 from search.space import Choice, Range
-from search.trial import NAME
+from search.trial import NAME, run_trial
 
 SPACE = {"lr": Range(1e-5, 1e-3, True), "projection": Choice(("none", "pcgrad"))}
 ARGS = Namespace(epochs=9, patience=None, seed=0, hpo_trials=8, smoketest=False)
@@ -213,6 +213,20 @@ def test_rays_folder_is_removed_unread_and_a_link_is_not_followed(tmp_path):
     remove_stale(tmp_path / "ray")
     assert not (tmp_path / "ray").exists() and not (tmp_path / "run").exists()
     remove_stale(tmp_path / "ray")
+
+
+def test_a_trial_of_a_smoke_test_ends_after_its_one_epoch(tmp_path, monkeypatch):
+    """It is stopped there, and a trial that has ended reports its epochs again, untrained."""
+    args = Namespace(**vars(ARGS) | {"smoketest": True, "unfreeze_interval": None})
+    scheduler = ContinuedHyperBand(tmp_path, [], args)
+    trial = SimpleNamespace(trial_id="ray-000", config={NAME: "000"})
+    scheduler.on_trial_add(None, trial)
+    assert scheduler.on_trial_result(None, trial, {"epoch": 1, "mean": 0.1}) == "STOP"
+    write_epochs(tmp_path, "000", [0.5])
+    reported = []
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    run_trial({NAME: "000"}, vars(args), str(tmp_path), lambda *_: pytest.fail("it is trained"))
+    assert [line["epoch"] for line in reported] == [1]
 
 
 def test_ended_trials_need_no_ray_and_are_not_trained_on(tmp_path, monkeypatch):
