@@ -19,6 +19,7 @@ from tasks import Metrics, mean_score
 from tasks.metrics import accuracy
 
 MEAN = "mean"  # stands for all tasks where a task's name is asked for
+SAME_BUDGET = 0.05  # how far the examples of a method and its control may be apart
 SEVERAL = "‡"  # marks a control from which a row differs in more than one thing
 
 
@@ -108,6 +109,15 @@ class Method:
         """Where it stands in every table and figure: by family, then the best mean first."""
         mean = np.nan_to_num(self.mean(MEAN), nan=-1.0)
         return FAMILIES.index(self.row.family), -float(mean), self.name
+
+
+def more_examples(method: Method, other: Method | None) -> str:
+    """Return how many times another method's examples a method trains on; empty if on as many."""
+    pairs = method.pairs(other, MEAN) if other is not None else []
+    ratios = [run.num_examples / max(1, one.num_examples) for run, one in pairs]
+    if not ratios or abs(np.mean(ratios) - 1) < SAME_BUDGET:
+        return ""
+    return f"{np.mean(ratios):.1f} times the examples"
 
 
 def gather(rows: dict[str, Row], results: list[dict]) -> dict[str, Method]:

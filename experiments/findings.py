@@ -4,26 +4,28 @@ import json
 
 import numpy as np
 
-from experiments.comparison import MEAN, SEVERAL, Method, differences
+from benchmarks.cost_file import Costs
+from experiments.comparison import MEAN, SEVERAL, Method, differences, more_examples
 from experiments.result_files import revisions_of
-from experiments.row_files import MIN_SEEDS
+from experiments.row_files import BASELINE, MIN_SEEDS
 from experiments.tables import difference_text, number
 from options.task_table import built_in_tasks
 
 NEAR = 0.01  # of the majority class
-SAME_BUDGET = 0.05  # how far the examples of a method and its control may be apart
 SEARCH_SEED = 11  # of the runs that learning rates were chosen by
 
 
 def findings(methods: dict[str, Method]) -> str:
     """Return one line per finding, as Markdown: of the mean and of every task."""
     parts, num_compared, num_found = [], 0, 0
+    texts = {name: others_text(methods, name) for name in methods}
+    others = {name: f"; differs in: {text}" if text else "" for name, text in texts.items()}
     for name in (MEAN, *built_in_tasks()):
         of_task = differences(methods, name)
         num_compared += sum(found.num_runs >= MIN_SEEDS for found in of_task.values())
         lines = [
             f"- `{row}` − `{methods[row].control}`: {difference_text(found)}, "
-            f"{len(found.by_seed)} seeds{others_text(methods[row])}"
+            f"{len(found.by_seed)} seeds{others[row]}"
             for row, found in of_task.items()
             if found.is_finding
         ]
@@ -41,16 +43,18 @@ def findings(methods: dict[str, Method]) -> str:
     return "\n\n".join([head, *parts]) if num_found else f"{head}\n\nNone yet."
 
 
-def others_text(method: Method) -> str:
+def others_text(methods: dict[str, Method], name: str) -> str:
     """Return in what a method differs from its control, if in more than one thing."""
-    return f"; differs in: {method.row.differs_in}" if method.row.differs_in else ""
+    method = methods[name]
+    budget = more_examples(method, methods.get(method.control))
+    return ", ".join(filter(None, [method.row.differs_in, budget]))
 
 
 def several_differences(methods: dict[str, Method]) -> str:
     """Return which methods differ from their controls in more than one thing; empty if none do."""
     texts = [
-        f"`{method.name}` ({method.row.differs_in}{budget(method, methods[method.control])})"
-        for method in methods.values()
+        f"`{name}` ({others_text(methods, name)})"
+        for name, method in methods.items()
         if method.row.differs_in and method.control in methods
     ]
     if not texts:
@@ -61,13 +65,19 @@ def several_differences(methods: dict[str, Method]) -> str:
     )
 
 
-def budget(method: Method, control: Method) -> str:
-    """Return how many times its control's examples a method trains on; empty if on as many."""
-    pairs = method.pairs(control, MEAN)
-    ratios = [run.num_examples / max(1, other.num_examples) for run, other in pairs]
-    if not ratios or abs(np.mean(ratios) - 1) < SAME_BUDGET:
-        return ""
-    return f", {np.mean(ratios):.1f} times the examples"
+def longer_rows(methods: dict[str, Method], costs: Costs) -> str:
+    """Return which methods with a time train on more or fewer examples than the plain sum."""
+    groups: dict[str, list[str]] = {}
+    for name, method in methods.items():
+        budget = more_examples(method, methods.get(BASELINE))
+        if budget and costs.find(method.row.cost) is not None:
+            groups.setdefault(budget, []).append(f"`{name}`")
+    texts = [f"{', '.join(names)} ({budget})" for budget, names in groups.items()]
+    return (
+        f"To compare whole trainings, multiply the time of these rows: {'; '.join(texts)}."
+        if texts
+        else ""
+    )
 
 
 def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:

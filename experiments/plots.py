@@ -19,7 +19,7 @@ from matplotlib.ticker import (
 from matplotlib.transforms import Bbox
 
 from benchmarks.cost_file import Costs
-from experiments.comparison import MEAN, Method, differences
+from experiments.comparison import MEAN, Method, differences, more_examples
 from experiments.forest import BETTER_COLOR, PLAIN_COLOR, WORSE_COLOR, finding_handles
 from experiments.row_files import BASELINE
 from experiments.tables import number
@@ -62,6 +62,9 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     if not points:
         return False
     texts, points = raise_outliers(points)
+    for name in texts:
+        budget = more_examples(methods[name], methods.get(BASELINE))
+        texts[name] += f" ({budget.replace(' times the ', '× ')})" if budget else ""
     points = dict(sorted(points.items(), key=lambda item: item[0] == BASELINE))  # it on top
     figure = Figure(figsize=(10, 8.5), layout="constrained")
     axes = figure.subplots()

@@ -21,6 +21,7 @@ from experiments.comparison import Method, gather, resample
 from experiments.findings import (
     at_majority,
     findings,
+    longer_rows,
     searched_rates,
     several_differences,
     too_few_seeds,
@@ -151,17 +152,18 @@ def facts(results: list[dict], methods: dict[str, Method]) -> str:
     return "\n\n".join(lines)
 
 
-def cost_facts(costs: Costs | None) -> str:
-    """Return where time and memory come from, as Markdown."""
+def cost_facts(methods: dict[str, Method], costs: Costs | None) -> str:
+    """Return where time and memory come from and what they leave out, as Markdown."""
     if costs is None:
         return "There is no file of costs, so the table has no time and no memory."
-    return (
+    measured = (
         f"Time and memory are those that `benchmarks.techniques` measured with `{costs.model_name}`"
         f" in {costs.precision} on {costs.machine}: batches of {costs.batch_size}, {costs.rounds} "
         f"rounds of {costs.updates} updates. Time is relative to the plain sum of the losses on as "
         "many examples. Memory is what comes on top of that of the plain sum, in float32 copies of "
         "the shared parameters. A row in turns is measured in turns, so with more updates."
     )
+    return " ".join(filter(None, [measured, longer_rows(methods, costs)]))
 
 
 def markdown(
@@ -193,7 +195,7 @@ def markdown(
     if DIFFERENCES in drawn:
         parts.append(f"![Difference of each row to its control]({drawn[DIFFERENCES]})")
     parts += ["### Findings", findings(methods)]
-    parts += ["### All tasks", cost_facts(costs), overall_table(methods, costs)]
+    parts += ["### All tasks", cost_facts(methods, costs), overall_table(methods, costs)]
     if missing:
         parts.append(f"Not run here: {', '.join(missing)}.")
     parts.append(at_majority(methods, majority))

@@ -222,19 +222,26 @@ def test_figures_stay_as_they_are_where_no_page_is_written(folder, tmp_path, mon
     assert [*figure.parent.iterdir()] == [figure] and figure.read_text() == "the published one"
 
 
-def test_a_row_that_differs_in_several_things_says_so(folder, capsys):
+def test_a_row_that_differs_in_several_things_says_so(folder, capsys, monkeypatch):
     add_three_seeds(folder)
     path = folder.rows / "fast.txt"
     path.write_text(path.read_text().replace("# at", "# differs in: pooling, luck\n# at"))
     folder.report()
     out = capsys.readouterr().out
-    assert ", 3 seeds; differs in: pooling, luck\n" in out
+    assert ", 3 seeds; differs in: pooling, luck\n" in out and "whole trainings" not in out
     assert "‡ marks the control of a row that differs" in out and "`fast` (pooling, luck)." in out
     for path in folder.results.glob("fast-*"):
         content = json.loads(path.read_text())
         path.write_text(json.dumps(content | {"examples": {"sst": 450, "sts": 0}}))
+    folder.add_costs()
+    names: list[str] = []
+    monkeypatch.setattr(plots, "place_labels", lambda axes, points, texts: names.extend(texts))
     folder.report()
-    assert "`fast` (pooling, luck, 1.5 times the examples)." in capsys.readouterr().out
+    assert "joint" in names and "fast (1.5× examples)" in names
+    longer = capsys.readouterr().out
+    assert "`fast` (pooling, luck, 1.5 times the examples)." in longer
+    assert ", 3 seeds; differs in: pooling, luck, 1.5 times the examples\n" in longer
+    assert "multiply the time of these rows: `fast` (1.5 times the examples)." in longer
     assert out.count("| joint ‡ |") == 1 + len(comparison.built_in_tasks())
 
 

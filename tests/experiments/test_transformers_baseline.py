@@ -220,8 +220,13 @@ def test_the_long_rows_see_as_many_examples_as_the_recipe():
     rows = [row for row in ROWS.values() if row.method == "transformers_long"]
     options = [transformers_baseline.parse([*row.flags]) for row in rows]
     num_examples = sum(one.samples_per_epoch * one.plain_epochs for one in options)
-    recipe = parse_args(train_multitask_pal.get_args_parser(), [*ROWS["recipe"].flags])
+    parser = train_multitask_pal.get_args_parser()
+    recipe, plain = (
+        parse_args(parser, [*ROWS[name].flags]) for name in ("recipe", "round_robin_long")
+    )
     assert num_examples == recipe.samples_per_epoch * recipe.epochs * len(TASKS)
+    for name in ("lr", "epochs", "samples_per_epoch", "dev_samples"):
+        assert getattr(plain, name) == getattr(recipe, name)
 
 
 @pytest.mark.parametrize(
