@@ -137,10 +137,10 @@ def differences(
 
 
 def difference_text(found: Difference | None) -> str:
-    """Return a difference and its interval as a cell."""
+    """Return a difference and its interval as a cell; an end that rounds to 0 keeps its sign."""
     if found is None:
         return UNSET
-    value, low, high = (f"{number:+z.4f}".replace("-", "−") for number in found)
+    value, low, high = (f"{number + 0.0:+.4f}".replace("-", "−") for number in found)
     return f"{value} [{low}, {high}]"
 
 

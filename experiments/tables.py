@@ -22,9 +22,11 @@ def number(value: float, sign: str = "") -> str:
 
     Args:
         value: the number.
-        sign: "+" writes the sign of a positive number too.
+        sign: "+" writes the sign of a positive number too, and keeps that of a negative one that
+            rounds to 0, so that the ends of an interval tell whether it includes 0.
     """
-    return f"{value:{sign}z.3f}".replace("-", "−").replace("0.", ".", 1)
+    text = f"{value + 0.0:{sign or 'z'}.3f}"  # -0.0 + 0.0 is 0.0
+    return text.replace("-", "−").replace("0.", ".", 1)
 
 
 def score_cell(values: np.ndarray) -> Cell:

@@ -16,7 +16,7 @@ import compare
 from comparing import finished
 from comparing.curves import draw_curves
 from comparing.finished import read_predictions, read_run, read_runs, titles
-from comparing.tables import MEAN, differences
+from comparing.tables import MEAN, Difference, difference_text, differences
 from options.comparison_options import get_args_parser, parse_args
 from reporting.outputs import write_predictions
 from runtime.errors import InputError
@@ -32,6 +32,11 @@ STARS = Classification(
     label_range=(0, 2),
     class_names=("1", "2", "3"),
 )
+
+
+def test_an_end_of_an_interval_that_rounds_to_0_keeps_its_sign():
+    assert difference_text(Difference(-0.00004, -0.001, 0.00004)) == "−0.0000 [−0.0010, +0.0000]"
+    assert difference_text(Difference(-0.0, 0.0, 0.5)) == "+0.0000 [+0.0000, +0.5000]"
 
 
 def test_a_run_differs_from_itself_by_nothing(runs, command, tmp_path, capsys):

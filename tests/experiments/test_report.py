@@ -75,7 +75,9 @@ def test_numbers_are_short_and_signed_where_asked():
     values = (0.12345, -0.5, 1, -0.0004, math.nan)
     assert [tables.number(value) for value in values] == [".123", "−.500", "1.000", ".000", "nan"]
     assert [tables.number(value, "+") for value in values[:3]] == ["+.123", "−.500", "+1.000"]
-    assert tables.number(-0.0004, "+") == "+.000"
+    # An interval of [−.000, +.000] includes 0, one of [+.000, +.000] may not.
+    small = (-0.0004, 0.0004, 0.0, -0.0)
+    assert [tables.number(value, "+") for value in small] == ["−.000", "+.000", "+.000", "+.000"]
 
 
 def random_methods(folder: Folder) -> dict[str, comparison.Method]:
