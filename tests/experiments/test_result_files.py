@@ -38,8 +38,8 @@ def test_the_rows_name_their_controls():
     others = {name: row.control for name, row in ROWS.items() if row.control != "joint"}
     in_turns = {"joint_small", "original", "pal_scheduler", "pals", "rdrop", "smart", "temperature"}
     in_turns |= {name for name, row in ROWS.items() if row.method == "single_task"}
-    in_turns |= {"recipe", "round_robin_long"}
-    expected = dict.fromkeys(in_turns, "round_robin")
+    expected = dict.fromkeys([*in_turns, "round_robin_long"], "round_robin")
+    expected["recipe"] = "round_robin_long"
     expected |= dict.fromkeys(("pcgrad_small", "vaccine_small"), "joint_small")
     expected |= {"original_pcgrad": "pcgrad", "original_vaccine": "vaccine"}
     of_recipe = ("without_", "transformers_long")
