@@ -137,10 +137,11 @@ def differences(
 
 
 def difference_text(found: Difference | None) -> str:
-    """Return a difference and its interval as a cell; an end that rounds to 0 keeps its sign."""
+    """Return a difference and its interval as a cell; all but 0 itself have a sign."""
     if found is None:
         return UNSET
-    value, low, high = (f"{number + 0.0:+.4f}".replace("-", "−") for number in found)
+    numbers = (round(number, 12) for number in found)  # what is 0 but for the rounding of a sum
+    value, low, high = (f"{one:{'+' if one else 'z'}.4f}".replace("-", "−") for one in numbers)
     return f"{value} [{low}, {high}]"
 
 

@@ -22,10 +22,11 @@ def number(value: float, sign: str = "") -> str:
 
     Args:
         value: the number.
-        sign: "+" writes the sign of a positive number too, and keeps that of a negative one that
-            rounds to 0, so that the ends of an interval tell whether it includes 0.
+        sign: "+" writes the sign of a positive number too, and keeps that of one that rounds to
+            0. Only 0 itself has none, so the ends of an interval tell whether it includes 0.
     """
-    text = f"{value + 0.0:{sign or 'z'}.3f}"  # -0.0 + 0.0 is 0.0
+    exact = round(value, 12)  # what is 0 but for the rounding of a sum
+    text = f"{exact:{sign if sign and exact else 'z'}.3f}"
     return text.replace("-", "−").replace("0.", ".", 1)
 
 

@@ -34,9 +34,9 @@ STARS = Classification(
 )
 
 
-def test_an_end_of_an_interval_that_rounds_to_0_keeps_its_sign():
+def test_only_0_itself_has_no_sign():
     assert difference_text(Difference(-0.00004, -0.001, 0.00004)) == "−0.0000 [−0.0010, +0.0000]"
-    assert difference_text(Difference(-0.0, 0.0, 0.5)) == "+0.0000 [+0.0000, +0.5000]"
+    assert difference_text(Difference(-0.0, 0.3 - 0.1 - 0.2, 1)) == "0.0000 [0.0000, +1.0000]"
 
 
 def test_a_run_differs_from_itself_by_nothing(runs, command, tmp_path, capsys):
@@ -45,7 +45,7 @@ def test_a_run_differs_from_itself_by_nothing(runs, command, tmp_path, capsys):
     assert "options: the same in all runs" in out
     table = out.partition("minus a  a (2)")[2].splitlines()[1:5]
     assert [line.split()[0] for line in table] == ["sst", "para", "sts", "mean"]
-    assert all(line.endswith(" +0.0000 [+0.0000, +0.0000]") for line in table)
+    assert all(line.endswith(" 0.0000 [0.0000, 0.0000]") for line in table)
     assert image.imread(tmp_path / "compare.png").shape[2] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["compare.png"]
 

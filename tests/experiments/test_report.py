@@ -62,7 +62,7 @@ def test_differences_are_to_the_control_over_common_seeds(folder):
         "joint",
         "2",
     ]
-    assert table["slow"][2:] == ["+.000 [+.000, +.000]", "fast", "1 †"]
+    assert table["slow"][2:] == [".000 [.000, .000]", "fast", "1 †"]
     assert table["joint"][2:] == ["–", "–", "1 †"]
     found = comparison.difference(methods["fast"], methods["joint"], comparison.MEAN)
     assert found.mean == pytest.approx(0.2 / 3)
@@ -75,9 +75,10 @@ def test_numbers_are_short_and_signed_where_asked():
     values = (0.12345, -0.5, 1, -0.0004, math.nan)
     assert [tables.number(value) for value in values] == [".123", "−.500", "1.000", ".000", "nan"]
     assert [tables.number(value, "+") for value in values[:3]] == ["+.123", "−.500", "+1.000"]
-    # An interval of [−.000, +.000] includes 0, one of [+.000, +.000] may not.
-    small = (-0.0004, 0.0004, 0.0, -0.0)
-    assert [tables.number(value, "+") for value in small] == ["−.000", "+.000", "+.000", "+.000"]
+    # An interval of [−.000, +.000] or [.000, +.000] includes 0, one of [+.000, +.000] does not.
+    small = (-0.0004, 0.0004, 0.0, -0.0, 0.3 - 0.1 - 0.2)
+    signed = [tables.number(value, "+") for value in small]
+    assert signed == ["−.000", "+.000", ".000", ".000", ".000"]
 
 
 def random_methods(folder: Folder) -> dict[str, comparison.Method]:

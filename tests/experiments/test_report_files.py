@@ -64,6 +64,7 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     assert "2 runs, seeds 1, 2, 1.0 hours in all, on some processor, 2 threads." in once
     assert "`0123456789ab`, `eeeeeeeeeeee`, `ffffffffffff-dirty` (several revisions)." in once
     assert "differences on `para` may be compressed" in once
+    assert "What rounds to 0 keeps its sign: [−.000, +.006] includes 0," in once
     assert "](figures/differences.png)" not in once and "](figures/cost.png)" not in once
     assert "There is no file of costs, so" in once and "No run of gradient surgery has" in once
     assert str(folder.path) not in once

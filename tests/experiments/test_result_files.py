@@ -14,6 +14,7 @@ from benchmarks import techniques
 from benchmarks.cost_file import spaced
 from datasets import read_examples
 from experiments import result_files, transformers_baseline
+from experiments.findings import SEARCH_SEED
 from experiments.row_files import SCRIPTS, read_row, read_rows
 from options.parsing import parse_args
 from options.task_table import built_in_tasks
@@ -61,6 +62,25 @@ def test_every_row_has_the_arm_that_it_names_and_is_like_the_rest_of_its_method(
     of_method = [other for other in ROWS.values() if other.method == row.method]
     shared = {(one.family, one.control, one.differs_in, one.num_seeds, one.lr) for one in of_method}
     assert len(shared) == 1
+
+
+def test_rows_have_the_rate_that_was_best_in_the_search_of_their_family():
+    searched: dict[str, dict[float, float]] = {}
+    for result in result_files.read_results(ROOT / "experiments" / "results"):
+        if result["seed"] == SEARCH_SEED and result["settings"]["lr"] is not None:
+            searched.setdefault(result["row"], {})[result["options"]["lr"]] = result["mean"]
+    families = {
+        "joint": ["rlw", "max_pooling", "last_four_layers"],
+        "sophiah": ["sophiah_pos_ner"],
+        "lora": ["frozen", "lora_per_task"],
+        "attention": ["bilstm", "cnn", "combined", "hierarchical"],
+        "round_robin": ["joint_small", "pals", "rdrop", "single_sst", "smart", "temperature"],
+    }
+    assert searched.keys() == families.keys()
+    for name, rates in searched.items():
+        default = sorted(rates)[1]  # of half, once and twice the default
+        for one in (name, *families[name]):
+            assert float(ROWS[one].lr or default) == max(rates, key=lambda lr: rates[lr])
 
 
 def test_rows_of_techniques_have_an_arm():
