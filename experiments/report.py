@@ -141,8 +141,8 @@ def facts(results: list[dict], methods: dict[str, Method]) -> str:
         "are paired bootstraps over the dev examples, of the seeds that both methods have. They "
         "measure the chance in the choice of examples, not the chance in the choice of seed. For "
         "the latter, the smallest and the largest difference of a single seed stand after the "
-        "semicolon. What rounds to 0 keeps its sign: [−.000, +.006] includes 0, [+.000, +.006] does "
-        f"not. {BETTER} and {WORSE} mark findings. The best value of each column is bold.",
+        "semicolon. What rounds to 0 keeps its sign: [−.000, +.006] includes 0, [+.000, +.006] "
+        f"does not. {BETTER} and {WORSE} mark findings. The best value of each column is bold.",
     ]
     lines += filter(None, [several_differences(methods)])
     if first["settings"]["model_name"] == BUNDLED:
