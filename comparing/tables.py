@@ -137,12 +137,20 @@ def differences(
 
 
 def difference_text(found: Difference | None) -> str:
-    """Return a difference and its interval as a cell; all but 0 itself have a sign."""
+    """Return a difference and its interval as a cell."""
     if found is None:
         return UNSET
-    numbers = (round(number, 12) for number in found)  # what is 0 but for the rounding of a sum
-    value, low, high = (f"{one:{'+' if one else 'z'}.4f}".replace("-", "−") for one in numbers)
+    value, low, high = (signed(number, 4) for number in found)
     return f"{value} [{low}, {high}]"
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return a number with its sign, which it keeps where it rounds to 0.
+
+    Only 0 itself has none, so the ends of an interval tell whether it includes 0.
+    """
+    is_zero = abs(value) < 1e-12  # but for the rounding of a sum
+    return f"{0.0 if is_zero else value:{'' if is_zero else '+'}.{decimals}f}".replace("-", "−")
 
 
 def aligned(rows: list[list[str]]) -> str:

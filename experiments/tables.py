@@ -7,6 +7,7 @@ from itertools import groupby
 import numpy as np
 
 from benchmarks.cost_file import Costs
+from comparing.tables import signed
 from experiments.comparison import MEAN, Difference, Method, differences
 from experiments.row_files import MIN_SEEDS
 from options.task_table import built_in_tasks
@@ -22,12 +23,10 @@ def number(value: float, sign: str = "") -> str:
 
     Args:
         value: the number.
-        sign: "+" writes the sign of a positive number too, and keeps that of one that rounds to
-            0. Only 0 itself has none, so the ends of an interval tell whether it includes 0.
+        sign: "+" writes the sign of a positive number too, as `signed` does.
     """
-    exact = round(value, 12)  # what is 0 but for the rounding of a sum
-    text = f"{exact:{sign if sign and exact else 'z'}.3f}"
-    return text.replace("-", "−").replace("0.", ".", 1)
+    text = signed(value, 3) if sign else f"{value:z.3f}".replace("-", "−")
+    return text.replace("0.", ".", 1)
 
 
 def score_cell(values: np.ndarray) -> Cell:
