@@ -113,15 +113,19 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
 
 
 def too_few_seeds(methods: dict[str, Method]) -> str:
-    """Return which methods have fewer complete seeds than the protocol asks for, in a sentence."""
-    few = [
-        f"`{method.name}` ({len(method.seeds(MEAN))} of {method.row.num_seeds})"
-        for method in methods.values()
-        if len(method.seeds(MEAN)) < method.row.num_seeds
-    ]
+    """Return which methods have fewer complete seeds than the protocol asks for, by how many."""
+    few: dict[tuple[int, int], list[str]] = {}
+    for method in methods.values():
+        complete, wanted = len(method.seeds(MEAN)), method.row.num_seeds
+        if complete < wanted:
+            few.setdefault((complete, wanted), []).append(f"`{method.name}`")
     if not few:
         return "Every row here has the seeds that the protocol asks for."
-    return f"Fewer seeds than the protocol asks for: {', '.join(few)}."
+    lines = [
+        f"- {complete} of {wanted}: {', '.join(names)}"
+        for (complete, wanted), names in sorted(few.items())
+    ]
+    return "\n".join(["Fewer seeds than the protocol asks for:\n", *lines])
 
 
 def searched_rates(results: list[dict]) -> str:

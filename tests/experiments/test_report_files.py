@@ -168,9 +168,19 @@ def test_rows_at_the_majority_class_are_named_with_their_reason(folder):
 def test_rows_with_too_few_seeds_are_named(folder):
     folder.add("joint", 1)
     folder.add("joint", 2)
+    folder.add("slow", 1)
+    folder.add("slow", 2)
     folder.add("fast", 1)
+    folder.add("single_para", 1)
     run = {name: method for name, method in folder.methods().items() if method.runs}
-    assert findings.too_few_seeds(run) == "Fewer seeds than the protocol asks for: `fast` (1 of 3)."
+    wanted = {name: method.row.num_seeds for name, method in run.items()}
+    assert wanted == {"joint": 2, "slow": 3, "fast": 3, "single_task": 3}
+    assert findings.too_few_seeds(run) == (
+        "Fewer seeds than the protocol asks for:\n\n"
+        "- 0 of 3: `single_task`\n"  # two of its tasks are missing
+        "- 1 of 3: `fast`\n"
+        "- 2 of 3: `slow`"
+    )
     assert findings.too_few_seeds({"joint": run["joint"]}).startswith("Every row here has the see")
 
 
