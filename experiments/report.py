@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.cost_file import Costs, read_costs
 from experiments.averages import choose_averages
+from experiments.claims import claims_table
 from experiments.comparison import Method, gather, resample
 from experiments.findings import (
     at_majority,
@@ -189,6 +190,7 @@ def markdown(
         commands: those that make the results.
     """
     missing = [f"`{name}`" for name, method in methods.items() if not method.runs]
+    claims = claims_table(methods)
     methods = {name: method for name, method in methods.items() if method.runs}
     commands = [*commands, "python -m experiments.report --page docs/results.md"]
     parts = ["\n".join(["```bash", *commands, "```"]), facts(results, methods)]
@@ -217,6 +219,8 @@ def markdown(
     for name in built_in_tasks():
         parts += [f"### {name}", task_table(methods, name)]
     parts += ["### Learning rates", rates]
+    if claims:
+        parts += ["### Claims of the project that we follow", claims]
     return "\n\n".join(parts)
 
 
