@@ -2,33 +2,44 @@
 
 That is github.com/FrederikHennecke/DeepLearning4NLP. Its README has one run per method and compares
 it with single-task training. So a method is compared with `REFERENCE` here, and with the control of
-its row, from which it differs in less.
+its row.
 """
 
 from typing import NamedTuple
 
-from experiments.comparison import MEAN, Difference, Method, difference
-from experiments.tables import NONE, NOT_RUN, number
+from experiments.comparison import MEAN, SEVERAL, Difference, Method, difference
+from experiments.row_files import BASELINE
+from experiments.tables import NONE, NOT_RUN, difference_text
 
 REFERENCE = "single_task"
-NOT_TESTABLE = "not testable here"  # a row with an obstacle
-GAINS, LOSES, NO_GAIN = 1, -1, 0
+NOT_TESTABLE = "not testable here"  # the row is not run by default
+GAINS, LOSES, NO_GAIN = "gains", "loses", "does not gain"
+LEGEND = (
+    f"Each claim is compared with `{REFERENCE}`, as that project does, and with a control here; "
+    f"{SEVERAL} marks a control from which the row differs in more than one thing. A claim is "
+    '"seen" if the difference has the claimed sign and an interval without 0, "opposite" if it has '
+    'the other sign and an interval without 0, and "not seen" if the interval includes 0. Only a '
+    'finding makes it "supported" or "refuted". That a method does not gain is "not contradicted" '
+    "unless the interval is above 0. Differences of a single seed have no range of seeds."
+)
 
 
 class Claim(NamedTuple):
     """One claim about one task.
 
     Attributes:
-        text: what is claimed, with the project's score.
+        text: what is claimed, with the project's score if it gives one.
         row: the method that it is about.
         task: a task's name, or `MEAN`.
-        sign: `GAINS`, `LOSES` or `NO_GAIN`.
+        claimed: `GAINS`, `LOSES` or `NO_GAIN`.
+        control: the method that it is compared with besides `REFERENCE`; empty for the row's.
     """
 
     text: str
     row: str
     task: str
-    sign: int
+    claimed: str
+    control: str = ""
 
 
 CLAIMS = (
@@ -53,12 +64,9 @@ CLAIMS = (
     Claim("hierarchical segments lose (75.6 %)", "hierarchical", "para", LOSES),
     Claim("hierarchical segments gain (.714)", "hierarchical", "sts", GAINS),
     Claim("hierarchical segments lose (48.7 %)", "hierarchical", "sst", LOSES),
-    Claim("annealed sampling gains (83.1 %)", "pal_scheduler", "para", GAINS),
-    Claim("annealed sampling gains (.865)", "pal_scheduler", "sts", GAINS),
-    Claim("annealed sampling loses (45.0 %)", "pal_scheduler", "sst", LOSES),
-    Claim("SophiaH with tags gains (82.5 %)", "sophiah_pos_ner", "para", GAINS),
-    Claim("SophiaH with tags gains (.843)", "sophiah_pos_ner", "sts", GAINS),
-    Claim("SophiaH with tags loses (48.8 %)", "sophiah_pos_ner", "sst", LOSES),
+    Claim("SophiaH with tags gains (82.5 %)", "sophiah_pos_ner", "para", GAINS, BASELINE),
+    Claim("SophiaH with tags gains (.843)", "sophiah_pos_ner", "sts", GAINS, BASELINE),
+    Claim("SophiaH with tags loses (48.8 %)", "sophiah_pos_ner", "sst", LOSES, BASELINE),
     Claim("BERT-large gains (82.4 %)", "bert_large", "para", GAINS),
     Claim("BERT-large gains (.853)", "bert_large", "sts", GAINS),
     Claim("BERT-large loses (51.2 %)", "bert_large", "sst", LOSES),
@@ -69,58 +77,55 @@ CLAIMS = (
 )
 
 
-def verdict(found: Difference, sign: int) -> str:
-    """Return what a difference says of a claim.
+def verdict(found: Difference, claimed: str) -> str:
+    """Return what a difference says of a claim, in the words of `LEGEND`.
 
-    Returns:
-        "seen" if the interval is on the claimed side of 0, "opposite" if it is on the other side,
-        and "not seen" if it includes 0. A finding is "supported" or "refuted" instead. `NO_GAIN` is
-        "seen" unless the interval is above 0.
+    Args:
+        found: the difference to what the claim is compared with.
+        claimed: `GAINS`, `LOSES` or `NO_GAIN`.
     """
     low, high = found.interval
-    if sign == NO_GAIN:
-        if low <= 0:
-            return "seen"
-        return "refuted" if found.is_finding else "opposite"
-    if sign == LOSES:
+    if claimed == LOSES:
         low, high = -high, -low
+    if claimed == NO_GAIN:
+        if low <= 0:
+            return "not contradicted"
+        return "refuted" if found.is_finding else "opposite"
     if low <= 0 <= high:
         return "not seen"
-    words = ("seen", "supported") if low > 0 else ("opposite", "refuted")
-    return words[found.is_finding]
+    if found.is_finding:
+        return "supported" if low > 0 else "refuted"
+    return "seen" if low > 0 else "opposite"
 
 
 def claims_table(methods: dict[str, Method]) -> str:
-    """Return the claims about these methods as Markdown, one line each; empty without any.
+    """Return the claims as Markdown, one line each.
+
+    Claims about other rows are left out, since a table of one's own rows has none of them. Without
+    any claim, the text is empty.
 
     Args:
         methods: the methods by name, also those without a run.
     """
-    reference = methods.get(REFERENCE)
-    lines = [
-        f"| claim (that project's score) | task | to `{REFERENCE}` | to the control | control |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    known = [claim for claim in CLAIMS if claim.row in methods]
-    for claim in known:
+    lines = []
+    for claim in CLAIMS:
+        if claim.row not in methods:
+            continue
         method = methods[claim.row]
-        others = (reference, methods.get(method.control))
-        cells = [claim_cell(method, other, claim) for other in others]
-        lines.append(
-            f"| {claim.text} | {claim.task} | {' | '.join(cells)} | {method.control_label} |"
-        )
-    return "\n".join(lines) if known else ""
+        control = claim.control or method.control
+        cells = [claim_cell(claim, method, methods.get(name)) for name in (REFERENCE, control)]
+        cells.append(claim.control or method.control_label)
+        lines.append(f"| {claim.text} | {claim.task} | {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    header = f"| claim (the score, if given) | task | to `{REFERENCE}` | to the control | control |"
+    table = "\n".join([header, "| --- | --- | --- | --- | --- |", *lines])
+    return f"{LEGEND}\n\n{table}"
 
 
-def claim_cell(method: Method, other: Method | None, claim: Claim) -> str:
-    """Return the verdict of one comparison, and the difference with its interval and seeds."""
+def claim_cell(claim: Claim, method: Method, other: Method | None) -> str:
+    """Return the verdict of one comparison, and the difference."""
     if not method.seeds(claim.task):
         return NOT_TESTABLE if method.row.obstacle else NOT_RUN
     found = difference(method, other, claim.task)
-    if found is None:
-        return NONE
-    low, high = (number(end, "+") for end in found.interval)
-    num_seeds = len(found.by_seed)
-    seeds = f", {num_seeds} seeds" if num_seeds > 1 else ""
-    text = f"{number(found.mean, '+')} [{low}, {high}]{seeds}"
-    return f"{verdict(found, claim.sign)}: {text}"
+    return NONE if found is None else f"{verdict(found, claim.claimed)}: {difference_text(found)}"

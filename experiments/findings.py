@@ -113,7 +113,7 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
 
 
 def too_few_seeds(methods: dict[str, Method]) -> str:
-    """Return which methods have fewer complete seeds than asked for, grouped by both numbers."""
+    """Return a list of the methods with fewer complete seeds than the protocol asks for."""
     few: dict[tuple[int, int], list[str]] = {}
     for method in methods.values():
         complete, wanted = len(method.seeds(MEAN)), method.row.num_seeds

@@ -190,7 +190,7 @@ def markdown(
         commands: those that make the results.
     """
     missing = [f"`{name}`" for name, method in methods.items() if not method.runs]
-    claims = claims_table(methods)
+    claims = claims_table(methods)  # also names methods that were not run
     methods = {name: method for name, method in methods.items() if method.runs}
     commands = [*commands, "python -m experiments.report --page docs/results.md"]
     parts = ["\n".join(["```bash", *commands, "```"]), facts(results, methods)]
