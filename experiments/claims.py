@@ -32,7 +32,8 @@ class Claim(NamedTuple):
         row: the method that it is about.
         task: a task's name, or `MEAN`.
         claimed: `GAINS`, `LOSES` or `NO_GAIN`.
-        control: the method that it is compared with besides `REFERENCE`; empty for the row's.
+        control: the method that it is compared with besides `REFERENCE`, from which the row differs
+            in more than one thing; empty for the row's own control.
     """
 
     text: str
@@ -114,7 +115,7 @@ def claims_table(methods: dict[str, Method]) -> str:
         method = methods[claim.row]
         control = claim.control or method.control
         cells = [claim_cell(claim, method, methods.get(name)) for name in (REFERENCE, control)]
-        cells.append(claim.control or method.control_label)
+        cells.append(f"{claim.control} {SEVERAL}" if claim.control else method.control_label)
         lines.append(f"| {claim.text} | {claim.task} | {' | '.join(cells)} |")
     if not lines:
         return ""

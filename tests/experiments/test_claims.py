@@ -69,7 +69,7 @@ def test_each_claim_has_its_line(folder, monkeypatch, capsys):
     assert fast[:3] == ["fast gains", "sst", "not seen: .000 [.000, .000]"]
     assert fast[3].startswith("seen: +.400 [+") and fast[3].endswith("]; +.400 to +.400")
     assert fast[4] == "joint"
-    assert own[2:] == [fast[2], fast[2], "single_task"]
+    assert own[2:] == [fast[2], fast[2], "single_task ‡"]
     assert slow[2:] == ["not run here", "not run here", "fast"]
     assert surgery[2:] == ["–", "–", "joint ‡"]
     assert large[2:4] == ["not testable here", "not testable here"]
