@@ -112,6 +112,7 @@ def train_one_epoch(
                 progress.total_updates,
                 losses,
                 training.loss_weighting.logged,
+                training.projection.logged,
                 grad_norm,
                 learning_rate,
                 examples,

@@ -100,6 +100,7 @@ class RunLog:
         self,
         tasks: list[Task],
         weighted_names: list[str],
+        projected_names: list[str],
         pair_names: list[str],
         num_updates: int,
         num_evaluated: int,
@@ -111,6 +112,7 @@ class RunLog:
         Args:
             tasks: those that are evaluated.
             weighted_names: those whose losses a loss weighting weighs.
+            projected_names: those whose gradients a projection weighs.
             pair_names: the pairs of tasks whose gradients' cosines are logged.
             num_updates: as in `DurationEstimate`.
             num_evaluated: as there.
@@ -122,6 +124,9 @@ class RunLog:
             | {f"{name}: {metric}": f"dev_{name}/{metric}" for name, metric in metrics.items()},
             "losses": {name: f"loss/{name}" for name in metrics},
             "weights of the losses": {name: f"loss_weight/{name}" for name in weighted_names},
+            "weights of the gradients": {
+                name: f"gradient_weight/{name}" for name in projected_names
+            },
             "training": {
                 "learning rate": "train/learning_rate",
                 "gradient norm before clipping": "train/grad_norm",
@@ -144,6 +149,7 @@ class RunLog:
         step: int,
         losses: dict[str, float],
         loss_weights: dict[str, float],
+        gradient_weights: dict[str, float],
         grad_norm: float,
         learning_rate: float,
         num_examples: int,
@@ -155,6 +161,7 @@ class RunLog:
             step: updates since the run began.
             losses: mean loss by task.
             loss_weights: by task, those of a loss weighting; empty without one.
+            gradient_weights: by task, those of a projection; empty without one.
             grad_norm: the gradient's norm before clipping.
             learning_rate: that of this update.
             num_examples: examples that it trained on.
@@ -165,6 +172,8 @@ class RunLog:
             self.writer.add_scalar(f"loss/{name}", loss, step)
         for name, weight in loss_weights.items():
             self.writer.add_scalar(f"loss_weight/{name}", weight, step)
+        for name, weight in gradient_weights.items():
+            self.writer.add_scalar(f"gradient_weight/{name}", weight, step)
         self.writer.add_scalar("train/grad_norm", grad_norm, step)
         self.writer.add_scalar("train/learning_rate", learning_rate, step)
         self.writer.add_scalar("train/examples_per_second", rate, step)

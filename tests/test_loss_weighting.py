@@ -181,15 +181,31 @@ def test_the_weights_of_every_update_are_in_tensorboard(train, tmp_path, name):
     assert state and not any(value is None for value in state.values())
 
 
+def test_the_weights_of_a_projection_are_in_tensorboard(train):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = f"{SMALL} --projection vaccine --no_test_predictions --run_name a"
+    run = train("train_multitask_pal.py", *flags.split())
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for task in TASKS:
+        scalars = events.Scalars(f"gradient_weight/{task}")
+        assert [event.step for event in scalars] == list(range(1, 13))
+        assert len({event.value for event in scalars}) > 1
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"weights of the gradients" in layout and b"gradient_weight/sst" in layout
+
+
 def test_a_run_without_a_weighting_has_neither(train):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train(*SMALL.split(), "--no_test_predictions", "--run_name", "a")
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("loss_weight/")]
+    assert not [tag for tag in events.Tags()["scalars"] if "_weight/" in tag]
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert b"weights of the losses" not in layout
+    assert b"weights of the gradients" not in layout
     assert checkpoint.load(run / "checkpoints" / "last.pt")["loss_weighting"] == {}
 
 
