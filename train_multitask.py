@@ -82,7 +82,7 @@ def main(args: Namespace, report: Callable[[dict], None] | None = None) -> None:
         log.begin(
             tasks=[rows.task for rows in data["dev"].values()],
             weighted_names=training.loss_weighting.names,
-            projected_names=training.projection.names,
+            projected_names=training.projection.logged_names,
             pair_names=training.conflicts.pair_names,
             num_updates=training.num_updates_left,
             num_evaluated=count_evaluated(args, data, args.epochs - progress.epoch),

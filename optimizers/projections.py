@@ -128,9 +128,11 @@ class Projection:
     Attributes:
         groups: parts of the shared vector that are treated separately, or None for the whole
             vector.
+        is_plain: whether every weight is always 1.
     """
 
     groups: list[slice] | None = None
+    is_plain = False
 
     def __init__(self, num_tasks: int, generator: torch.Generator | None = None) -> None:
         self.num_tasks = num_tasks
@@ -310,6 +312,8 @@ class PlainSum(Projection):
     They log conflicts, or have a loss weighting that looks at task gradients. A run that does not
     need J at all uses `SummedGradients`, which saves its memory.
     """
+
+    is_plain = True
 
     def weights(self, inner: Tensor, orders: Orders | None) -> Tensor:
         """Return ones [G, T]."""

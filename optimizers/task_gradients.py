@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from optimizers.projections import Groups, PlainSum, Projection, gramians, weighted_sum
+from optimizers.projections import Groups, Projection, gramians, weighted_sum
 from optimizers.stateless import Stateless
 from optimizers.word_gradients import WordGradients
 from tasks import Task
@@ -20,11 +20,11 @@ class SummedGradients(Stateless):
         tables: word embeddings whose gradient fills only the rows of an update's words.
 
     Attributes:
-        names, logged: empty, see `TaskGradients`.
+        logged_names, logged: empty, see `TaskGradients`.
     """
 
     def __init__(self, tables: Sequence[nn.Embedding] = ()) -> None:
-        self.names: list[str] = []
+        self.logged_names: list[str] = []
         self.logged: dict[str, float] = {}
         self.tables = [WordGradients(t, torch.zeros(1, t.weight.numel())) for t in tables]
 
@@ -81,7 +81,7 @@ class TaskGradients:
             words.
 
     Attributes:
-        names: the tasks whose weights are logged; empty for a plain sum, which has ones.
+        logged_names: the tasks whose weights are logged; none for a plain sum, which has ones.
         logged: by these tasks, the weights of their gradients in the last update: before clipping,
             and without the factors of a loss weighting. With separate groups, the mean over them.
     """
@@ -96,7 +96,7 @@ class TaskGradients:
         tables: Sequence[nn.Embedding] = (),
     ) -> None:
         self.projection = projection
-        self.names = [] if isinstance(projection, PlainSum) else names
+        self.logged_names = [] if projection.is_plain else names
         self.logged: dict[str, float] = {}
         self.shared = shared
         self.groups = list(groups.values())
@@ -192,7 +192,7 @@ class TaskGradients:
         inner = products.view(-1, num_tasks, num_tasks)
         self.observe(inner)
         weights, squared_norm = self.projection.plan(inner)
-        self.logged = dict(zip(self.names, weights.mean(0).tolist()))
+        self.logged = dict(zip(self.logged_names, weights.mean(0).tolist()))
         norm = math.sqrt(measured[0] ** 2 + squared_norm)
         scale = min(1.0, (clip or math.inf) / (norm + 1e-6))  # as in clip_grad_norm_
         groups = self.projection.groups or [slice(0, self.J.shape[1])]

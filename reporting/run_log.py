@@ -124,15 +124,15 @@ class RunLog:
             | {f"{name}: {metric}": f"dev_{name}/{metric}" for name, metric in metrics.items()},
             "losses": {name: f"loss/{name}" for name in metrics},
             "weights of the losses": {name: f"loss_weight/{name}" for name in weighted_names},
-            "weights of the gradients": {
-                name: f"gradient_weight/{name}" for name in projected_names
-            },
             "training": {
                 "learning rate": "train/learning_rate",
                 "gradient norm before clipping": "train/grad_norm",
                 "examples per second": "train/examples_per_second",
             },
             "updates of an epoch": {name: f"updates/{name}" for name in metrics},
+            "weights of the gradients": {
+                name: f"gradient_weight/{name}" for name in projected_names
+            },
             "cosines of task gradients, below 0: conflict": {
                 pair: cosine_tag(pair, WHOLE) for pair in pair_names
             },

@@ -1,4 +1,4 @@
-"""Loss weightings in whole runs: the optimizer's group, the log, FAMO's second pass."""
+"""Weights of losses and gradients in whole runs: optimizer, log, FAMO's second pass."""
 
 import pytest
 import torch
@@ -16,7 +16,8 @@ from training import Training, build_training
 
 TASKS = built_in_tasks()
 
-SMALL = "--num_batches_per_epoch 4 --batch_size 4 --epochs 3 --dev_samples 4 "
+SMALL = "--num_batches_per_epoch 4 --batch_size 4 --epochs 3 --dev_samples 4"
+SMALL += " --no_test_predictions"
 METHODS = [name for name in LOSS_WEIGHTINGS if name != "none"]
 LEARNED = ("uncertainty", "imtl_l", "gradnorm")
 
@@ -163,50 +164,49 @@ def test_famo_prefers_the_task_that_an_update_has_helped_least(build):
     assert logits[0] < logits[1] < logits[2]
 
 
-@pytest.mark.parametrize("name", [pytest.param("uncertainty", marks=pytest.mark.slow), "famo"])
-def test_the_weights_of_every_update_are_in_tensorboard(train, tmp_path, name):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    flags = f"{SMALL} --task_scheduler joint --loss_weighting {name} --no_test_predictions"
-    run = train("train_multitask_pal.py", *flags.split(), "--run_name", "a")
-    events = EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
+@pytest.mark.parametrize(
+    "flags, tag, page",
+    [
+        pytest.param("--loss_weighting uncertainty", "loss", "losses", marks=pytest.mark.slow),
+        ("--loss_weighting famo", "loss", "losses"),
+        ("--projection vaccine", "gradient", "gradients"),
+    ],
+)
+def test_the_weights_of_every_update_are_in_tensorboard(train, flags, tag, page):
+    run = train("train_multitask_pal.py", *f"{SMALL} --task_scheduler joint {flags}".split())
+    events = read_events(run)
     for task in TASKS:
-        scalars = events.Scalars(f"loss_weight/{task}")
+        scalars = events.Scalars(f"{tag}_weight/{task}")
         assert [event.step for event in scalars] == list(range(1, 13))  # three epochs of four
         assert len({event.value for event in scalars}) > 1
-    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert b"weights of the losses" in layout and b"loss_weight/sst" in layout
-    state = checkpoint.load(run / "checkpoints" / "last.pt")["loss_weighting"]
-    assert state and not any(value is None for value in state.values())
+    layout = layout_of(events)
+    assert f"weights of the {page}" in layout and f"{tag}_weight/sst" in layout
+    if tag == "loss":
+        state = checkpoint.load(run / "checkpoints" / "last.pt")["loss_weighting"]
+        assert state and not any(value is None for value in state.values())
 
 
-def test_the_weights_of_a_projection_are_in_tensorboard(train):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    flags = f"{SMALL} --projection vaccine --no_test_predictions --run_name a"
-    run = train("train_multitask_pal.py", *flags.split())
-    events = EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
-    for task in TASKS:
-        scalars = events.Scalars(f"gradient_weight/{task}")
-        assert [event.step for event in scalars] == list(range(1, 13))
-        assert len({event.value for event in scalars}) > 1
-    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert b"weights of the gradients" in layout and b"gradient_weight/sst" in layout
-
-
-def test_a_run_without_a_weighting_has_neither(train):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = train(*SMALL.split(), "--no_test_predictions", "--run_name", "a")
-    events = EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
+@pytest.mark.parametrize("flags", ["", "--log_conflicts"])
+def test_a_plain_sum_has_no_weights_to_show(train, flags):
+    run = train("train_multitask_pal.py", *f"{SMALL} --task_scheduler joint {flags}".split())
+    events = read_events(run)
     assert not [tag for tag in events.Tags()["scalars"] if "_weight/" in tag]
-    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert b"weights of the losses" not in layout
-    assert b"weights of the gradients" not in layout
+    assert "weights of the" not in layout_of(events)
     assert checkpoint.load(run / "checkpoints" / "last.pt")["loss_weighting"] == {}
+
+
+def read_events(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def layout_of(events) -> str:
+    """Return the serialized layout of Custom Scalars as text."""
+    data = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    return data.decode("utf-8", errors="ignore")
 
 
 @pytest.mark.parametrize("name", ["gradnorm", "famo"])
