@@ -65,7 +65,8 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     for name in texts:
         budget = more_examples(methods[name], methods.get(BASELINE))
         texts[name] += f" ({budget.replace(' times the ', '× ')})" if budget else ""
-    points = dict(sorted(points.items(), key=lambda item: item[0] == BASELINE))  # it on top
+    first = by_importance(methods, points)
+    points = {name: points[name] for name in reversed(first)}  # the most important on top
     figure = Figure(figsize=(10, 8.5), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Up = better, left = faster", fontsize=14, weight="bold")
@@ -79,16 +80,7 @@ def draw_costs(methods: dict[str, Method], costs: Costs, path: Path) -> bool:
     handles = [baseline, *finding_handles(linewidth=0)]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=11)
     figure.draw_without_rendering()  # the layout has to stand before labels are measured
-    # The baseline and the findings first: what finds no free place stays without a label.
-    found = differences(methods, MEAN)
-    first = sorted(
-        points,
-        key=lambda name: (
-            name != BASELINE,
-            name not in found or not found[name].is_finding,
-            -points[name][1],
-        ),
-    )
+    # What finds no free place stays without a label.
     place_labels(axes, [points[name] for name in first], [texts[name] for name in first])
     save_png(figure, path)
     return True
@@ -133,6 +125,19 @@ def set_time_scale(axes: Axes, ratio: float) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel(label)
+
+
+def by_importance(
+    methods: dict[str, Method], points: dict[str, tuple[float, float]]
+) -> list[str]:
+    """Return the names of points (time, score): the baseline, then findings, each by score."""
+    found = differences(methods, MEAN)
+
+    def place(name: str) -> tuple[bool, bool, float]:
+        is_finding = name in found and found[name].is_finding
+        return name != BASELINE, not is_finding, -points[name][1]
+
+    return sorted(points, key=place)
 
 
 def colors(methods: dict[str, Method], names: dict[str, tuple[float, float]]) -> list[str]:

@@ -316,6 +316,16 @@ def test_ticks_are_exact_in_three_decimals(values, step):
     assert plots.tick_step(values) == step
 
 
+def test_findings_are_named_first_and_drawn_over_other_points(monkeypatch):
+    finding = comparison.Difference(0.01, (0.005, 0.02), [0.01, 0.01, 0.01], 3)
+    hint = comparison.Difference(0.01, (0.005, 0.02), [0.01], 1)
+    found = {"low": finding, "high": finding, "hint": hint}
+    monkeypatch.setattr(plots, "differences", lambda methods, task: found)
+    points = {"hint": (1, 0.9), "low": (1, 0.5), plots.BASELINE: (1, 0.1), "high": (1, 0.6)}
+    names = plots.by_importance({}, points)
+    assert names == [plots.BASELINE, "high", "low", "hint"]
+
+
 def discs_of(axes, points):
     """Return the box of each point as drawn, in pixels."""
     radius = plots.RADIUS * axes.figure.dpi / 72
