@@ -127,9 +127,7 @@ def set_time_scale(axes: Axes, ratio: float) -> None:
     axes.set_xlabel(label)
 
 
-def by_importance(
-    methods: dict[str, Method], points: dict[str, tuple[float, float]]
-) -> list[str]:
+def by_importance(methods: dict[str, Method], points: dict[str, tuple[float, float]]) -> list[str]:
     """Return the names of points (time, score): the baseline, then findings, each by score."""
     found = differences(methods, MEAN)
 
