@@ -82,8 +82,8 @@ class TaskGradients:
 
     Attributes:
         logged_names: the tasks whose weights are logged; none for a plain sum, which has ones.
-        logged: by these tasks, the weights of their gradients in the last update: before clipping,
-            and without the factors of a loss weighting. With separate groups, the mean over them.
+        weights: [G, T] on the CPU, those of the rows in the last update: before clipping, and
+            without the factors of a loss weighting. G is 1 without separate groups.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TaskGradients:
     ) -> None:
         self.projection = projection
         self.logged_names = [] if projection.is_plain else names
-        self.logged: dict[str, float] = {}
+        self.weights = torch.ones(1, len(names), dtype=torch.float64)
         self.shared = shared
         self.groups = list(groups.values())
         self.observe = observe
@@ -191,12 +191,11 @@ class TaskGradients:
         factors, products = numbers[1 : 1 + num_tasks], numbers[1 + num_tasks :]
         inner = products.view(-1, num_tasks, num_tasks)
         self.observe(inner)
-        weights, squared_norm = self.projection.plan(inner)
-        self.logged = dict(zip(self.logged_names, weights.mean(0).tolist()))
+        self.weights, squared_norm = self.projection.plan(inner)
         norm = math.sqrt(measured[0] ** 2 + squared_norm)
         scale = min(1.0, (clip or math.inf) / (norm + 1e-6))  # as in clip_grad_norm_
         groups = self.projection.groups or [slice(0, self.J.shape[1])]
-        weights = scale * factors * weights
+        weights = scale * factors * self.weights
         weighted_sum(self.J, weights, groups, self.J[0], self.tables)
         for p, part in zip(self.shared, next(iter(self.parts.values()))):
             p.grad = part
@@ -204,6 +203,11 @@ class TaskGradients:
             torch._foreach_mul_(self.own, scale)
         self.own = []
         return norm
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """By the tasks that are logged, the weight in the last update; the mean over groups."""
+        return dict(zip(self.logged_names, self.weights.mean(0).tolist()))
 
     def clear(self) -> None:
         """Drop the gradients of the shared parameters."""
