@@ -38,6 +38,7 @@ def test_the_rows_name_their_controls():
     assert [name for name, row in ROWS.items() if row.obstacle] == ["bert_large"]
     others = {name: row.control for name, row in ROWS.items() if row.control != "joint"}
     in_turns = {"joint_small", "original", "pal_scheduler", "pals", "rdrop", "smart", "temperature"}
+    in_turns |= {"round_robin_unclipped"}
     in_turns |= {name for name, row in ROWS.items() if row.method == "single_task"}
     expected = dict.fromkeys([*in_turns, "round_robin_long"], "round_robin")
     expected["recipe"] = "round_robin_long"
@@ -74,7 +75,15 @@ def test_rows_have_the_rate_that_was_best_in_the_search_of_their_family():
         "sophiah": ["sophiah_pos_ner"],
         "lora": ["frozen", "lora_per_task"],
         "attention": ["bilstm", "cnn", "combined", "hierarchical"],
-        "round_robin": ["joint_small", "pals", "rdrop", "single_sst", "smart", "temperature"],
+        "round_robin": [
+            "joint_small",
+            "pals",
+            "rdrop",
+            "round_robin_unclipped",
+            "single_sst",
+            "smart",
+            "temperature",
+        ],
     }
     assert searched.keys() == families.keys()
     for name, rates in searched.items():
