@@ -60,7 +60,7 @@ def test_signals_wait_while_ray_starts(handlers):
     stop, inside = SearchStop("this"), []
     with caught_signals(stop), pytest.raises(Interrupted):
         with held_back(stop):
-            # To this thread: another one may run the handler after the block.
+            # Sent to the process, another thread could take it and run the handler after the block.
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             inside.append((stop.signum, signal.sigpending()))
     assert inside == [(None, {signal.SIGTERM})]
