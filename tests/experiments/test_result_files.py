@@ -71,7 +71,7 @@ def test_rows_have_the_rate_that_was_best_in_the_search_of_their_family():
         if result["seed"] == SEARCH_SEED and result["settings"]["lr"] is not None:
             searched.setdefault(result["row"], {})[result["options"]["lr"]] = result["mean"]
     families = {
-        "joint": ["rlw", "max_pooling", "last_four_layers"],
+        "joint": ["rlw", "max_pooling", "last_four_layers", "joint_unclipped"],
         "sophiah": ["sophiah_pos_ner"],
         "lora": ["frozen", "lora_per_task"],
         "attention": ["bilstm", "cnn", "combined", "hierarchical"],
