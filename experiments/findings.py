@@ -81,7 +81,7 @@ def longer_rows(methods: dict[str, Method], costs: Costs) -> str:
 
 
 def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
-    """Return which methods are no better on some task than the best constant prediction.
+    """Return which methods have runs no better on some task than the best constant prediction.
 
     Args:
         methods: the methods by name.
@@ -89,16 +89,13 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
     """
     lines = []
     for method in methods.values():
-        scores = {  # nan counts as 0, as in the mean of all tasks
-            name: float(np.nan_to_num(method.values(name)).mean())
-            for name in majority
-            if method.seeds(name)
-        }
-        near = [
-            f"{name} {number(score)} ({number(majority[name])})"
-            for name, score in scores.items()
-            if score <= majority[name] + NEAR
-        ]
+        near = []
+        for name, share in majority.items():
+            scores = np.nan_to_num(method.values(name))  # nan counts as 0, as in the mean
+            low = scores[scores <= share + NEAR]
+            if len(low):
+                shown = ", ".join(map(number, low))
+                near.append(f"{name} {shown} (runs: {len(low)} of {len(scores)})")
         reason = method.row.at_majority or "not explained yet"
         if near:
             lines.append(f"- `{method.name}`: {', '.join(near)}: {reason}")
@@ -108,8 +105,8 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
     if unknown:
         text += f" Not known of {', '.join(unknown)}: the labels' file is of an older version."
     if not lines:
-        return f"{text} Every row is better by more than {number(NEAR)}."
-    return "\n".join([f"{text} Rows that are not better by more than {number(NEAR)}:\n", *lines])
+        return f"{text} Every run is better by more than {number(NEAR)}."
+    return "\n".join([f"{text} Runs that are not better by more than {number(NEAR)}:\n", *lines])
 
 
 def too_few_seeds(methods: dict[str, Method]) -> str:

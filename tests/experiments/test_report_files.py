@@ -144,21 +144,21 @@ def test_without_a_finding_it_says_so(folder):
 def test_rows_at_the_majority_class_are_named_with_their_reason(folder):
     majority = {"sst": 0.3, "para": 0.6, "sts": 0.0}
     folder.add("joint", 1, sst=4, para=7)
-    assert "Every row is better by more than .010." in findings.at_majority(
+    assert "Every run is better by more than .010." in findings.at_majority(
         folder.methods(), majority
     )
     folder.add("fast", 1, sst=3, para=5)
     folder.add("single_para", 1, para=6)
     text = findings.at_majority(folder.methods(), majority)
-    assert "itself, scores: sst .300, para .600, sts .000. Rows" in text
-    assert "- `fast`: sst .300 (.300), para .500 (.600): too fast" in text
-    assert "- `single_task`: para .600 (.600): not explained yet" in text
+    assert "itself, scores: sst .300, para .600, sts .000. Runs" in text
+    assert "- `fast`: sst .300 (runs: 1 of 1), para .500 (runs: 1 of 1): too fast" in text
+    assert "- `single_task`: para .600 (runs: 1 of 1): not explained yet" in text
     assert "`joint`" not in text
     folder.add("slow", 1, noise=0)
     nothing = {"pearson": math.nan, "spearman": math.nan}
     folder.add("slow", 2, dev={"sst": {"accuracy": 1.0}, "para": {"accuracy": 1.0}, "sts": nothing})
-    text = findings.at_majority(folder.methods(), {"sts": 0.5})
-    assert "- `slow`: sts .500 (.500)" in text  # nan counts as 0, as in the mean
+    text = findings.at_majority(folder.methods(), {"sts": 0.1})  # of a mean of .5
+    assert "- `slow`: sts .000 (runs: 1 of 2)" in text  # nan counts as 0, as in the mean
     old = findings.at_majority(folder.methods(), {"sts": 0.0})
     assert "Not known of sst, para: the labels' file is of an older version." in old
 
