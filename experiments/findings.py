@@ -81,7 +81,7 @@ def longer_rows(methods: dict[str, Method], costs: Costs) -> str:
 
 
 def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
-    """Return which methods have runs no better on some task than the best constant prediction.
+    """Return the runs that beat the best constant prediction of some task by at most `NEAR`.
 
     Args:
         methods: the methods by name.
@@ -92,10 +92,14 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
         near = []
         for name, share in majority.items():
             scores = np.nan_to_num(method.values(name))  # nan counts as 0, as in the mean
-            low = scores[scores <= share + NEAR]
-            if len(low):
-                shown = ", ".join(map(number, low))
-                near.append(f"{name} {shown} (runs: {len(low)} of {len(scores)})")
+            labels = [f"seed {seed}" for seed in method.seeds(name)]
+            low = [
+                f"{number(score)} ({label})"
+                for score, label in zip(scores, ["average"] if method.is_average else labels)
+                if score <= share + NEAR
+            ]
+            if low:
+                near.append(f"{name} {', '.join(low)}")
         reason = method.row.at_majority or "not explained yet"
         if near:
             lines.append(f"- `{method.name}`: {', '.join(near)}: {reason}")

@@ -9,7 +9,7 @@
 # seeds: 5                              how many seeds the protocol asks for, or of how many runs an
 #                                       average is made; unset: 3
 # cost: average of weights              arm of benchmarks.techniques; unset: the row's own name
-# at majority: too few updates          why a score is that of the largest class, if one is
+# at majority: too few updates          why a run's score is that of the largest class
 # part of: single_task                  method of several rows, each with scores of its own tasks
 # average of: round_robin               trains nothing: compare.py averages that row's seeds as the
 #                                       flags say, --ensemble, --soup or --soup --greedy
@@ -57,7 +57,7 @@ class Row(NamedTuple):
         family: one of `FAMILIES`.
         num_seeds: how many seeds the protocol asks for.
         cost: the arm of benchmarks.techniques that measures what it costs.
-        at_majority: why a score is that of the largest class; empty if nobody has said.
+        at_majority: why a run's score is that of the largest class; empty if nobody has said.
     """
 
     name: str

@@ -151,14 +151,22 @@ def test_rows_at_the_majority_class_are_named_with_their_reason(folder):
     folder.add("single_para", 1, para=6)
     text = findings.at_majority(folder.methods(), majority)
     assert "itself, scores: sst .300, para .600, sts .000. Runs" in text
-    assert "- `fast`: sst .300 (runs: 1 of 1), para .500 (runs: 1 of 1): too fast" in text
-    assert "- `single_task`: para .600 (runs: 1 of 1): not explained yet" in text
+    assert "- `fast`: sst .300 (seed 1), para .500 (seed 1): too fast" in text
+    assert "- `single_task`: para .600 (seed 1): not explained yet" in text
     assert "`joint`" not in text
+    assert "- `fast`" in findings.at_majority(folder.methods(), {"sst": 0.295})
+    assert "- `fast`" not in findings.at_majority(folder.methods(), {"sst": 0.285})
+    folder.add("fast", 2, sst=3, para=9)  # the mean of para is above its share
+    text = findings.at_majority(folder.methods(), majority)
+    assert "- `fast`: sst .300 (seed 1), .300 (seed 2), para .500 (seed 1): too fast" in text
     folder.add("slow", 1, noise=0)
     nothing = {"pearson": math.nan, "spearman": math.nan}
     folder.add("slow", 2, dev={"sst": {"accuracy": 1.0}, "para": {"accuracy": 1.0}, "sts": nothing})
-    text = findings.at_majority(folder.methods(), {"sts": 0.1})  # of a mean of .5
-    assert "- `slow`: sts .000 (runs: 1 of 2)" in text  # nan counts as 0, as in the mean
+    text = findings.at_majority(folder.methods(), {"sts": 0.1})
+    assert "- `slow`: sts .000 (seed 2)" in text  # nan counts as 0, as in the mean
+    methods = folder.methods()
+    methods["slow"].runs[1] = methods["slow"].runs[2]  # one run of several seeds
+    assert "- `slow`: sts .000 (average): not" in findings.at_majority(methods, {"sts": 0.1})
     old = findings.at_majority(folder.methods(), {"sts": 0.0})
     assert "Not known of sst, para: the labels' file is of an older version." in old
 
