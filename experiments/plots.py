@@ -102,7 +102,7 @@ def raise_outliers(
     inside = scores[scores >= lower - FAR * max(upper - lower, LEAST_SPREAD)]
     floor = inside.min() - 0.15 * (inside.max() - inside.min())
     texts = {
-        name: f"{name} ↓ {number(score)}" if score < inside.min() else name
+        name: f"{name} ↓ {number(score)}" if score < floor else name
         for name, (_, score) in points.items()
     }
     return texts, {n: (time, max(score, floor)) for n, (time, score) in points.items()}

@@ -190,6 +190,9 @@ def test_a_score_far_below_all_others_does_not_press_them_together():
     texts, raised = plots.raise_outliers(points | {"frozen": (0.3, 0.4)})
     assert texts == {name: name for name in points} | {"frozen": "frozen ↓ .400"}
     assert raised.pop("frozen") == (0.3, pytest.approx(0.69 - 0.15 * 0.03)) and raised == points
+    many = {str(i): (1.0, 0.70 + 0.002 * i) for i in range(10)} | {"low": (1.0, 0.659)}
+    texts, same = plots.raise_outliers(many | {"lower": (1.0, 0.655)})  # no need to move it
+    assert texts["lower"] == "lower" and same["lower"] == (1.0, 0.655)
 
 
 @pytest.mark.parametrize("largest", [1.02, 1.3, 2.4, 2.6, 4.0, 20.0])
