@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from bare_machine import ROOT, SCRIPTS, SOURCED
 
-PYTEST = "-n auto --maxprocesses 8 --dist worksteal --cov --cov-report=term"
+PYTEST = "-n auto --maxprocesses 8 --dist worksteal"
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *SOURCED])
