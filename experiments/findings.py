@@ -1,15 +1,17 @@
 """What the results say in words: findings, rows at the majority class, rows with too few seeds."""
 
 import json
+from itertools import combinations
 
 import numpy as np
 
 from benchmarks.cost_file import Costs
 from experiments.comparison import MEAN, SEVERAL, Method, differences, more_examples
-from experiments.result_files import revisions_of
+from experiments.result_files import is_score, revisions_of
 from experiments.row_files import BASELINE, MIN_SEEDS
-from experiments.tables import difference_text, number
+from experiments.tables import NONE, difference_text, number
 from options.task_table import built_in_tasks
+from tasks.metrics import pearson
 
 NEAR = 0.01  # of the majority class
 SEARCH_SEED = 11  # of the runs that learning rates were chosen by
@@ -111,6 +113,43 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
     if not lines:
         return f"{text} Every run is better by more than {number(NEAR)}."
     return "\n".join([f"{text} Runs that are not better by more than {number(NEAR)}:\n", *lines])
+
+
+def agreements(methods: dict[str, Method]) -> str:
+    """Return how much the members of averages agree, as Markdown; empty without averages.
+
+    An average corrects only errors that its members do not share.
+    """
+    averaged = {method.row.average_of for method in methods.values()}
+    members = [method for method in methods.values() if method.name in averaged]
+    if not members:
+        return ""
+    tasks = built_in_tasks()
+    lines = [f"| runs of | {' | '.join(tasks)} |", f"| --- |{' --- |' * len(tasks)}"]
+    for method in members:
+        cells = [
+            number(value) if value is not None else NONE for value in agreement(method).values()
+        ]
+        lines.append(f"| `{method.name}` | {' | '.join(cells)} |")
+    head = (
+        "How much the members of an ensemble or a soup agree, as the mean over all pairs of seeds: "
+        "of classes, the share of the dev examples on which both are right or both wrong, and of "
+        "scores, the correlation of what the two predict."
+    )
+    return "\n".join([head, "", *lines])
+
+
+def agreement(method: Method) -> dict[str, float | None]:
+    """Return by task how much two seeds of a method agree; None where there are not two."""
+    result: dict[str, float | None] = {}
+    for name, task in built_in_tasks().items():
+        runs = [method.runs[seed].predictions[name] for seed in method.seeds(name)]
+        values = [
+            pearson(one, two) if is_score(task) else float(np.mean(one == two))
+            for one, two in combinations(runs, 2)
+        ]
+        result[name] = float(np.mean(values)) if values else None
+    return result
 
 
 def too_few_seeds(methods: dict[str, Method]) -> str:

@@ -20,6 +20,7 @@ from experiments.averages import choose_averages
 from experiments.claims import claims_table
 from experiments.comparison import Method, gather, resample
 from experiments.findings import (
+    agreements,
     at_majority,
     findings,
     longer_rows,
@@ -201,7 +202,7 @@ def markdown(
     parts += ["### All tasks", cost_facts(methods, costs), overall_table(methods, costs)]
     if missing:
         parts.append(f"Not run here: {', '.join(missing)}.")
-    parts.append(at_majority(methods, majority))
+    parts += filter(None, [at_majority(methods, majority), agreements(methods)])
     if COST in drawn:
         parts.append(f"![Mean score against the time of an update]({drawn[COST]})")
         parts.append(
