@@ -2,7 +2,7 @@
 # Run the tests offline, on up to eight cores. The first call installs what they need into .venv.
 #   bash run_tests.sh                            # all tests but the slow ones
 #   bash run_tests.sh -m slow                    # the slow ones
-#   bash run_tests.sh --cov                      # and which lines they reach
+#   bash run_tests.sh --cov=.                    # and which lines no test reaches
 #   bash run_tests.sh tests/test_tasks.py -k sst # pytest's own arguments
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""What the results say in words: findings, rows at the majority class, rows with too few seeds."""
+"""What the results say in words: findings, rows at the majority class, too few seeds, and more."""
 
 import json
 from itertools import combinations
@@ -9,9 +9,9 @@ from benchmarks.cost_file import Costs
 from experiments.comparison import MEAN, SEVERAL, Method, differences, more_examples
 from experiments.result_files import is_score, revisions_of
 from experiments.row_files import BASELINE, MIN_SEEDS
-from experiments.tables import NONE, difference_text, number
+from experiments.tables import difference_text, number
 from options.task_table import built_in_tasks
-from tasks.metrics import pearson
+from tasks.metrics import accuracy, pearson
 
 NEAR = 0.01  # of the majority class
 SEARCH_SEED = 11  # of the runs that learning rates were chosen by
@@ -116,39 +116,40 @@ def at_majority(methods: dict[str, Method], majority: dict[str, float]) -> str:
 
 
 def agreements(methods: dict[str, Method]) -> str:
-    """Return how much the members of averages agree, as Markdown; empty without averages.
-
-    An average corrects only errors that its members do not share.
-    """
-    averaged = {method.row.average_of for method in methods.values()}
-    members = [method for method in methods.values() if method.name in averaged]
-    if not members:
+    """Return how much the members of averages agree, as Markdown; empty without averages."""
+    seeds: dict[str, set[int]] = {}  # of the averages of each method
+    for method in methods.values():
+        if method.row.average_of in methods:  # a row that is only part of a method is not
+            seeds.setdefault(method.row.average_of, set()).update(method.runs)
+    lines = [
+        f"| `{name}` | {' | '.join(map(number, agreement(methods[name], sorted(chosen))))} |"
+        for name, chosen in seeds.items()
+        if chosen
+    ]
+    if not lines:
         return ""
     tasks = built_in_tasks()
-    lines = [f"| runs of | {' | '.join(tasks)} |", f"| --- |{' --- |' * len(tasks)}"]
-    for method in members:
-        cells = [
-            number(value) if value is not None else NONE for value in agreement(method).values()
-        ]
-        lines.append(f"| `{method.name}` | {' | '.join(cells)} |")
     head = (
-        "How much the members of an ensemble or a soup agree, as the mean over all pairs of seeds: "
-        "of classes, the share of the dev examples on which both are right or both wrong, and of "
-        "scores, the correlation of what the two predict."
+        "An average corrects only errors that its members do not share. The table shows how much "
+        "two members of an ensemble or a soup agree, as the mean over all pairs. For classes it is "
+        "the share of the dev examples on which both are right or both wrong, even if they name "
+        "different wrong classes. For scores it is the correlation of the two predictions."
     )
-    return "\n".join([head, "", *lines])
+    header = [f"| runs of | {' | '.join(tasks)} |", f"| --- |{' --- |' * len(tasks)}"]
+    return "\n".join([head, "", *header, *lines])
 
 
-def agreement(method: Method) -> dict[str, float | None]:
-    """Return by task how much two seeds of a method agree; None where there are not two."""
-    result: dict[str, float | None] = {}
+def agreement(method: Method, seeds: list[int]) -> list[float]:
+    """Return of each task how much two runs of a method agree, as the mean over pairs of seeds.
+
+    The correlation with a constant prediction counts as 0.
+    """
+    result = []
     for name, task in built_in_tasks().items():
-        runs = [method.runs[seed].predictions[name] for seed in method.seeds(name)]
-        values = [
-            pearson(one, two) if is_score(task) else float(np.mean(one == two))
-            for one, two in combinations(runs, 2)
-        ]
-        result[name] = float(np.mean(values)) if values else None
+        runs = [method.runs[seed].predictions[name] for seed in seeds]
+        metric = pearson if is_score(task) else accuracy
+        values = [metric(one, two) for one, two in combinations(runs, 2)]
+        result.append(float(np.mean(np.nan_to_num(values))))
     return result
 
 

@@ -202,7 +202,8 @@ def markdown(
     parts += ["### All tasks", cost_facts(methods, costs), overall_table(methods, costs)]
     if missing:
         parts.append(f"Not run here: {', '.join(missing)}.")
-    parts += filter(None, [at_majority(methods, majority), agreements(methods)])
+    parts.append(at_majority(methods, majority))
+    parts += filter(None, [agreements(methods)])
     if COST in drawn:
         parts.append(f"![Mean score against the time of an update]({drawn[COST]})")
         parts.append(

@@ -27,14 +27,22 @@ def run_record(args: Namespace) -> dict:
 def git_revision() -> str | None:
     """Return the commit of this checkout, None outside one.
 
-    `-dirty` is added if files differ from the commit.
+    `-dirty` is added if files differ from the commit, other than results: a run that is repeated
+    replaces its own.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*"]
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/"]
+    status.append(":(top,exclude)experiments/results")
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        revision, changes = (
+            subprocess.run(
+                command, cwd=Path(__file__).parent, capture_output=True, text=True
+            ).stdout
+            for command in (describe, status)
+        )
     except OSError:
         return None
-    return done.stdout.strip() or None
+    return revision.strip() + "-dirty" * bool(changes) if revision else None
 
 
 def package_versions() -> dict[str, str]:

@@ -64,7 +64,7 @@ OTHERS = (
 OUTSIDE = {"source", "tensorboard", "pre-commit", "squeue", "scancel", "srun", "ssh", "hf"}
 OUTSIDE |= {"setup_gwdg.sh", "nltk.downloader"}
 UNKNOWN = "unknown"
-PYTEST_OPTIONS = {"-k": 1, "-m": 1, "-rP": 0, "--cov": 0}  # and how many words follow each
+PYTEST_OPTIONS = {"-k": 1, "-m": 1, "-rP": 0, "--cov=.": 0}  # and how many words follow each
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import result_folder
-from result_folder import cells
+from result_folder import LABELS, N, cells
 from small_rows import AVERAGES, ROW_TEXTS, words, write_rows
 
 import train_multitask
 from datasets import read_examples
 from evaluation import load_run
-from experiments import averages, comparison, report, result_files, run
+from experiments import averages, comparison, findings, report, result_files, run, tables
 from options.comparison_options import get_args_parser
 from options.comparison_options import parse_args as parse_comparison
 from options.parsing import parse_args
@@ -275,3 +275,23 @@ def test_the_report_takes_the_average_of_most_present_members(made_up, capsys):
     (made_up.results / "joint-seed1-aaaa1111.json").unlink()
     made_up.report()
     assert "(`mean`)" not in capsys.readouterr().out
+
+
+def test_how_much_the_members_of_an_average_agree(made_up, capsys):
+    made_up.add("joint", 2, sst=5, para=1, noise=1, mean=0.5)
+    made_up.add("joint", 4, sst=9, para=9, noise=1, mean=0.9)  # no member
+    assert findings.agreements(made_up.methods()) == ""
+    add_mean(made_up, [1, 2, 3], sst=7)
+    noisy = (LABELS + np.resize([0, 1, 0, -1], N)).clip(0, 5)
+    r = np.corrcoef(noisy, LABELS)[0, 1]
+    # The members have .4, .5, .6 of sst, .5, .1, .5 of para; seeds 1 and 3 predict sts exactly.
+    sst, para = (0.9 + 0.8 + 0.9) / 3, (0.6 + 1 + 0.6) / 3
+    expected = f"| `joint` | {' | '.join(map(tables.number, [sst, para, (1 + 2 * r) / 3]))} |"
+    assert findings.agreements(made_up.methods()).splitlines()[-1] == expected
+    made_up.report()
+    assert expected in capsys.readouterr().out.splitlines()
+    methods = made_up.methods()
+    methods["joint"].runs[2].predictions["sts"] = np.ones(N)  # only the other two correlate
+    assert f"| {tables.number(1 / 3)} |" in findings.agreements(methods)
+    methods["mean"].row = methods["mean"].row._replace(average_of="single_sts")
+    assert findings.agreements(methods) == ""

@@ -241,24 +241,3 @@ def test_searched_rates_stand_beside_each_other_whatever_flags_a_row_has_by_now(
     longer = {"settings": {"model_name": "minilm-l6", "lr": 4e-4, "samples_per_epoch": 9}}
     folder.add("fast", 11, **changes | longer | {"settings_key": "c", "options": {"lr": 4e-4}})
     assert findings.searched_rates(read_results(folder.results)) == text  # another budget
-
-
-def test_agreement_of_an_averages_members_by_hand(folder):
-    assert findings.agreements(folder.methods()) == ""
-    average = "# Mean\n# family: recipe\n# average of: joint\n--ensemble\n"
-    (folder.rows / "mean.txt").write_text(average)
-    folder.add("joint", 1, sst=5, noise=0)
-    assert "| `joint` | – | – | – |" in findings.agreements(folder.methods())  # no pair
-    folder.add("joint", 2, sst=7, noise=0)
-    folder.add("joint", 3, sst=9, para=1, noise=1)
-    folder.add("fast", 1)
-    noisy = (LABELS + np.resize([0, 1, 0, -1], N)).clip(0, 5)
-    r = np.corrcoef(noisy, LABELS)[0, 1]
-    text = findings.agreements(folder.methods())
-    # sst: .8, .6, .8; para: 1, .6, .6; sts: 1, r, r
-    expected = f"| `joint` | .733 | .733 | {(1 + 2 * r) / 3:.3f} |".replace(" 0.", " .")
-    assert text.splitlines()[2:] == [
-        "| runs of | sst | para | sts |",
-        "| --- | --- | --- | --- |",
-        expected,
-    ]
