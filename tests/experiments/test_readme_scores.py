@@ -37,5 +37,11 @@ def test_the_readme_quotes_the_results_of_a_row(name, methods):
     assert [cell.strip("*") for cell in LINES[name][3:]] == scores
 
 
+@pytest.mark.parametrize("name", LINES)
+def test_the_readme_quotes_the_number_of_seeds(name, methods):
+    counts = {len(methods[name].seeds(task)) for task in (*built_in_tasks(), MEAN)}
+    assert LINES[name][1] == " to ".join(map(str, sorted(counts)))
+
+
 def test_the_readme_has_the_controls():
     assert {*LINES} >= {"joint", "round_robin"}
