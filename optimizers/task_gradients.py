@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,8 +56,21 @@ class SummedGradients(Stateless):
         """
         [norm] = measured
         if clip and norm > clip - 1e-6:
-            nn.utils.clip_grads_with_norm_(self.own, clip, torch.tensor(norm))
+            grads = [p.grad for p in self.own if p.grad is not None]
+            torch._foreach_mul_(grads, clip_factor(norm, clip))
         return norm
+
+
+def clip_factor(norm: float, clip: float) -> float:
+    """Return min(1, clip / (norm + 1e-6)), to the bit what torch's `clip_grads_with_norm_` takes.
+
+    torch makes a tensor of it, which a GPU's host would wait for. Its steps are in float32.
+
+    Args:
+        norm: the gradient's.
+        clip: the largest norm, above 0.
+    """
+    return min(1.0, float(np.float32(clip) * (1 / (np.float32(norm) + np.float32(1e-6)))))
 
 
 class TaskGradients:

@@ -1,13 +1,14 @@
 """The task gradients that feed a projection: J, the norm, clipping, the logged weights."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from torch import nn
 
 from optimizers.projections import GradVac, PCGrad, PlainSum
-from optimizers.task_gradients import SummedGradients, TaskGradients
+from optimizers.task_gradients import SummedGradients, TaskGradients, clip_factor
 from options.task_table import built_in_tasks
 
 TASKS = built_in_tasks()
@@ -159,3 +160,13 @@ def test_a_gradient_that_is_not_finite_has_a_norm_that_is_not(toy_inputs):
             feeder.backward(TASKS[name], model.loss(name, x))
         feeder.J[1, 3] = value
         assert not math.isfinite(feeder.combine(feeder.measure(model).tolist(), 1.0))
+
+
+def test_the_factor_of_clipping_is_torchs_to_the_bit():
+    """Computed on the host alone; torch's comes from the gradient of a single number."""
+    norms = torch.linspace(0.3, 60, 2001).tolist()
+    for clip, norm in product((0.5, 1.0, 3.7), norms):
+        one = torch.nn.Parameter(torch.ones(()))
+        one.grad = torch.ones(())
+        torch.nn.utils.clip_grads_with_norm_(one, clip, torch.tensor(norm))
+        assert clip_factor(norm, clip) == one.grad.item(), (norm, clip)
