@@ -96,11 +96,10 @@ def train_one_epoch(
     training.start_epoch()
     name = f"epoch {progress.epoch + 1}/{training.num_epochs}"
     bar = progress_bar(name, training.updates_per_epoch, progress.update, "update")
-    updates = training.task_scheduler.updates(training.updates_per_epoch - progress.update)
-    with bar, log.profiler(progress.epoch) as profile_step, updates as next_update:
+    with bar, log.profiler(progress.epoch) as profile_step:
         while progress.update < training.updates_per_epoch:
             started = time.perf_counter()
-            update = next_update()
+            update = training.task_scheduler.next_update()
             learning_rate = training.learning_rate
             losses, grad_norm = train_step(training, update, progress.next_update_name)
             progress.count(update, losses)

@@ -10,8 +10,7 @@ Axis letters: B batch, T tasks.
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -172,14 +171,6 @@ class TaskScheduler:
         names = self.next_names()
         counts = Counter(names)
         return [part for name in names for part in self.next_batch(name, counts[name])]
-
-    @contextmanager
-    def updates(self, num_updates: int) -> Iterator[Callable[[], Update]]:
-        """Give a function that returns the next update, for up to `num_updates` of an epoch.
-
-        `Prefetched` makes them ahead; here each is made when the loop asks for it.
-        """
-        yield self.next_update
 
     def next_batch(self, name: str, num_batches: int) -> Update:
         """Return the next batch of one task, cut into micro-batches.

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from inputs.batches import Rows
-from inputs.prefetching import Prefetched, is_worthwhile
 from models import MultitaskBert
 from models.compiled import compile_layers
 from optimizers import (
@@ -128,7 +127,7 @@ class Training:
     """
 
     model: MultitaskBert
-    task_scheduler: TaskScheduler | Prefetched
+    task_scheduler: TaskScheduler
     projection: SummedGradients | TaskGradients
     conflicts: ConflictLog
     regularizer: PlainForward | Smart
@@ -286,11 +285,9 @@ def build_training(args: Namespace, model: MultitaskBert, train_data: dict[str, 
     hidden_size = model.encoder.config.hidden_size
     if args.compile:
         compile_layers(model)
-    device = next(model.parameters()).device
-    is_prefetched = is_worthwhile(device, task_scheduler.data)
     training = Training(
         model=model,
-        task_scheduler=Prefetched(task_scheduler, device) if is_prefetched else task_scheduler,
+        task_scheduler=task_scheduler,
         projection=projection,
         conflicts=conflicts,
         regularizer=build_regularizer(args, model),

@@ -47,12 +47,10 @@ class Rows:
         labels: [N], or [N, C] if there are several per example, or None.
         lengths: [N, S], tokens of each sequence.
         num_in_file: number of rows without those that augmentation has added.
-        needs_model: whether a batch may run the model.
         swapped: the same rows with the two sentences of each pair in the other order, if a
             prediction shall read both orders; else None.
     """
 
-    needs_model = False
     swapped: "Rows | None" = None
     task: Task
     ids: list[str]

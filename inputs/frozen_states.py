@@ -88,8 +88,6 @@ class CachedRows(Rows):
         use_amp: whether to compute in bfloat16, as the run computes the rows that are not cached.
     """
 
-    needs_model = True
-
     def __init__(
         self, model: MultitaskBert, rows: Rows, directory: Path, use_amp: bool = False
     ) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 from models.heads import CosineHead
 from tasks import KINDS, mean_score
 from tasks import metrics as our_metrics
-from tasks import scores
+from tasks import scores, to_device
 
 MIXED = {  # task -> (predictions, labels) for which all metrics differ
     "sst": ([0, 1, 1, 4, 2, 2, 0, 3], [0, 1, 2, 4, 2, 3, 1, 2]),
@@ -322,3 +322,13 @@ def test_the_cosine_head_spans_the_range_of_labels():
     expected = [60.5, -40, -40 + 100.5 * 0.5**0.5]
     assert head(u, v)[:, 0].tolist() == pytest.approx(expected)
     assert CosineHead(4, 1, 0, 0.0)(u, v)[:, 0].tolist() == pytest.approx([5, 0, 5 * 0.5**0.5])
+
+
+def test_the_lengths_of_a_batch_stay_on_the_host():
+    """Shapes depend on them, and a GPU would have to be waited for."""
+    batch = {"input_ids": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2])}
+    moved = to_device(batch, torch.device("meta"))
+    assert {name: x.device.type for name, x in moved.items()} == {
+        "input_ids": "meta",
+        "lengths": "cpu",
+    }
