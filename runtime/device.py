@@ -22,6 +22,11 @@ def gpu_type() -> str:
     return "mps" if not torch.cuda.is_available() and has_mps() else "cuda"
 
 
+def gpu_name() -> str:
+    """Return what the GPU calls itself; "MPS" on a Mac."""
+    return torch.cuda.get_device_name() if gpu_type() == "cuda" else "MPS"
+
+
 def has_mps() -> bool:
     """Tell whether there is a Mac's GPU."""
     return torch.backends.mps.is_available()
@@ -58,6 +63,9 @@ def select_device(use_gpu: bool) -> torch.device:
 def connect(use_gpu: bool) -> torch.device:
     """Select the device and, where torchrun has started several workers, connect them.
 
+    On CUDA, cuDNN's attention is turned off: it plans anew for every shape, and our batches have
+    many. Its convolutions are told to be deterministic, so that a resumed run ends as a whole one.
+
     Raises:
         InputError: as in `select_device`.
         WorkerLost: the workers cannot connect.
@@ -65,6 +73,9 @@ def connect(use_gpu: bool) -> torch.device:
     device = select_device(use_gpu)
     if device.type == "cpu":
         use_fastest_float32()
+    elif device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cudnn.deterministic = True
     workers.join(use_gpu)
     return device
 
@@ -134,10 +145,7 @@ def pattern(rows: int, columns: int) -> Tensor:
 
 def device_name(use_gpu: bool, use_amp: bool) -> str:
     """Return the device and its precision, for the line that a run begins with."""
-    if not use_gpu:
-        name = "CPU"
-    else:
-        name = torch.cuda.get_device_name() if gpu_type() == "cuda" else "MPS"
+    name = gpu_name() if use_gpu else "CPU"
     count = f"{workers.size()} x " if workers.size() > 1 else ""
     if use_amp:
         return f"{count}{name} in bfloat16 (--no_use_amp: float32)"

@@ -199,3 +199,18 @@ def test_spinning_is_bounded_unless_the_environment_says_otherwise(variables, ex
     code = "import os, runtime.startup; print(os.environ.get('GOMP_SPINCOUNT'))"
     done = run_python(code, env=environment | variables)
     assert done.stdout.strip() == str(expected)
+
+
+def test_cudnn_neither_plans_attention_anew_nor_varies_its_convolutions(monkeypatch):
+    """Without a GPU: these are switches alone, which a run on the CPU leaves as they are."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        device.connect(use_gpu=False)
+        assert torch.backends.cuda.cudnn_sdp_enabled() and not torch.backends.cudnn.deterministic
+        monkeypatch.setattr(device, "select_device", lambda use_gpu: torch.device("cuda"))
+        device.connect(use_gpu=True)
+        assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cudnn.deterministic
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
