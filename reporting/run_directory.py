@@ -6,6 +6,7 @@ import secrets
 import shlex
 import shutil
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -239,7 +240,8 @@ def check_own(folder: Path, directory: Path) -> None:
 def resumed_options(given: Namespace) -> Namespace:
     """Return the run's own options, with those of the command line.
 
-    The device is that of this command line; the script is the run's own, whichever resumes it.
+    The device is that of this command line, with a warning if it is another one; the script is the
+    run's own, whichever resumes it.
 
     Raises:
         InputError: this is no directory of a run, or its options and the given ones do not fit.
@@ -247,11 +249,19 @@ def resumed_options(given: Namespace) -> Namespace:
     make_absolute(given)
     folders = {name: getattr(given, name) for name in MOVABLE if name in given.given}
     args = read_options(given.resume, folders)
+    was_on_gpu = args.use_gpu
     for name in set(given.given) - {"resume"}:
         setattr(args, name, getattr(given, name))
     message = contradiction_of(args, is_saved=True)
     if message is not None:
         raise InputError(message)
+    if was_on_gpu != given.use_gpu:
+        before, now, what = ("GPU", "CPU", "give") if was_on_gpu else ("CPU", "GPU", "drop")
+        warnings.warn(
+            f"the run was on a {before} and continues on a {now}, with other dropout masks; to go "
+            f"on as before, {what} --use_gpu",
+            stacklevel=2,
+        )
     args.resume, args.use_gpu = given.resume, given.use_gpu
     return args
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,18 @@ def test_a_search_resumes_its_trials(train):
     told = []
     main(resumed(run, use_gpu=False), told.append)
     assert [line["epoch"] for line in told] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("before, now, what", [(True, False, "give"), (False, True, "drop")])
+def test_another_device_on_resume_is_said(run_copy, parse, before, now, what):
+    edit(run_copy, use_gpu=before)
+    given = parse("--resume", run_copy, *["--use_gpu"] * now)
+    with pytest.warns(UserWarning, match=f"to go on as before, {what} --use_gpu"):
+        assert run_directory.resumed_options(given).use_gpu is now
+    edit(run_copy, use_gpu=now)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_directory.resumed_options(given)
 
 
 def test_a_run_resumes_from_another_directory(train, tmp_path, monkeypatch):
