@@ -10,7 +10,7 @@ from models import MultitaskBert
 from optimizers import build_optimizer
 from reporting.run_log import RunLog
 from reporting.start import Start
-from tasks import Batch, Task
+from tasks import Batch, Task, to_device
 from training import build_training
 
 Plan = list[dict[str, np.ndarray]]  # of each update, the row numbers [B] by task
@@ -43,7 +43,8 @@ def build_reference(start: Start) -> ReferenceModel:
     encoder = BertModel.from_pretrained(
         start.source, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
     )
-    return ReferenceModel(encoder, build_seeded_model(start)).train()
+    ours = build_seeded_model(start)
+    return ReferenceModel(encoder, ours).to(next(ours.parameters()).device).train()
 
 
 class OurArm:
@@ -73,6 +74,7 @@ class ReferenceArm:
         self.clip = start.args.clip
         self.use_amp = start.args.use_amp
         self.data = data
+        self.device = next(self.model.parameters()).device
 
     def run(self, updates: Plan) -> None:
         """Train on these updates."""
@@ -80,7 +82,8 @@ class ReferenceArm:
             self.optimizer.zero_grad()
             for name, rows in update.items():
                 task, batch = self.data[name].task, self.data[name].batch(rows)
-                with torch.autocast("cpu", torch.bfloat16, self.use_amp):
+                batch = to_device(batch, self.device)
+                with torch.autocast(self.device.type, torch.bfloat16, self.use_amp):
                     loss = task.loss(self.model(task, batch), batch["labels"])
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

@@ -1,8 +1,10 @@
-"""Peak memory of one arm of a benchmark, among others in the same process (Linux)."""
+"""Peak memory of one arm of a benchmark, among others in the same process (Linux, CUDA)."""
 
 import gc
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from runtime.memory import trim_memory
 
@@ -18,9 +20,15 @@ def resident_mib(field: str) -> float:
 def peak_memory(run: Callable[[], object]) -> float:
     """Return the peak of a call, in MiB above what the process held before it.
 
-    The call should build its arm itself and keep nothing of it.
+    It is the memory of tensors on the GPU where this process computes on one, and else that of the
+    process. The call should build its arm itself and keep nothing of it.
     """
     gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     trim_memory()
     before = resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM

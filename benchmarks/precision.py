@@ -19,7 +19,13 @@ import torch
 
 from benchmarks.setup import seconds_of
 from models.bert_config import BertConfig
-from runtime.device import FLOAT32, has_native_bfloat16, use_fastest_float32
+from runtime.device import (
+    FLOAT32,
+    gpu_name,
+    gpu_type,
+    has_native_bfloat16,
+    use_fastest_float32,
+)
 from runtime.errors import InputError
 
 NAMES = ("float32", "fast_float32", "bfloat16")
@@ -70,8 +76,13 @@ class Precision(NamedTuple):
             torch.set_float32_matmul_precision(before)
 
 
-def device_precisions() -> dict[str, Precision]:
-    """Return the precisions that this machine's CPU has, by name, the default of a run last."""
+GPU_PRECISIONS = (Precision("float32", False, TORCHS_OWN), Precision("bfloat16", True, TORCHS_OWN))
+
+
+def device_precisions(use_gpu: bool = False) -> dict[str, Precision]:
+    """Return the precisions of this machine's CPU or GPU, by name, the default of a run last."""
+    if use_gpu:
+        return {p.name: p for p in GPU_PRECISIONS[: 1 + has_native_bfloat16(gpu_type())]}
     before = torch.get_float32_matmul_precision()
     is_fast = use_fastest_float32()
     torch.set_float32_matmul_precision(before)
@@ -92,24 +103,34 @@ def add_precisions(parser: ArgumentParser, unset: str) -> None:
     )
 
 
-def chosen_precisions(names: list[str] | None, unset: list[Precision]) -> list[Precision]:
+def chosen_precisions(
+    names: list[str] | None, unset: list[Precision], use_gpu: bool = False
+) -> list[Precision]:
     """Return the precisions that --precisions names, each once, or `unset` without the flag.
+
+    Args:
+        names: as the flag has them.
+        unset: what to compute in without the flag.
+        use_gpu: look at the GPU.
 
     Raises:
         InputError: this machine does not have one of them.
     """
     if names is None:
         return unset
-    known = device_precisions()
+    known = device_precisions(use_gpu)
+    device = "GPU" if use_gpu else "CPU"
     for name in names:
         if name not in known:
             raise InputError(
-                f"--precisions {name}: this CPU does not have it, expected {', '.join(known)}"
+                f"--precisions {name}: this {device} does not have it, expected {', '.join(known)}"
             )
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def product_rate(config: BertConfig, num_tokens: int, precision: Precision) -> float:
+def product_rate(
+    config: BertConfig, num_tokens: int, precision: Precision, device: torch.device | str = "cpu"
+) -> float:
     """Return the best rate of the matrix products of one layer, in operations per second.
 
     A layer has three kinds of products, all timed in the layouts that they have in an update: the
@@ -120,6 +141,7 @@ def product_rate(config: BertConfig, num_tokens: int, precision: Precision) -> f
         config: the encoder's shape.
         num_tokens: rows of the products.
         precision: of the factors and of the kernels.
+        device: where to multiply.
     """
     shapes = [  # inputs, outputs, how often
         (config.hidden_size, config.hidden_size, 4),
@@ -130,9 +152,9 @@ def product_rate(config: BertConfig, num_tokens: int, precision: Precision) -> f
     seconds = [0.0, 0.0, 0.0]
     with precision.products():
         for inner, outer, count in shapes:
-            x = torch.randn(num_tokens, inner).to(precision.dtype)
-            w = torch.randn(outer, inner).to(precision.dtype)
-            y = torch.randn(num_tokens, outer).to(precision.dtype)
+            x = torch.randn(num_tokens, inner).to(device, precision.dtype)
+            w = torch.randn(outer, inner).to(device, precision.dtype)
+            y = torch.randn(num_tokens, outer).to(device, precision.dtype)
             for kind, factors in enumerate([(x, w.T), (y, w), (y.T, x)]):
                 multiply = partial(torch.mm, *factors)
                 multiply()
@@ -141,9 +163,15 @@ def product_rate(config: BertConfig, num_tokens: int, precision: Precision) -> f
     return operations / min(seconds)
 
 
-def machine(threads: int) -> str:
-    """Return the processor, the number of threads and torch's version, for a table's first line."""
-    return f"{processor_name()}, {threads} threads, torch {torch.__version__}"
+def machine(threads: int, use_gpu: bool = False) -> str:
+    """Return the processor, the number of threads and torch's version, for a table's first line.
+
+    Args:
+        threads: those of the CPU.
+        use_gpu: name the GPU, too.
+    """
+    gpu = f"{gpu_name()}, " if use_gpu else ""
+    return f"{gpu}{processor_name()}, {threads} threads, torch {torch.__version__}"
 
 
 def processor_name(path: Path = Path("/proc/cpuinfo")) -> str:

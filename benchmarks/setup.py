@@ -22,6 +22,7 @@ from options.parsing import ArgumentParser, parse_args
 from options.types import positive_int
 from reporting.run_log import RunLog
 from reporting.start import Start, open_run
+from runtime.device import select_device
 from runtime.errors import exit_status
 from train_multitask_pal import get_args_parser as get_entry_parser
 from training import Training
@@ -53,6 +54,13 @@ def shared_parser(doc: str | None, **defaults: int | None) -> ArgumentParser:
     return parser
 
 
+def add_use_gpu(parser: ArgumentParser) -> None:
+    """Add --use_gpu to a benchmark's options."""
+    parser.add_argument(
+        "--use_gpu", action="store_true", help="compute on the GPU, and measure its memory"
+    )
+
+
 def run_benchmark(main: Callable[[Namespace], None], options: Namespace) -> NoReturn:
     """Run `main` and exit; an error that the user can fix is one line."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -70,6 +78,7 @@ def open_arm(options: Namespace, flags: str = "") -> Start:
         InputError: there is no such encoder, or the flags do not fit it.
     """
     words = ["--data_dir", options.data_dir, "--model_name", options.model_name, *flags.split()]
+    words += ["--use_gpu"] * getattr(options, "use_gpu", False)
     words += ["--logdir", tempfile.gettempdir()]  # a name is taken there while the run opens
     args = parse_args(get_entry_parser(), words)
     with redirect_stdout(None), open_run(args) as start:  # it prints the data's folder, per arm
@@ -93,9 +102,10 @@ def load_rows(
 
 
 def build_seeded_model(start: Start) -> MultitaskBert:
-    """Return the arm's model; two arms with the same flags get the same weights."""
+    """Return the arm's model on its device; two arms with the same flags get the same weights."""
     torch.manual_seed(start.args.seed)
-    return build_model(start.args, start.build_encoder())
+    device = select_device(start.args.use_gpu)
+    return build_model(start.args, start.build_encoder()).to(device)
 
 
 def run_updates(training: Training, log: RunLog, num_updates: int) -> None:
@@ -120,7 +130,15 @@ def silent_log(directory: Path | str) -> RunLog:
 
 
 def seconds_of(run: Callable[[], object]) -> float:
-    """Return the wall-clock seconds that a call takes."""
+    """Return the wall-clock seconds that a call takes, a GPU's work included."""
+    wait_for_gpu()
     started = time.perf_counter()
     run()
+    wait_for_gpu()
     return time.perf_counter() - started
+
+
+def wait_for_gpu() -> None:
+    """Wait until the GPU, if this process computes on one, has done all that it was told."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -36,6 +36,7 @@ from benchmarks.precision import (
     machine,
 )
 from benchmarks.setup import (
+    add_use_gpu,
     build_seeded_model,
     event_log,
     load_rows,
@@ -169,10 +170,11 @@ def main(options: Namespace) -> None:
     if options.to is not None and len({*(options.precisions or [])}) > 1:
         raise InputError("--to holds the costs of one precision; name only one with --precisions")
     torch.set_num_threads(options.threads)
-    precisions = chosen_precisions(options.precisions, [*device_precisions().values()][-1:])
+    default = [*device_precisions(options.use_gpu).values()][-1:]
+    precisions = chosen_precisions(options.precisions, default, options.use_gpu)
     known = known_costs(options, precisions[0].name)
     inputs = load_inputs(options, precisions)
-    print(machine(options.threads))
+    print(machine(options.threads, options.use_gpu))
     for precision in precisions:
         with event_log() as log, precision.products():
             build = partial(Arm, options, inputs, log, precision)
@@ -206,7 +208,8 @@ def costs_of(options: Namespace, precision: str, arms: dict[str, Cost]) -> Costs
     """Return the costs of arms together with how they were measured."""
     how = (options.batch_size, options.rounds, options.updates)
     name = Path(options.model_name).name
-    return Costs(machine(options.threads), name, precision, *how, arms, options.rows)
+    device = machine(options.threads, options.use_gpu)
+    return Costs(device, name, precision, *how, arms, options.rows)
 
 
 def load_inputs(options: Namespace, precisions: list[Precision]) -> Inputs:
@@ -313,6 +316,7 @@ def get_args_parser() -> ArgumentParser:
     add("--group_size", type=positive_int, default=6, help="arms held beside a plain sum at a time")
     add("--to", metavar="FILE", help="JSON file to write the costs to, in one precision")
     add_precisions(parser, unset="a run's default")
+    add_use_gpu(parser)
     return parser
 
 

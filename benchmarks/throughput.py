@@ -39,6 +39,7 @@ from benchmarks.precision import (
 from benchmarks.processes import hand_over, measure_apart
 from benchmarks.profiling import print_profile
 from benchmarks.setup import (
+    add_use_gpu,
     event_log,
     load_rows,
     open_arm,
@@ -52,6 +53,8 @@ from options.parsing import ArgumentParser
 from options.types import positive_int
 from reporting.run_log import RunLog
 from reporting.start import Start
+from runtime.device import select_device
+from runtime.errors import InputError
 from task_schedulers import TASK_SCHEDULERS
 
 FIRST_MARK = 25  # updates after which --memory looks first; then at twice as many, and so on
@@ -78,9 +81,16 @@ class Figures(NamedTuple):
 
 
 def main(options: Namespace) -> None:
-    """Measure the chosen arms and print their speeds, memory and ratios."""
+    """Measure the chosen arms and print their speeds, memory and ratios.
+
+    Raises:
+        InputError: --memory with --use_gpu, or a precision that the device does not have.
+    """
+    if options.use_gpu and options.memory is not None:
+        raise InputError("--memory measures a process on the CPU; leave out --use_gpu")
     torch.set_num_threads(options.threads)
-    precisions = chosen_precisions(options.precisions, [*device_precisions().values()])
+    known = device_precisions(options.use_gpu)
+    precisions = chosen_precisions(options.precisions, [*known.values()], options.use_gpu)
     if options.is_apart:
         return hand_over(memory_of_updates(options, *precisions))
     start = open_arm(options, common_flags(options, precisions[0]))
@@ -96,13 +106,14 @@ def main(options: Namespace) -> None:
     with event_log() as log:
         build = partial(build_arm, options, data, log)
         mean_tokens = int(tokens.sum() / (len(rounds) * options.updates * len(data)))  # of a batch
-        multiply = partial(product_rate, start.config, mean_tokens)
+        device = select_device(options.use_gpu)
+        multiply = partial(product_rate, start.config, mean_tokens, device=device)
         figures = measure(plans, precisions, build, multiply)
-        print(machine(options.threads))
+        print(machine(options.threads, options.use_gpu))
         print_speeds(options, figures, count_examples(rounds))
         ours = OurArm(open_arm(options, common_flags(options, precisions[-1])), data, log)
         print_rates(figures, 6 * ours.num_layer_parameters * tokens)
-        print_defaults(figures)
+        print_defaults(figures, [*known][-1])
         if options.profile:
             with precisions[-1].products():
                 print_profile(f"(a) in {precisions[-1].name}", partial(ours.run, rounds[0]))
@@ -252,9 +263,8 @@ def print_rates(figures: dict[str, Figures], operations: np.ndarray) -> None:
         )
 
 
-def print_defaults(figures: dict[str, Figures]) -> None:
+def print_defaults(figures: dict[str, Figures], default: str) -> None:
     """Compare our loop in its default precision with what a plain user of transformers runs."""
-    default = [*device_precisions()][-1]
     if {"float32", default} <= figures.keys():
         ours, theirs = figures[default].seconds["a"], figures["float32"].seconds["b"]
         print(
@@ -306,6 +316,7 @@ def get_args_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--arms", choices=["ab", "abc", "abcd"], default="abc", help="arms to measure")
     add_precisions(parser, unset="all that the device has")
+    add_use_gpu(parser)
     add("--profile", action="store_true", help="print where our time goes; off: ratios alone")
     add(
         "--memory",

@@ -27,7 +27,7 @@ from experiments.row_files import Row
 from options.task_table import built_in_tasks, file_options
 from reporting.metrics_file import read_lines
 from reporting.run_directory import read_options
-from runtime.device import gpu_type
+from runtime.device import gpu_name
 from runtime.errors import InputError
 from runtime.files import read_json, read_text, write_json
 from runtime.locks import locked
@@ -249,7 +249,7 @@ def cost(run_dir: Path) -> dict[str, object]:
 def hardware(use_gpu: bool) -> str:
     """Return the GPU's name, or the processor's and how many threads compute on it."""
     if use_gpu:
-        return torch.cuda.get_device_name() if gpu_type() == "cuda" else "MPS"
+        return gpu_name()
     num_threads = torch.get_num_threads()
     return f"{processor_name()}, {num_threads} thread{'s' * (num_threads > 1)}"
 

@@ -17,6 +17,7 @@ from runtime.errors import InputError
 FLOAT32 = Precision("float32", False, "highest")
 FAST = Precision("fast_float32", False, "medium")
 BFLOAT16 = Precision("bfloat16", True, "medium")
+GPU_BFLOAT16 = BFLOAT16._replace(matmul="highest")
 
 
 @pytest.fixture
@@ -149,3 +150,20 @@ def test_a_processor_is_named_with_its_family_and_model(tmp_path):
     path.write_text("model name\t: Some CPU\n")
     assert precision.processor_name(path) == "Some CPU"
     assert precision.processor_name(Path(tmp_path / "nothing"))  # as Python says
+
+
+def test_a_gpu_has_its_own_precisions(monkeypatch):
+    """Without TF32, and bfloat16 from Ampere on; the GPU is a stand-in."""
+    for is_native, expected in ((False, [FLOAT32]), (True, [FLOAT32, GPU_BFLOAT16])):
+        monkeypatch.setattr(precision, "has_native_bfloat16", lambda kind: is_native)
+        assert [*precision.device_precisions(use_gpu=True).values()] == expected
+    monkeypatch.setattr(precision, "gpu_name", lambda: "a GPU")
+    assert precision.machine(1, use_gpu=True) == f"a GPU, {precision.machine(1)}"
+    with pytest.raises(InputError, match="this GPU does not have it, expected float32, bfloat16$"):
+        precision.chosen_precisions(["fast_float32"], [], use_gpu=True)
+
+
+def test_the_memory_of_a_process_is_that_of_a_cpu(tiny_model, few_rows):
+    words = ["--data_dir", str(few_rows), "--model_name", str(tiny_model), "--memory", "--use_gpu"]
+    with pytest.raises(InputError, match="--memory measures a process on the CPU"):
+        throughput.main(throughput.get_args_parser().parse_args(words))

@@ -18,6 +18,7 @@ from experiments.findings import SEARCH_SEED
 from experiments.row_files import SCRIPTS, read_row, read_rows
 from options.parsing import parse_args
 from options.task_table import built_in_tasks
+from runtime import device
 from runtime.errors import InputError
 
 TASKS = built_in_tasks()
@@ -191,7 +192,7 @@ def test_a_local_model_is_told_from_another_one_of_its_name(tmp_path):
 
 
 def test_a_macs_gpu_has_a_name_too(monkeypatch):
-    monkeypatch.setattr(result_files, "gpu_type", lambda: "mps")
+    monkeypatch.setattr(device, "gpu_type", lambda: "mps")
     assert result_files.hardware(use_gpu=True) == "MPS"
 
 
