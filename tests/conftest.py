@@ -24,6 +24,7 @@ TASKS = built_in_tasks()
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data" / "sample"
+ON_GPU = "MULTITASK_BERT_TEST_GPU"  # set to 1, runs that a test starts in its process use the GPU
 
 
 def pytest_configure() -> None:
@@ -123,9 +124,9 @@ def parse(tiny_model, some_rows, tmp_path):
         defaults = ["--model_name", tiny_model, "--data_dir", some_rows]
         defaults += ["--logdir", tmp_path / "runs"]
         resumed = "--resume" in flags or "--hpo_resume" in flags
-        return parse_args(
-            get_args_parser(), [str(f) for f in [*(defaults * (not resumed)), *flags]]
-        )
+        words = [*(defaults * (not resumed)), *flags]
+        words += ["--use_gpu"] * (os.environ.get(ON_GPU) == "1")
+        return parse_args(get_args_parser(), [str(word) for word in words])
 
     return parse_flags
 

@@ -126,8 +126,10 @@ def commands() -> list[Command]:
 def classify(words: list[str]) -> tuple[str, tuple[str, ...], str]:
     """Return a command's kind, its flags and its launcher; the kind is UNKNOWN for a new one.
 
-    A new kind gets its place here, and one in `test_docs.RUNS` if it can run offline.
+    A new kind gets its place here, and one in `test_docs.RUNS` if it can run offline. Variables of
+    the environment before a command are left out.
     """
+    words = words[[re.match(r"[A-Z_]+=", word) is None for word in words].index(True) :]
     if words[0] == "echo" and "|" in words:
         words = words[words.index("|") + 1 :]
     launcher, *rest = words

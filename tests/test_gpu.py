@@ -1,0 +1,107 @@
+"""Every technique on a GPU: its first updates as on a CPU, and one wait for the host in each."""
+
+import warnings
+from importlib.util import find_spec
+
+import pytest
+import torch
+from test_host_syncs import lines
+from torch import Tensor
+
+import train_multitask_pal
+from benchmarks.techniques import ARMS
+from datasets import load_data
+from engine import train_step
+from models import build_model
+from optimizers.aggregators import AGGREGATORS
+from options.parsing import parse_args
+from reporting.start import open_run
+from training import Training, build_training
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
+
+NUM_UPDATES = 4
+DRAWS = ("--use_smart_regularization", "--optimizer sophiah", "rlw", "graddrop")
+MORE = {
+    "compiled": "--task_scheduler joint --compile",
+    "in parts": "--task_scheduler joint --micro_batch_size 3",
+    "sentences apart": "--task_scheduler joint --pair_encoding bi",
+    "recipe": "--rdrop_weight 1 --symmetric_pairs --average_weights .9 --layer_decay .9",
+    "by layer": "--projection vaccine --vaccine_groups layer",
+    "bfloat16": "--task_scheduler joint --use_amp",
+    "bfloat16, surgery, PALs": "--projection pcgrad --use_pal --use_amp",
+}
+
+
+@pytest.fixture
+def build(tiny_model, few_rows, tmp_path):
+    """build(flags, device) -> a training without dropout, at its first update."""
+
+    def new(flags: str, device: str) -> Training:
+        common = f"--model_name {tiny_model} --data_dir {few_rows} --logdir {tmp_path} "
+        common += "--hidden_dropout_prob 0 --batch_size 4 --num_batches_per_epoch 9 "
+        common += "--no_tensorboard " + "--use_gpu " * (device == "cuda")
+        common += "--epochs 3 " * ("dwa" in flags)
+        args = parse_args(train_multitask_pal.get_args_parser(), (common + flags).split())
+        with open_run(args) as start:
+            args = start.args
+            data = load_data(args, start.tokenizer, start.config.pad_token_id)
+            torch.manual_seed(args.seed)
+            model = build_model(args, start.build_encoder()).to(device)
+            training = build_training(args, model, data["train"])
+        training.start_epoch()
+        return training
+
+    return new
+
+
+def train(training: Training) -> tuple[list[dict[str, float]], list[float], dict[str, Tensor]]:
+    """Make a few updates; return the losses and the norms of each, and the weights at the end."""
+    losses, norms = [], []
+    for _ in range(NUM_UPDATES):
+        loss, norm = train_step(training, training.task_scheduler.next_update(), "a test")
+        training.after_update()
+        losses.append(loss)
+        norms.append(norm)
+    return losses, norms, {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", [*ARMS, *MORE])
+def test_updates_are_those_of_a_cpu(build, name):
+    flags = (ARMS | MORE)[name]
+    if "additional_input" in flags:
+        pytest.importorskip("spacy")
+    for package in [p for key in AGGREGATORS if key in flags for p in AGGREGATORS[key].packages]:
+        if find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    results = [train(build(flags, device)) for device in ("cpu", "cuda")]
+    (losses, norms, weights), (gpu_losses, gpu_norms, gpu_weights) = results
+    assert all(p.isfinite().all() for p in gpu_weights.values())
+    # cuDNN's LSTM and convolution round their factors to ten bits.
+    rtol = 5e-3 if "bilstm" in flags or "cnn" in flags else 1e-3
+    rtol = 0.02 if "--use_amp" in flags else rtol
+    draws = any(word in flags for word in DRAWS)
+    count = 1 if draws else NUM_UPDATES
+    for one, other in zip(losses[:count], gpu_losses[:count]):
+        assert other == pytest.approx(one, rel=rtol)
+    if not draws:
+        assert gpu_norms == pytest.approx(norms, rel=10 * rtol)
+
+
+@pytest.mark.parametrize("flags", lines())
+def test_an_update_waits_once(flags, build):
+    training = build(flags, "cuda")
+    train_step(training, training.task_scheduler.next_update(), "a test")  # moved once, at first
+    updates = [training.task_scheduler.next_update() for _ in range(2)]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        for update in updates:
+            train_step(training, update, "a test")
+            training.after_update()
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [
+        f"{w.filename}:{w.lineno}" for w in found if "called a synchronizing" in str(w.message)
+    ]
+    assert len(waits) <= len(updates), waits
