@@ -1,5 +1,6 @@
 """The README's scores are those of the committed results."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from experiments.result_files import read_results
 from experiments.row_files import read_rows
 from experiments.tables import number
 from options.task_table import built_in_tasks
+from train_multitask import get_args_parser
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -45,3 +47,19 @@ def test_the_readme_quotes_the_number_of_seeds(name, methods):
 
 def test_the_readme_has_the_controls():
     assert {*LINES} >= {"joint", "round_robin"}
+
+
+def test_the_run_with_the_defaults_is_a_row_and_those_are_the_defaults():
+    """The page's scores are of seed 1, and the row's sizes those of the script without flags."""
+    result = json.loads(next((EXPERIMENTS / "results").glob("joint_long-seed1-*")).read_text())
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    section = page.split("## One full run with the defaults\n")[1].split("\n## ")[0]
+    shown = re.findall(r"^\| `\w+` \| [^|]+ \| (\.\d{3}) \|", section, re.M)
+    assert shown == [number(x) for scores in result["dev"].values() for x in scores.values()]
+    assert f"**{number(result['mean'])}**" in section
+    defaults = vars(get_args_parser().parse_args([]))
+    own = {name: result["options"][name] for name in ("batch_size", "epochs", "max_length")}
+    assert own == {name: defaults[name] for name in own}
+    [num_rows] = re.findall(r"([\d,]+) training rows", section)
+    assert int(num_rows.replace(",", "")) == 3 * result["options"]["samples_per_epoch"]  # all
+    assert result["hardware"].endswith(" 1 thread")
