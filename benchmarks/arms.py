@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.setup import build_seeded_model, run_updates
+from benchmarks.setup import build_seeded_model, kernels_of_a_run, run_updates
 from inputs.batches import TokenizedTask
 from models import MultitaskBert
 from optimizers import build_optimizer
@@ -56,7 +56,8 @@ class OurArm:
 
     def run(self, updates: Plan) -> None:
         """Train on the next updates."""
-        run_updates(self.training, self.log, len(updates))
+        with kernels_of_a_run(self.training.device.type == "cuda"):
+            run_updates(self.training, self.log, len(updates))
 
     @property
     def num_layer_parameters(self) -> int:

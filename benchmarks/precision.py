@@ -82,7 +82,8 @@ GPU_PRECISIONS = (Precision("float32", False, TORCHS_OWN), Precision("bfloat16",
 def device_precisions(use_gpu: bool = False) -> dict[str, Precision]:
     """Return the precisions of this machine's CPU or GPU, by name, the default of a run last."""
     if use_gpu:
-        return {p.name: p for p in GPU_PRECISIONS[: 1 + has_native_bfloat16(gpu_type())]}
+        has_bfloat16 = has_native_bfloat16(gpu_type())
+        return {p.name: p for p in GPU_PRECISIONS if has_bfloat16 or not p.use_amp}
     before = torch.get_float32_matmul_precision()
     is_fast = use_fastest_float32()
     torch.set_float32_matmul_precision(before)
@@ -128,9 +129,7 @@ def chosen_precisions(
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def product_rate(
-    config: BertConfig, num_tokens: int, precision: Precision, device: torch.device | str = "cpu"
-) -> float:
+def product_rate(config: BertConfig, num_tokens: int, precision: Precision) -> float:
     """Return the best rate of the matrix products of one layer, in operations per second.
 
     A layer has three kinds of products, all timed in the layouts that they have in an update: the
@@ -141,7 +140,6 @@ def product_rate(
         config: the encoder's shape.
         num_tokens: rows of the products.
         precision: of the factors and of the kernels.
-        device: where to multiply.
     """
     shapes = [  # inputs, outputs, how often
         (config.hidden_size, config.hidden_size, 4),
@@ -152,9 +150,9 @@ def product_rate(
     seconds = [0.0, 0.0, 0.0]
     with precision.products():
         for inner, outer, count in shapes:
-            x = torch.randn(num_tokens, inner).to(device, precision.dtype)
-            w = torch.randn(outer, inner).to(device, precision.dtype)
-            y = torch.randn(num_tokens, outer).to(device, precision.dtype)
+            x = torch.randn(num_tokens, inner).to(precision.dtype)
+            w = torch.randn(outer, inner).to(precision.dtype)
+            y = torch.randn(num_tokens, outer).to(precision.dtype)
             for kind, factors in enumerate([(x, w.T), (y, w), (y.T, x)]):
                 multiply = partial(torch.mm, *factors)
                 multiply()

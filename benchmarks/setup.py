@@ -22,7 +22,7 @@ from options.parsing import ArgumentParser, parse_args
 from options.types import positive_int
 from reporting.run_log import RunLog
 from reporting.start import Start, open_run
-from runtime.device import select_device
+from runtime.device import choose_cuda_kernels, select_device
 from runtime.errors import exit_status
 from train_multitask_pal import get_args_parser as get_entry_parser
 from training import Training
@@ -127,6 +127,19 @@ def event_log() -> Iterator[RunLog]:
 def silent_log(directory: Path | str) -> RunLog:
     """Return a log that writes no events."""
     return RunLog(Path(directory), None)
+
+
+@contextmanager
+def kernels_of_a_run(use_gpu: bool) -> Iterator[None]:
+    """On CUDA, compute inside the block with the kernels of a run, afterwards with torch's own."""
+    before = torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cudnn.deterministic
+    if use_gpu:
+        choose_cuda_kernels()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before[0])
+        torch.backends.cudnn.deterministic = before[1]
 
 
 def seconds_of(run: Callable[[], object]) -> float:

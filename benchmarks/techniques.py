@@ -39,6 +39,7 @@ from benchmarks.setup import (
     add_use_gpu,
     build_seeded_model,
     event_log,
+    kernels_of_a_run,
     load_rows,
     open_arm,
     run_benchmark,
@@ -54,6 +55,7 @@ from options.parsing import ArgumentParser
 from options.types import positive_int
 from reporting.run_log import RunLog
 from reporting.start import Start
+from runtime.device import select_device
 from runtime.errors import InputError
 from runtime.memory import trim_memory
 from training import build_training
@@ -165,8 +167,9 @@ def main(options: Namespace) -> None:
 
     Raises:
         InputError: --to with several precisions, or with a file that cannot take the costs; the
-            package of an arm is missing.
+            package of an arm, or the GPU, is missing.
     """
+    select_device(options.use_gpu)
     if options.to is not None and len({*(options.precisions or [])}) > 1:
         raise InputError("--to holds the costs of one precision; name only one with --precisions")
     torch.set_num_threads(options.threads)
@@ -176,7 +179,7 @@ def main(options: Namespace) -> None:
     inputs = load_inputs(options, precisions)
     print(machine(options.threads, options.use_gpu))
     for precision in precisions:
-        with event_log() as log, precision.products():
+        with event_log() as log, precision.products(), kernels_of_a_run(options.use_gpu):
             build = partial(Arm, options, inputs, log, precision)
             print_techniques(options, build, precision.name, known)
 

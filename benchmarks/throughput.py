@@ -84,10 +84,12 @@ def main(options: Namespace) -> None:
     """Measure the chosen arms and print their speeds, memory and ratios.
 
     Raises:
-        InputError: --memory with --use_gpu, or a precision that the device does not have.
+        InputError: there is no GPU, --memory or --profile with --use_gpu, or a precision that the
+            device does not have.
     """
-    if options.use_gpu and options.memory is not None:
-        raise InputError("--memory measures a process on the CPU; leave out --use_gpu")
+    if options.use_gpu and (options.memory is not None or options.profile):
+        raise InputError("--memory and --profile look at the CPU; leave out --use_gpu, or them")
+    select_device(options.use_gpu)
     torch.set_num_threads(options.threads)
     known = device_precisions(options.use_gpu)
     precisions = chosen_precisions(options.precisions, [*known.values()], options.use_gpu)
@@ -106,13 +108,15 @@ def main(options: Namespace) -> None:
     with event_log() as log:
         build = partial(build_arm, options, data, log)
         mean_tokens = int(tokens.sum() / (len(rounds) * options.updates * len(data)))  # of a batch
-        device = select_device(options.use_gpu)
-        multiply = partial(product_rate, start.config, mean_tokens, device=device)
+        multiply = partial(product_rate, start.config, mean_tokens)
+        if options.use_gpu:  # its products are too short to be timed from the host
+            multiply = partial(float, 0)
         figures = measure(plans, precisions, build, multiply)
         print(machine(options.threads, options.use_gpu))
         print_speeds(options, figures, count_examples(rounds))
         ours = OurArm(open_arm(options, common_flags(options, precisions[-1])), data, log)
-        print_rates(figures, 6 * ours.num_layer_parameters * tokens)
+        if not options.use_gpu:
+            print_rates(figures, 6 * ours.num_layer_parameters * tokens)
         print_defaults(figures, [*known][-1])
         if options.profile:
             with precisions[-1].products():

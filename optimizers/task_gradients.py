@@ -62,9 +62,9 @@ class SummedGradients(Stateless):
 
 
 def clip_factor(norm: float, clip: float) -> float:
-    """Return min(1, clip / (norm + 1e-6)), to the bit what torch's `clip_grads_with_norm_` takes.
+    """Return torch's factor for clipping, min(1, clip / (norm + 1e-6)), to the bit.
 
-    torch makes a tensor of it, which a GPU's host would wait for. Its steps are in float32.
+    torch's own function computes it in float32 as a tensor, which a GPU's host would wait for.
 
     Args:
         norm: the gradient's.

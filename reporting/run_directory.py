@@ -258,8 +258,8 @@ def resumed_options(given: Namespace) -> Namespace:
     if was_on_gpu != given.use_gpu:
         before, now, what = ("GPU", "CPU", "give") if was_on_gpu else ("CPU", "GPU", "drop")
         warnings.warn(
-            f"the run was on a {before} and continues on a {now}, with other dropout masks; to go "
-            f"on as before, {what} --use_gpu",
+            f"the run was on a {before} and continues on a {now}, with other random numbers; to "
+            f"continue as before, stop it and {what} --use_gpu",
             stacklevel=2,
         )
     args.resume, args.use_gpu = given.resume, given.use_gpu

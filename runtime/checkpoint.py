@@ -269,7 +269,7 @@ def set_random_states(states: list[dict[str, Any]], device: torch.device) -> Non
     if workers.rank() < len(states):
         state = states[workers.rank()]
         num_gpus = torch.cuda.device_count()
-        if device.type == "cuda" and len(state["cuda"]) != num_gpus:
+        if device.type == "cuda" and len(state["cuda"]) not in (0, num_gpus):  # 0: from a CPU
             warnings.warn(
                 f"saved with {len(state['cuda'])} visible GPUs, now {num_gpus}: the run continues "
                 "with other dropout masks than it would have had; set CUDA_VISIBLE_DEVICES as then",

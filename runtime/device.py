@@ -63,9 +63,6 @@ def select_device(use_gpu: bool) -> torch.device:
 def connect(use_gpu: bool) -> torch.device:
     """Select the device and, where torchrun has started several workers, connect them.
 
-    On CUDA, cuDNN's attention is turned off: it plans anew for every shape, and our batches have
-    many. Its convolutions are told to be deterministic, so that a resumed run ends as a whole one.
-
     Raises:
         InputError: as in `select_device`.
         WorkerLost: the workers cannot connect.
@@ -74,10 +71,20 @@ def connect(use_gpu: bool) -> torch.device:
     if device.type == "cpu":
         use_fastest_float32()
     elif device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        torch.backends.cudnn.deterministic = True
+        choose_cuda_kernels()
     workers.join(use_gpu)
     return device
+
+
+def choose_cuda_kernels() -> None:
+    """Set torch's switches as a run on CUDA has them.
+
+    cuDNN's attention is off: it plans anew for every shape, and our batches have many. cuDNN's
+    convolutions are deterministic: without that, a resumed run with `--extension cnn` did not end
+    with the same bits.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cudnn.deterministic = True
 
 
 def has_native_bfloat16(kind: str) -> bool:

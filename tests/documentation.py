@@ -5,6 +5,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 import compare
@@ -129,7 +130,7 @@ def classify(words: list[str]) -> tuple[str, tuple[str, ...], str]:
     A new kind gets its place here, and one in `test_docs.RUNS` if it can run offline. Variables of
     the environment before a command are left out.
     """
-    words = words[[re.match(r"[A-Z_]+=", word) is None for word in words].index(True) :]
+    words = list(dropwhile(re.compile(r"[A-Z_][A-Z0-9_]*=").match, words))
     if words[0] == "echo" and "|" in words:
         words = words[words.index("|") + 1 :]
     launcher, *rest = words

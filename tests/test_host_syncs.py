@@ -39,22 +39,24 @@ WAITING |= {aten._unique2, aten._coalesce}
 # What is done on the host alone: with a batch's lengths, with the numbers of the one read, and with
 # each batch's share in its task's loss, before it is copied to the device without waiting.
 ON_THE_HOST = {
-    "aten.lift_fresh.default in task_gradients.py:combine",
-    "aten.lift_fresh.default in loss_weighting.py:task_losses",
-    "aten._local_scalar_dense.default in multitask.py:prefix",
-    "aten._local_scalar_dense.default in features.py:forward",
+    "aten.lift_fresh.default in TaskGradients.combine",
+    "aten.lift_fresh.default in LossWeighting.task_losses",
+    "aten._local_scalar_dense.default in MultitaskBert.prefix",
+    "aten._local_scalar_dense.default in BiLSTMExtension.forward",
     # On a GPU, the gradients of word embeddings are no rows.
-    "aten._unique2.default in word_gradients.py:words",
-    "aten._coalesce.default in sophia.py:accumulate_hessian",
+    "aten._unique2.default in WordGradients.words",
+    "aten._coalesce.default in SophiaH.accumulate_hessian",
 }
 HOST_READS = ("cpu", "tolist", "numpy", "item")
 
 
 def caller() -> str:
     """The innermost function of the project that is running."""
-    frames = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT))]
-    own = [f for f in frames if f.filename != __file__ and "site-packages" not in f.filename]
-    return f"{Path(own[-1].filename).name}:{own[-1].name}" if own else "a test"
+    for frame, _ in traceback.walk_stack(None):
+        path = frame.f_code.co_filename
+        if path.startswith(str(ROOT)) and path != __file__ and "site-packages" not in path:
+            return frame.f_code.co_qualname
+    return "a test"
 
 
 class Waits(TorchDispatchMode):

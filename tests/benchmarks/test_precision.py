@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import precision, throughput
+from benchmarks import precision, techniques, throughput
 from benchmarks.arms import OurArm, ReferenceArm
+from benchmarks.memory import peak_memory
 from benchmarks.precision import Precision
-from benchmarks.setup import load_rows, open_arm, silent_log
+from benchmarks.setup import kernels_of_a_run, load_rows, open_arm, seconds_of, silent_log
 from models.bert_config import BertConfig
 from runtime import device
 from runtime.errors import InputError
@@ -163,7 +164,59 @@ def test_a_gpu_has_its_own_precisions(monkeypatch):
         precision.chosen_precisions(["fast_float32"], [], use_gpu=True)
 
 
-def test_the_memory_of_a_process_is_that_of_a_cpu(tiny_model, few_rows):
-    words = ["--data_dir", str(few_rows), "--model_name", str(tiny_model), "--memory", "--use_gpu"]
-    with pytest.raises(InputError, match="--memory measures a process on the CPU"):
-        throughput.main(throughput.get_args_parser().parse_args(words))
+@pytest.fixture
+def words(tiny_model, few_rows) -> list[str]:
+    return ["--data_dir", str(few_rows), "--model_name", str(tiny_model), "--use_gpu"]
+
+
+@pytest.mark.parametrize("flag", ["--memory", "--profile"])
+def test_what_looks_at_the_cpu_is_refused_on_a_gpu(words, flag):
+    with pytest.raises(InputError, match="--memory and --profile look at the CPU"):
+        throughput.main(throughput.get_args_parser().parse_args([*words, flag]))
+
+
+@pytest.mark.parametrize("benchmark", [throughput, techniques])
+@pytest.mark.parametrize("flags", [[], ["--precisions", "bfloat16"]])
+def test_without_a_gpu_there_is_one_line(words, benchmark, flags, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="torch finds no CUDA device"):
+        benchmark.main(benchmark.get_args_parser().parse_args([*words, *flags]))
+
+
+@pytest.fixture
+def stand_in(monkeypatch) -> list[str]:
+    """Pretend that this process computes on a GPU; a list of what is asked of it."""
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2**20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    return calls
+
+
+def test_seconds_and_memory_of_a_gpu_are_those_of_its_own_work(stand_in):
+    assert seconds_of(lambda: stand_in.append("run")) > 0
+    assert stand_in == ["wait", "run", "wait"]
+    stand_in.clear()
+    assert peak_memory(lambda: stand_in.append("run")) == 2.0
+    assert stand_in == ["reset", "run"]
+
+
+def test_both_arms_are_on_the_device_and_ours_has_the_kernels_of_a_run(words, monkeypatch):
+    """The meta device stands in for a GPU, on which nothing is computed."""
+    monkeypatch.setattr("benchmarks.setup.select_device", lambda use_gpu: torch.device("meta"))
+    options = throughput.get_args_parser().parse_args(words[:-1])
+    start = open_arm(options, throughput.common_flags(options, FLOAT32))
+    data = load_rows(start, 4)
+    ours, reference = OurArm(start, data, silent_log("")), ReferenceArm(start, data)
+    for model in (ours.training.model, reference.model):
+        assert {p.device.type for p in model.parameters()} == {"meta"}
+    seen = []
+    before = torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cudnn.deterministic
+    for use_gpu in (False, True):
+        with kernels_of_a_run(use_gpu):
+            now = torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cudnn.deterministic
+            seen.append(now)
+    assert seen == [before, (False, True)]
+    assert before == (torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cudnn.deterministic)

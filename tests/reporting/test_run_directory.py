@@ -215,7 +215,7 @@ def test_a_search_resumes_its_trials(train):
 def test_another_device_on_resume_is_said(run_copy, parse, before, now, what):
     edit(run_copy, use_gpu=before)
     given = parse("--resume", run_copy, *["--use_gpu"] * now)
-    with pytest.warns(UserWarning, match=f"to go on as before, {what} --use_gpu"):
+    with pytest.warns(UserWarning, match=f"as before, stop it and {what} --use_gpu"):
         assert run_directory.resumed_options(given).use_gpu is now
     edit(run_copy, use_gpu=now)
     with warnings.catch_warnings():

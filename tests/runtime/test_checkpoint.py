@@ -216,7 +216,7 @@ def test_random_states_come_back_through_a_file(tmp_path):
     assert draw() == expected
 
 
-@pytest.mark.parametrize("saved, visible", [(2, 1), (0, 1), (1, 4)])
+@pytest.mark.parametrize("saved, visible", [(2, 1), (1, 4)])
 def test_another_number_of_visible_gpus_is_said_where_the_run_uses_one(
     monkeypatch, recwarn, saved, visible
 ):
@@ -227,6 +227,13 @@ def test_another_number_of_visible_gpus_is_said_where_the_run_uses_one(
     assert not recwarn.list
     with pytest.warns(UserWarning, match=rf"saved with {saved} visible GPUs, now {visible}"):
         checkpoint.set_random_states([state], torch.device("cuda"))
+
+
+def test_a_run_that_comes_from_a_machine_without_gpus_is_told_that_once(monkeypatch, recwarn):
+    """By `run_directory.resumed_options`, which knows what it ran on."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    checkpoint.set_random_states([checkpoint.random_state() | {"cuda": []}], torch.device("cuda"))
+    assert not recwarn.list
 
 
 def test_as_many_visible_gpus_as_then_get_their_states_back_silently(monkeypatch, recwarn):
