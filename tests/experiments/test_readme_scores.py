@@ -51,12 +51,14 @@ def test_the_readme_has_the_controls():
 
 def test_the_run_with_the_defaults_is_a_row_and_those_are_the_defaults():
     """The page's scores are of seed 1, and the row's sizes those of the script without flags."""
-    result = json.loads(next((EXPERIMENTS / "results").glob("joint_long-seed1-*")).read_text())
+    files = [next((EXPERIMENTS / "results").glob(f"joint_long-seed{seed}-*")) for seed in (1, 2, 3)]
+    result, second, third = (json.loads(path.read_text()) for path in files)
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     section = page.split("## One full run with the defaults\n")[1].split("\n## ")[0]
     shown = re.findall(r"^\| `\w+` \| [^|]+ \| (\.\d{3}) \|", section, re.M)
     assert shown == [number(x) for scores in result["dev"].values() for x in scores.values()]
     assert f"**{number(result['mean'])}**" in section
+    assert f"end at {number(second['mean'])} and {number(third['mean'])}." in section
     defaults = vars(get_args_parser().parse_args([]))
     own = {name: result["options"][name] for name in ("batch_size", "epochs", "max_length")}
     assert own == {name: defaults[name] for name in own}

@@ -214,3 +214,9 @@ def test_cudnn_neither_plans_attention_anew_nor_varies_its_convolutions(monkeypa
         assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cudnn.deterministic
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@pytest.mark.parametrize("value, is_on_gpu", [("1", True), ("0", False)])
+def test_a_variable_puts_the_trainings_of_tests_on_the_gpu(parse, monkeypatch, value, is_on_gpu):
+    monkeypatch.setenv("MULTITASK_BERT_TEST_GPU", value)
+    assert parse("--epochs", 1).use_gpu is is_on_gpu
