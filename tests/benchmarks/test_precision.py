@@ -1,5 +1,6 @@
 """Every arm of a benchmark computes in the precision that its line names."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +221,16 @@ def test_both_arms_are_on_the_device_and_ours_has_the_kernels_of_a_run(words, mo
             seen.append(now)
     assert seen == [before, (False, True)]
     assert before == (torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cudnn.deterministic)
+
+
+def test_an_arm_on_a_gpu_is_opened_for_it_and_runs_with_the_kernels_of_a_run(words, monkeypatch):
+    options = throughput.get_args_parser().parse_args(words)
+    assert open_arm(options, throughput.common_flags(options, FLOAT32)).args.use_gpu
+    seen = []
+    look = torch.backends.cuda.cudnn_sdp_enabled
+    monkeypatch.setattr("benchmarks.arms.run_updates", lambda *_: seen.append(look()))
+    arm = OurArm.__new__(OurArm)
+    arm.training, arm.log = Namespace(device=torch.device("cuda")), None
+    before = look()
+    arm.run([])
+    assert seen == [False] and look() is before
