@@ -24,6 +24,7 @@ from runtime.device import (
     gpu_name,
     gpu_type,
     has_native_bfloat16,
+    is_bfloat16_faster,
     use_fastest_float32,
 )
 from runtime.errors import InputError
@@ -93,7 +94,8 @@ def device_precisions(use_gpu: bool = False) -> dict[str, Precision]:
     if is_fast:
         found.append(Precision("fast_float32", False, BY_ONEDNN))
     if has_native_bfloat16("cpu"):
-        found.append(Precision("bfloat16", True, best))
+        place = len(found) if is_bfloat16_faster("cpu") else 0
+        found.insert(place, Precision("bfloat16", True, best))
     return {precision.name: precision for precision in found}
 
 

@@ -101,6 +101,19 @@ def has_native_bfloat16(kind: str) -> bool:
     return False
 
 
+def is_bfloat16_faster(kind: str) -> bool:
+    """Tell whether a device with such units is known to train faster in bfloat16 than in float32.
+
+    AVX512_BF16 alone is faster on AMD's processors. On Intel's without AMX, as a virtual machine
+    may present them, it was slower than float32 (docs/scale.md).
+
+    Args:
+        kind: cuda, cpu or mps.
+    """
+    is_slow = kind == "cpu" and not (is_amd() or torch.cpu._is_amx_tile_supported())
+    return has_native_bfloat16(kind) and not is_slow
+
+
 @cache
 def use_fastest_float32() -> bool:
     """Give float32 products to oneDNN where that is faster and as exact; tell whether it is so.

@@ -41,7 +41,7 @@ IN_PROCESS = [frozen, growth, labelling, scale, techniques, throughput, time_to_
 @pytest.fixture
 def words(tiny_model, few_rows, monkeypatch) -> list[str]:
     """The options of the smallest form that every benchmark has, on the processor as it is."""
-    monkeypatch.setattr("options.resolving.has_native_bfloat16", device.has_native_bfloat16)
+    monkeypatch.setattr("options.resolving.is_bfloat16_faster", device.is_bfloat16_faster)
     return ["--data_dir", str(few_rows), "--model_name", str(tiny_model)]
 
 

@@ -45,7 +45,7 @@ def cpu(monkeypatch):
         (False, False, [FLOAT32]),
         (True, False, [FLOAT32, FAST]),
         (True, True, [FLOAT32, FAST, BFLOAT16]),
-        (False, True, [FLOAT32, BFLOAT16._replace(matmul="highest")]),
+        (False, True, [GPU_BFLOAT16, FLOAT32]),
     ],
 )
 def test_a_device_has_its_precisions_the_default_last(cpu, is_fast, has_bfloat16, expected):

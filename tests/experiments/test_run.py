@@ -19,7 +19,7 @@ from experiments import result_files, run, transformers_baseline
 from experiments.row_files import SCRIPTS, read_row, read_rows
 from experiments.runs import ForwardedStop, wait_for
 from options.parsing import parse_args
-from runtime.device import has_native_bfloat16
+from runtime.device import is_bfloat16_faster
 from runtime.errors import InputError
 from runtime.locks import locked
 
@@ -85,7 +85,7 @@ def test_other_settings_or_data_give_another_key(few_rows, tiny_model, tmp_path)
         file.write(b"x\ta\tb\t1.0\r\n")
     changed.append(key("--use_amp", other))
     assert len({same, *changed}) == 5
-    own = "--use_amp" if has_native_bfloat16("cpu") else "--no_use_amp"
+    own = "--use_amp" if is_bfloat16_faster("cpu") else "--no_use_amp"
     assert key("") == key(own)
 
 
