@@ -99,7 +99,6 @@ def test_throughput_sets_the_precision_around_every_turn_of_every_arm():
         assert {arm: len(times) for arm, times in figures[name].seconds.items()} == {"a": 2, "b": 2}
 
 
-@pytest.mark.filterwarnings("ignore:bfloat16")
 @pytest.mark.parametrize("arm", [OurArm, ReferenceArm])
 @pytest.mark.parametrize("chosen", [FLOAT32, BFLOAT16])
 def test_an_arm_computes_its_forward_pass_in_its_precision(
