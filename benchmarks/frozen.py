@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.precision import default_precision, machine
 from benchmarks.setup import (
     build_seeded_model,
     load_rows,
@@ -60,6 +61,7 @@ def main(options: Namespace) -> None:
     """Measure every arm and print one line for each."""
     torch.set_num_threads(options.threads)
     common = f"--option pretrain --task_scheduler joint --batch_size {options.batch_size}"
+    print(f"{machine(options.threads)}, {default_precision().name}")
     print(f"{'features':<20}{'first epoch':>12}{'later epochs':>14}{'rounds':>16}")
     for name, flags in ARMS.items():
         # So many epochs that the learning rate never reaches 0.

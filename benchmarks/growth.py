@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.memory import resident_mib
-from benchmarks.precision import machine
+from benchmarks.precision import default_precision, machine
 from benchmarks.processes import hand_over, measure_apart
 from benchmarks.setup import run_benchmark, run_updates, seconds_of, shared_parser
 from datasets import SPLITS, load_data, read_examples, read_lines, split_record
@@ -55,7 +55,10 @@ def main(options: Namespace) -> None:
         return hand_over(work(options))
     for task in built_in_tasks().values():  # a bad file is found before the first process starts
         read_examples(training_file(Path(options.data_dir), task.stem), task, require_labels=True)
-    print(f"{machine(options.threads)}, {options.updates} updates of the entry's defaults")
+    print(
+        f"{machine(options.threads)}, {default_precision().name}, "
+        f"{options.updates} updates of the entry's defaults"
+    )
     print(f"{'rows':>8}" + "".join(f"{title:>19}" for title in COLUMNS.values()))
     figures = []
     for num_rows in sorted(set(options.rows)):

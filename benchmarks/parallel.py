@@ -16,7 +16,7 @@ from benchmarks.precision import (
     Precision,
     add_precisions,
     chosen_precisions,
-    device_precisions,
+    default_precision,
     machine,
 )
 from benchmarks.processes import hand_over, measure_apart
@@ -37,7 +37,7 @@ METHODS = {
 
 def main(options: Namespace) -> None:
     """Measure the chosen methods and print one line for each."""
-    precisions = chosen_precisions(options.precisions, [*device_precisions().values()][-1:])
+    precisions = chosen_precisions(options.precisions, [default_precision()])
     for method in options.methods:  # a wrong flag ends here, before a process starts
         for precision in precisions:
             parse_args(get_entry_parser(), entry_words(options, precision, method, "."))

@@ -1,10 +1,8 @@
 """The precisions that a benchmark compares, and the best product rate of the machine in each.
 
-    float32        as torch has it by default
-    fast_float32   the products by oneDNN, where `runtime.device` finds that faster and as exact
-    bfloat16       autocast, where the processor multiplies bfloat16 natively
-
-The last one that a device has is what a run without flags computes in.
+float32        as torch has it by default
+fast_float32   the products by oneDNN, where `runtime.device` finds that faster and as exact
+bfloat16       autocast, where the processor multiplies bfloat16 natively
 """
 
 import platform
@@ -24,7 +22,7 @@ from runtime.device import (
     gpu_name,
     gpu_type,
     has_native_bfloat16,
-    is_bfloat16_faster,
+    prefers_bfloat16,
     use_fastest_float32,
 )
 from runtime.errors import InputError
@@ -81,7 +79,7 @@ GPU_PRECISIONS = (Precision("float32", False, TORCHS_OWN), Precision("bfloat16",
 
 
 def device_precisions(use_gpu: bool = False) -> dict[str, Precision]:
-    """Return the precisions of this machine's CPU or GPU, by name, the default of a run last."""
+    """Return the precisions of this machine's CPU or GPU, by name, in the order of `NAMES`."""
     if use_gpu:
         has_bfloat16 = has_native_bfloat16(gpu_type())
         return {p.name: p for p in GPU_PRECISIONS if has_bfloat16 or not p.use_amp}
@@ -94,9 +92,19 @@ def device_precisions(use_gpu: bool = False) -> dict[str, Precision]:
     if is_fast:
         found.append(Precision("fast_float32", False, BY_ONEDNN))
     if has_native_bfloat16("cpu"):
-        place = len(found) if is_bfloat16_faster("cpu") else 0
-        found.insert(place, Precision("bfloat16", True, best))
+        found.append(Precision("bfloat16", True, best))
     return {precision.name: precision for precision in found}
+
+
+def default_precision(use_gpu: bool = False) -> Precision:
+    """Return what a run without flags computes in on this machine's CPU or GPU."""
+    return precision_of(prefers_bfloat16(gpu_type() if use_gpu else "cpu"), use_gpu)
+
+
+def precision_of(use_amp: bool, use_gpu: bool = False) -> Precision:
+    """Return the precision of a run that has resolved --use_amp like this."""
+    known = device_precisions(use_gpu)
+    return known["bfloat16"] if use_amp else known.get("fast_float32", known["float32"])
 
 
 def add_precisions(parser: ArgumentParser, unset: str) -> None:

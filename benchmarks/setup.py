@@ -5,7 +5,6 @@ import os
 import sys
 import tempfile
 import time
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -71,8 +70,6 @@ def run_benchmark(main: Callable[[Namespace], None], options: Namespace) -> NoRe
 def open_arm(options: Namespace, flags: str = "") -> Start:
     """Resolve the options of one arm as `main` does for a new run.
 
-    That bfloat16 is slower here than float32 is no warning: it may be what is measured.
-
     Args:
         options: the benchmark's options.
         flags: the arm's own flags of train_multitask_pal.py.
@@ -84,10 +81,8 @@ def open_arm(options: Namespace, flags: str = "") -> Start:
     words += ["--use_gpu"] * getattr(options, "use_gpu", False)
     words += ["--logdir", tempfile.gettempdir()]  # a name is taken there while the run opens
     args = parse_args(get_entry_parser(), words)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"bfloat16 \(--use_amp\)")
-        with redirect_stdout(None), open_run(args) as start:  # prints the data's folder, per arm
-            return start
+    with redirect_stdout(None), open_run(args) as start:  # it prints the data's folder, per arm
+        return start
 
 
 def load_rows(

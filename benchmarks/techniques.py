@@ -32,7 +32,7 @@ from benchmarks.precision import (
     Precision,
     add_precisions,
     chosen_precisions,
-    device_precisions,
+    default_precision,
     machine,
 )
 from benchmarks.setup import (
@@ -173,8 +173,8 @@ def main(options: Namespace) -> None:
     if options.to is not None and len({*(options.precisions or [])}) > 1:
         raise InputError("--to holds the costs of one precision; name only one with --precisions")
     torch.set_num_threads(options.threads)
-    default = [*device_precisions(options.use_gpu).values()][-1:]
-    precisions = chosen_precisions(options.precisions, default, options.use_gpu)
+    default = default_precision(options.use_gpu)
+    precisions = chosen_precisions(options.precisions, [default], options.use_gpu)
     known = known_costs(options, precisions[0].name)
     inputs = load_inputs(options, precisions)
     print(machine(options.threads, options.use_gpu))

@@ -32,6 +32,7 @@ from benchmarks.precision import (
     Precision,
     add_precisions,
     chosen_precisions,
+    default_precision,
     device_precisions,
     machine,
     product_rate,
@@ -91,8 +92,8 @@ def main(options: Namespace) -> None:
         raise InputError("--memory and --profile look at the CPU; leave out --use_gpu, or them")
     select_device(options.use_gpu)
     torch.set_num_threads(options.threads)
-    known = device_precisions(options.use_gpu)
-    precisions = chosen_precisions(options.precisions, [*known.values()], options.use_gpu)
+    unset = [*device_precisions(options.use_gpu).values()]
+    precisions = chosen_precisions(options.precisions, unset, options.use_gpu)
     if options.is_apart:
         return hand_over(memory_of_updates(options, *precisions))
     start = open_arm(options, common_flags(options, precisions[0]))
@@ -114,13 +115,15 @@ def main(options: Namespace) -> None:
         figures = measure(plans, precisions, build, multiply)
         print(machine(options.threads, options.use_gpu))
         print_speeds(options, figures, count_examples(rounds))
-        ours = OurArm(open_arm(options, common_flags(options, precisions[-1])), data, log)
+        default = default_precision(options.use_gpu)
+        last = default if default in precisions else precisions[-1]
+        ours = OurArm(open_arm(options, common_flags(options, last)), data, log)
         if not options.use_gpu:
             print_rates(figures, 6 * ours.num_layer_parameters * tokens)
-        print_defaults(figures, [*known][-1])
+        print_defaults(figures, default.name)
         if options.profile:
-            with precisions[-1].products():
-                print_profile(f"(a) in {precisions[-1].name}", partial(ours.run, rounds[0]))
+            with last.products():
+                print_profile(f"(a) in {last.name}", partial(ours.run, rounds[0]))
 
 
 def measure(

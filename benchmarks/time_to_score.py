@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.arms import OurArm
 from benchmarks.plain_loop import MAX_NORM, PlainLoop, PlainSettings, add_plain_options
-from benchmarks.precision import Precision, device_precisions, machine
+from benchmarks.precision import device_precisions, machine, precision_of
 from benchmarks.setup import (
     event_log,
     load_rows,
@@ -70,7 +70,7 @@ class Ours:
     def __init__(self, start: Start, data: Data, log: RunLog) -> None:
         self.arm = OurArm(start, data, log)
         self.num_left = self.arm.training.num_updates_left
-        self.precision = default_precision(start.args.use_amp).products
+        self.precision = precision_of(start.args.use_amp).products
 
     def train(self, num_examples: int) -> int:
         """Train on about so many more examples; return on how many. 0: the run is at its end."""
@@ -200,12 +200,6 @@ def train_interval(arm: Arm, result: Result, options: Namespace, dev: Data) -> N
     result.is_over = result.is_reached or is_late or not seen
 
 
-def default_precision(use_amp: bool) -> Precision:
-    """Return the precision of a run that has resolved --use_amp like this."""
-    known = device_precisions()
-    return known["bfloat16"] if use_amp else known.get("fast_float32", known["float32"])
-
-
 def print_settings(options: Namespace, start: Start, dev: Data) -> None:
     """Print what is compared."""
     args, num_dev = start.args, sum(len(rows) for rows in dev.values())
@@ -217,7 +211,7 @@ def print_settings(options: Namespace, start: Start, dev: Data) -> None:
     print(
         f"ours: train_multitask.py without flags: a batch of {args.batch_size} of every task in "
         f"each update, lr {args.lr:g}, {args.epochs} epochs, "
-        f"{default_precision(args.use_amp).name}"
+        f"{precision_of(args.use_amp).name}"
     )
     print(
         f"joint, separate: transformers, one batch of {options.plain_batch_size} random rows in "

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.parallel import measure
-from benchmarks.precision import device_precisions, machine
+from benchmarks.precision import default_precision, machine
 from benchmarks.setup import run_benchmark, shared_parser
 from options.parsing import ArgumentParser
 from runtime.device import num_cores
@@ -37,7 +37,7 @@ SETTINGS = {  # name -> environment variables
 
 def main(options: Namespace) -> None:
     """Measure all settings and print one line for each."""
-    [*_, precision] = device_precisions().values()
+    precision = default_precision()
     names = [name for name in SETTINGS if name in options.settings]
     speeds: dict[tuple[str, bool], list[float]] = {}
     for _ in range(options.rounds):

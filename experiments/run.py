@@ -37,7 +37,7 @@ from options.data_dir import default_data_dir
 from options.parsing import ArgumentParser, parse_args
 from options.types import count
 from reporting.run_record import git_revision
-from runtime.device import gpu_type, is_bfloat16_faster
+from runtime.device import gpu_type, prefers_bfloat16
 from runtime.errors import InputError, exit_status
 from runtime.files import read_json, write_json
 from runtime.interrupts import caught_signals
@@ -297,7 +297,7 @@ def parse(argv: list[str]) -> tuple[Namespace, Namespace]:
         parser.error("--tasks: the tables compare methods on the built-in tasks; drop it")
     shared.data_dir = shared.data_dir or str(default_data_dir(shared.tasks.values()))
     if shared.use_amp is None:  # each machine has its default, and scores depend on it
-        shared.use_amp = is_bfloat16_faster(gpu_type() if shared.use_gpu else "cpu")
+        shared.use_amp = prefers_bfloat16(gpu_type() if shared.use_gpu else "cpu")
         args.passed.append(PRECISIONS[not shared.use_amp])
     # Given again on resume, as they may differ from machine to machine.
     args.passed_on_resume = ["--data_dir", shared.data_dir, *["--use_gpu"] * shared.use_gpu]

@@ -19,7 +19,7 @@ from options.encoder_limits import refused_by_encoder
 from options.legal import needs_gradients, num_epochs
 from options.packages import check_packages, check_tagger
 from options.task_table import file_options
-from runtime.device import gpu_type, is_bfloat16_faster
+from runtime.device import gpu_type, has_native_bfloat16, prefers_bfloat16
 from runtime.errors import InputError
 from runtime.files import shown_path
 
@@ -94,10 +94,10 @@ def check_device_options(args: Namespace) -> None:
     """
     kind = "cpu" if not args.use_gpu else gpu_type()
     if args.use_amp is None:
-        args.use_amp = is_bfloat16_faster(kind)
-    elif args.use_amp and not is_bfloat16_faster(kind):
+        args.use_amp = prefers_bfloat16(kind)
+    elif args.use_amp and not has_native_bfloat16(kind):
         warnings.warn(
-            f"bfloat16 (--use_amp): this {kind.upper()} is not known to be faster in it",
+            f"bfloat16 (--use_amp): this {kind.upper()} has no units for it, so it will be slow",
             stacklevel=2,
         )
     if kind == "mps" and args.combined_models:

@@ -258,7 +258,7 @@ def get_args_parser(table: TaskTable | None = None, add_help: bool = True) -> Ar
         "--use_amp",
         action="store_true",
         default=None,
-        help="compute in bfloat16; unset: where the device is known to be faster in it",
+        help="compute in bfloat16; unset: CUDA from 8.0 on, CPUs with AMX or AMD's AVX512_BF16",
     )
     precision.add_argument(
         "--no_use_amp",

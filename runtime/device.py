@@ -101,17 +101,18 @@ def has_native_bfloat16(kind: str) -> bool:
     return False
 
 
-def is_bfloat16_faster(kind: str) -> bool:
-    """Tell whether a device with such units is known to train faster in bfloat16 than in float32.
+def prefers_bfloat16(kind: str) -> bool:
+    """Tell whether a run on a device computes in bfloat16 unless a flag decides.
 
-    AVX512_BF16 alone is faster on AMD's processors. On Intel's without AMX, as a virtual machine
-    may present them, it was slower than float32 (docs/scale.md).
+    AMD's AVX512_BF16 was faster than float32. That of an Intel processor without AMX was slower
+    (docs/scale.md), so all of these compute in float32. Units of CUDA and AMX are taken for faster.
 
     Args:
         kind: cuda, cpu or mps.
     """
-    is_slow = kind == "cpu" and not (is_amd() or torch.cpu._is_amx_tile_supported())
-    return has_native_bfloat16(kind) and not is_slow
+    if kind == "cpu" and not torch.cpu._is_amx_tile_supported():
+        return is_amd() and has_native_bfloat16(kind)
+    return has_native_bfloat16(kind)
 
 
 @cache

@@ -44,7 +44,7 @@ def pytest_configure() -> None:
 def float32() -> Iterator[None]:
     """Let the tests run in float32 on every processor; those of bfloat16 ask for it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("options.resolving.is_bfloat16_faster", lambda kind: False)
+        patch.setattr("options.resolving.prefers_bfloat16", lambda kind: False)
         yield
 
 

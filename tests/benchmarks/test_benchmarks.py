@@ -24,7 +24,7 @@ from benchmarks import (
     waiting,
 )
 from benchmarks.cost_file import read_costs
-from benchmarks.precision import device_precisions
+from benchmarks.precision import Precision, default_precision, device_precisions
 from benchmarks.profiling import OPERATIONS
 from benchmarks.setup import load_rows, open_arm, run_benchmark, silent_log
 from options.task_table import built_in_tasks
@@ -41,7 +41,7 @@ IN_PROCESS = [frozen, growth, labelling, scale, techniques, throughput, time_to_
 @pytest.fixture
 def words(tiny_model, few_rows, monkeypatch) -> list[str]:
     """The options of the smallest form that every benchmark has, on the processor as it is."""
-    monkeypatch.setattr("options.resolving.is_bfloat16_faster", device.is_bfloat16_faster)
+    monkeypatch.setattr("options.resolving.prefers_bfloat16", device.prefers_bfloat16)
     return ["--data_dir", str(few_rows), "--model_name", str(tiny_model)]
 
 
@@ -82,11 +82,12 @@ def test_throughput_prints_every_arm_in_every_precision_and_a_profile(table):
         assert rate > 0 and peak >= 0 and 0 < low <= ratio <= high  # one round
         assert ratio == 1 or "(a)" not in line
     rates, defaults, title, profile = rates_and_rest(lines, len(precisions))
-    assert list(rates) == precisions and rates[precisions[0]][:3] == [1, 1, 1]
+    assert list(rates) == precisions and rates["float32"][:3] == [1, 1, 1]
     for _, _, _, useful, products, share, low, high in rates.values():
         assert low <= share <= high and share == pytest.approx(100 * useful / products, abs=10)
-    assert defaults.startswith(f"defaults of both sides: (a) in {precisions[-1]} / (b) in float32 ")
-    assert title == f"profile of (a) in {precisions[-1]}"
+    default = default_precision().name
+    assert defaults.startswith(f"defaults of both sides: (a) in {default} / (b) in float32 ")
+    assert title == f"profile of (a) in {default}"
     shares = cells(profile, 34)
     assert list(shares) == [*OPERATIONS, "everything else"]
     assert sum(share for [share] in shares.values()) == pytest.approx(100, abs=1)
@@ -99,10 +100,12 @@ def rates_and_rest(lines: list[str], num_precisions: int) -> tuple[dict, str, st
     return cells(rates, 14), rest[0], rest[1], rest[2:]
 
 
-def test_throughput_compares_defaults_in_these_alone(table):
-    first, *others = device_precisions()  # the last one is the default
-    lines = table(throughput, f"{SMALL} --arms ab --precisions {first}")
-    expected = [first, first, "(a)", first, *["defaults"] * (not others)]
+@pytest.mark.parametrize("default", ["float32", "bfloat16"])
+def test_throughput_compares_defaults_only_where_both_were_measured(table, monkeypatch, default):
+    precision = Precision(default, False, "highest")
+    monkeypatch.setattr(throughput, "default_precision", lambda use_gpu: precision)
+    lines = table(throughput, f"{SMALL} --arms ab --precisions float32")
+    expected = ["float32", "float32", "(a)", "float32", *["defaults"] * (default == "float32")]
     assert [line.split()[0] for line in lines[3:]] == expected
 
 
@@ -155,7 +158,7 @@ def test_techniques_prints_every_technique(table, names):
         for package in ("cvxpy", "clarabel", "ecos", "spacy"):
             pytest.importorskip(package)
     _, header, *lines = table(techniques, f"{SMALL} --only {shlex.join(names)}")
-    assert header.split() == ["in", [*device_precisions()][-1], "time", "rounds", "memory"]
+    assert header.split() == ["in", default_precision().name, "time", "rounds", "memory"]
     found = cells(lines, 24)
     assert list(found) == names
     assert found[techniques.PLAIN] == [1, 1, 1, 0]
@@ -212,7 +215,9 @@ def test_an_arm_in_turns_makes_as_many_more_updates(words, tmp_path):
 
 
 def test_frozen_prints_every_kind_of_features(table):
-    header, *lines = table(frozen, "--rows 8 --batch_size 4 --rounds 1 --threads 1")
+    first, header, *lines = table(frozen, "--rows 8 --batch_size 4 --rounds 1 --threads 1")
+    assert re.match(r".+, 1 threads, torch ", first)
+    assert first.endswith(f", {default_precision().name}")
     assert header.split() == ["features", "first", "epoch", "later", "epochs", "rounds"]
     found = cells(lines, 20)
     assert list(found) == list(frozen.ARMS)
@@ -318,7 +323,8 @@ def test_time_to_score_ends_an_arm_that_is_late(table):
 
 def test_growth_prints_every_size_and_how_much_larger_the_last_one_is(table):
     first, header, *lines = table(growth, "--rows 60 12 --updates 1 --threads 1")
-    assert re.match(r".+, 1 threads, torch [\d.+cpu]+, 1 updates of the entry's defaults$", first)
+    assert re.match(r".+, 1 threads, torch ", first)
+    assert first.endswith(f", {default_precision().name}, 1 updates of the entry's defaults")
     assert header.split()[0] == "rows" and header.split()[-2:] == ["MiB", "checkpoint"]
     small, large, growing = [numbers(line.replace("x", " ")) for line in lines]
     assert small[0] == 12 and large[0] == 60 and growing[0] == 5

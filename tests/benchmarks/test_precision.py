@@ -19,12 +19,12 @@ from runtime.errors import InputError
 FLOAT32 = Precision("float32", False, "highest")
 FAST = Precision("fast_float32", False, "medium")
 BFLOAT16 = Precision("bfloat16", True, "medium")
-GPU_BFLOAT16 = BFLOAT16._replace(matmul="highest")
+MKL_BFLOAT16 = BFLOAT16._replace(matmul="highest")
 
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """Pretend to be a processor of which oneDNN or bfloat16 is known to be good."""
+    """Pretend to be AMD's processor, where oneDNN is fast, or Intel's without AMX."""
 
     def pretend(is_fast: bool, has_bfloat16: bool) -> None:
         device.use_fastest_float32.cache_clear()
@@ -45,16 +45,39 @@ def cpu(monkeypatch):
         (False, False, [FLOAT32]),
         (True, False, [FLOAT32, FAST]),
         (True, True, [FLOAT32, FAST, BFLOAT16]),
-        (False, True, [GPU_BFLOAT16, FLOAT32]),
+        (False, True, [FLOAT32, MKL_BFLOAT16]),
     ],
 )
-def test_a_device_has_its_precisions_the_default_last(cpu, is_fast, has_bfloat16, expected):
+def test_a_device_has_its_precisions_in_order(cpu, is_fast, has_bfloat16, expected):
     cpu(is_fast, has_bfloat16)
     with FLOAT32.products():
         assert [*precision.device_precisions().values()] == expected
         assert torch.get_float32_matmul_precision() == "highest"  # only looked at
         device.use_fastest_float32()  # a run that follows in the same process
         assert torch.get_float32_matmul_precision() == ("medium" if is_fast else "highest")
+
+
+@pytest.mark.parametrize(
+    "is_fast, has_bfloat16, expected",
+    [
+        (False, False, FLOAT32),
+        (True, False, FAST),
+        (True, True, BFLOAT16),
+        (False, True, FLOAT32),
+    ],
+)
+def test_the_default_of_a_run_is_one_of_them(cpu, is_fast, has_bfloat16, expected):
+    cpu(is_fast, has_bfloat16)
+    assert precision.default_precision() == expected
+
+
+def test_a_gpu_has_a_default_of_its_own(cpu, monkeypatch):
+    cpu(True, False)
+    monkeypatch.setattr(precision, "gpu_type", lambda: "cuda")
+    for is_native, expected in ((False, FLOAT32), (True, MKL_BFLOAT16)):
+        monkeypatch.setattr(device, "has_native_bfloat16", lambda kind: is_native)
+        monkeypatch.setattr(precision, "has_native_bfloat16", lambda kind: is_native)
+        assert precision.default_precision(use_gpu=True) == expected
 
 
 def test_a_precision_that_the_device_lacks_is_refused(cpu):
@@ -155,7 +178,7 @@ def test_a_processor_is_named_with_its_family_and_model(tmp_path):
 
 def test_a_gpu_has_its_own_precisions(monkeypatch):
     """Without TF32, and bfloat16 from Ampere on; the GPU is a stand-in."""
-    for is_native, expected in ((False, [FLOAT32]), (True, [FLOAT32, GPU_BFLOAT16])):
+    for is_native, expected in ((False, [FLOAT32]), (True, [FLOAT32, MKL_BFLOAT16])):
         monkeypatch.setattr(precision, "has_native_bfloat16", lambda kind: is_native)
         assert [*precision.device_precisions(use_gpu=True).values()] == expected
     monkeypatch.setattr(precision, "gpu_name", lambda: "a GPU")

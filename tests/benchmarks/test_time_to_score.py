@@ -6,7 +6,7 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 from benchmarks import plain_loop, time_to_score
-from benchmarks.precision import device_precisions
+from benchmarks.precision import device_precisions, precision_of
 from benchmarks.setup import load_rows, silent_log
 from engine import evaluate
 from options.task_table import built_in_tasks
@@ -100,7 +100,7 @@ def test_each_side_computes_in_what_a_user_of_it_gets(parts, tmp_path):
     settings, start, data = parts
     known = device_precisions()
     float32 = known.get("fast_float32", known["float32"])
-    assert time_to_score.default_precision(False) == float32
+    assert precision_of(False) == float32
     ours = time_to_score.Ours(start, data, silent_log(tmp_path))
     plain = time_to_score.Plain([plain_loop.PlainLoop(settings, start, data, 1)])
     with ours.precision():

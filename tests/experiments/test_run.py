@@ -19,7 +19,6 @@ from experiments import result_files, run, transformers_baseline
 from experiments.row_files import SCRIPTS, read_row, read_rows
 from experiments.runs import ForwardedStop, wait_for
 from options.parsing import parse_args
-from runtime.device import is_bfloat16_faster
 from runtime.errors import InputError
 from runtime.locks import locked
 
@@ -69,7 +68,7 @@ def test_a_row_with_an_obstacle_runs_only_where_it_is_named(place):
         run.choose_rows(["x"], rows)
 
 
-def test_other_settings_or_data_give_another_key(few_rows, tiny_model, tmp_path):
+def test_other_settings_or_data_give_another_key(few_rows, tiny_model, tmp_path, monkeypatch):
     def key(flags: str, data: Path = few_rows) -> str:
         _, shared = run.parse(words(tmp_path, tiny_model, data, flags))
         options = result_files.portable_options(shared)
@@ -85,8 +84,9 @@ def test_other_settings_or_data_give_another_key(few_rows, tiny_model, tmp_path)
         file.write(b"x\ta\tb\t1.0\r\n")
     changed.append(key("--use_amp", other))
     assert len({same, *changed}) == 5
-    own = "--use_amp" if is_bfloat16_faster("cpu") else "--no_use_amp"
-    assert key("") == key(own)
+    for is_default, own in ((True, "--use_amp"), (False, "--no_use_amp")):
+        monkeypatch.setattr(run, "prefers_bfloat16", lambda kind: is_default)
+        assert key("") == key(own)
 
 
 def plan_runs(place: Path, model: Path, data: Path, flags: str) -> list[run.Run]:

@@ -18,7 +18,7 @@ from runtime.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 # AMD?, AVX512?, AVX512_BF16?, AMX?; are float32 products given to oneDNN, is bfloat16 native,
-# is it faster
+# does a run without flags compute in it
 CPUS = [
     (True, True, True, False, True, True, True),
     (True, True, False, False, True, False, False),
@@ -71,16 +71,16 @@ def run_python(code: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
 
 
-@pytest.mark.parametrize("is_amd, avx512, bfloat16, amx, is_onednn, is_native, is_faster", CPUS)
+@pytest.mark.parametrize("is_amd, avx512, bfloat16, amx, is_onednn, is_native, is_default", CPUS)
 def test_a_processor_decides_how_it_multiplies(
-    cpu, is_amd, avx512, bfloat16, amx, is_onednn, is_native, is_faster
+    cpu, is_amd, avx512, bfloat16, amx, is_onednn, is_native, is_default
 ):
     cpu(is_amd, avx512, bfloat16, amx)
     assert device.use_fastest_float32() is is_onednn
     expected = "medium" if is_onednn else "highest"
     assert torch.get_float32_matmul_precision() == expected
     assert device.has_native_bfloat16("cpu") is is_native
-    assert device.is_bfloat16_faster("cpu") is is_faster
+    assert device.prefers_bfloat16("cpu") is is_default
 
 
 def test_products_that_would_be_rounded_stay_where_they_are(cpu, monkeypatch):
@@ -120,8 +120,10 @@ def test_a_gpu_from_ampere_on_has_bfloat16(monkeypatch, capability, is_native):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(device, "is_amd", lambda: False)  # the GPU decides, not the processor
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert device.has_native_bfloat16("cuda") is is_native
-    assert device.is_bfloat16_faster("cuda") is is_native
+    assert device.prefers_bfloat16("cuda") is is_native
+    assert not device.prefers_bfloat16("mps")
 
 
 def test_a_mac_has_its_own_gpu(monkeypatch):
@@ -157,15 +159,19 @@ def test_a_mac_evaluates_what_it_cannot_train(monkeypatch, resolved, flags):
     resolved("train_multitask_pal.py", *flags, "--use_gpu")
 
 
-@pytest.mark.parametrize("is_faster", [True, False])
-def test_the_device_decides_the_precision_unless_a_flag_does(monkeypatch, resolved, is_faster):
-    monkeypatch.setattr(resolving, "is_bfloat16_faster", lambda kind: is_faster)
-    assert resolved().use_amp is is_faster
+@pytest.mark.parametrize("is_native, is_default", [(True, True), (True, False), (False, False)])
+def test_the_device_decides_the_precision_unless_a_flag_does(
+    monkeypatch, recwarn, resolved, is_native, is_default
+):
+    monkeypatch.setattr(resolving, "has_native_bfloat16", lambda kind: is_native)
+    monkeypatch.setattr(resolving, "prefers_bfloat16", lambda kind: is_default)
+    assert resolved().use_amp is is_default
     assert resolved("--no_use_amp").use_amp is False
-    if is_faster:
+    if is_native:
         assert resolved("--use_amp").use_amp is True
+        assert not recwarn.list
     else:
-        with pytest.warns(UserWarning, match="CPU is not known to be faster in it"):
+        with pytest.warns(UserWarning, match="CPU has no units for it"):
             assert resolved("--use_amp").use_amp is True
 
 
