@@ -133,7 +133,7 @@ def facts(results: list[dict], methods: dict[str, Method]) -> str:
     seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
     lines = [
         f"{len(results)} runs, seeds {seeds}, {hours:.1f} hours in all, on "
-        f"{'; '.join(sorted({result['hardware'] for result in results}))}. Settings "
+        f"{hardware_of(results)}. Settings "
         f"`{first['settings_key']}`, data `{first['data']}`, dev rows: {rows}. "
         f"Code: {', '.join(f'`{name[:12]}{name[40:]}`' for name in revisions)}"
         + (" (several revisions)." if len(revisions) > 1 else "."),
@@ -153,6 +153,15 @@ def facts(results: list[dict], methods: dict[str, Method]) -> str:
             "dev pairs, so differences on `para` may be compressed."
         )
     return "\n\n".join(lines)
+
+
+def hardware_of(results: list[dict]) -> str:
+    """Return what most runs were computed on, and which runs on something else."""
+    runs: dict[str, list[str]] = {}
+    for result in results:
+        runs.setdefault(result["hardware"], []).append(f"`{result['row']}` {result['seed']}")
+    most, *others = sorted(runs, key=lambda name: (-len(runs[name]), name))
+    return most + "".join(f"; {', '.join(runs[name])} on {name}" for name in others)
 
 
 def cost_facts(methods: dict[str, Method], costs: Costs | None) -> str:

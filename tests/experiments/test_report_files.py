@@ -68,6 +68,16 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     assert str(folder.path) not in once
 
 
+def test_runs_on_other_hardware_are_named(folder, capsys):
+    folder.add("joint", 1, hardware="another processor")
+    folder.add("fast", 2)
+    folder.add("fast", 1, hardware="another processor")
+    folder.report()
+    assert "on another processor; `fast` 2 on some processor, 2 threads. Settings" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("text", ["", "{0}", "{1}\n{0}", "{0}\n{0}\n{1}", "{0}{1}{1}"])
 def test_missing_markers_are_one_line(folder, text):
     folder.add("joint", 1)
