@@ -156,10 +156,10 @@ def facts(results: list[dict], methods: dict[str, Method]) -> str:
 
 
 def hardware_of(results: list[dict]) -> str:
-    """Return what most runs were computed on, and which runs on something else."""
+    """Return the hardware of the most runs, and which runs were computed on something else."""
     runs: dict[str, list[str]] = {}
     for result in results:
-        runs.setdefault(result["hardware"], []).append(f"`{result['row']}` {result['seed']}")
+        runs.setdefault(result["hardware"], []).append(f"`{result['row']}` seed {result['seed']}")
     most, *others = sorted(runs, key=lambda name: (-len(runs[name]), name))
     return most + "".join(f"; {', '.join(runs[name])} on {name}" for name in others)
 

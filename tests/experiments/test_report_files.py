@@ -69,12 +69,14 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
 
 
 def test_runs_on_other_hardware_are_named(folder, capsys):
-    folder.add("joint", 1, hardware="another processor")
+    for seed in (1, 2, 3):
+        folder.add("joint", seed, hardware="another processor")
     folder.add("fast", 2)
-    folder.add("fast", 1, hardware="another processor")
+    folder.add("joint", 4)
     folder.report()
-    assert "on another processor; `fast` 2 on some processor, 2 threads. Settings" in (
-        capsys.readouterr().out
+    assert (
+        "on another processor; `fast` seed 2, `joint` seed 4 on some processor, 2 threads. Settings"
+        in capsys.readouterr().out
     )
 
 
