@@ -1,8 +1,10 @@
 """The precisions that a benchmark compares, and the best product rate of the machine in each.
 
-float32        as torch has it by default
-fast_float32   the products by oneDNN, where `runtime.device` finds that faster and as exact
-bfloat16       autocast, where the processor multiplies bfloat16 natively
+    float32        as torch has it by default
+    fast_float32   the products by oneDNN, where `runtime.device` finds that faster and as exact
+    bfloat16       autocast, where the processor multiplies bfloat16 natively
+
+`runtime.device` also decides which of them a run without flags computes in.
 """
 
 import platform

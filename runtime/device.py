@@ -106,6 +106,7 @@ def prefers_bfloat16(kind: str) -> bool:
 
     AMD's AVX512_BF16 was faster than float32. That of an Intel processor without AMX was slower
     (docs/scale.md), so all of these compute in float32. Units of CUDA and AMX are taken for faster.
+    Where the system does not say whose the processor is, it counts as not AMD's.
 
     Args:
         kind: cuda, cpu or mps.
