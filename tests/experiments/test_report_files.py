@@ -68,16 +68,17 @@ def test_the_page_keeps_all_but_the_marked_part(folder, capsys):
     assert str(folder.path) not in once
 
 
-def test_runs_on_other_hardware_are_named(folder, capsys):
+@pytest.mark.parametrize(
+    "few, most", [("a processor", "b processor"), ("b processor", "a processor")]
+)
+def test_runs_on_other_hardware_are_named(folder, capsys, few, most):
     for seed in (1, 2, 3):
-        folder.add("joint", seed, hardware="another processor")
-    folder.add("fast", 2)
-    folder.add("joint", 4)
+        folder.add("joint", seed, hardware=most)
+    folder.add("fast", 2, hardware=few)
+    folder.add("joint", 4, hardware=few)
     folder.report()
-    assert (
-        "on another processor; `fast` seed 2, `joint` seed 4 on some processor, 2 threads. Settings"
-        in capsys.readouterr().out
-    )
+    named = f"on {most}; `fast` seed 2, `joint` seed 4 on {few}. Settings"
+    assert named in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "{0}", "{1}\n{0}", "{0}\n{0}\n{1}", "{0}{1}{1}"])
